@@ -1,0 +1,101 @@
+"""Every error this program raises on purpose.
+
+    WorkerError                      ends the process; `exit_code` says how
+    ├── ConfigError             2    a setting is wrong: the message names it
+    ├── SpaceError              3    the space directory is missing, broken or not what was expected
+    ├── TopicError              4    a topic is missing or cannot be used
+    ├── AccessError             5    the broker refused who we are (credentials, TLS, authorisation)
+    ├── UnreachableError        6    no broker answered in time
+    ├── FencedError             7    another member took this one's identity
+    ├── StalledError            8    a part of the process stopped moving
+    ├── SystemicError           9    no record can be processed (no memory for a batch of one, …)
+    └── ClientError                  one call to the broker failed; `retriable` says whether to try again
+        ├── CallTimeoutError    6      it did not answer within the call's deadline
+        ├── NotMemberError             this member's place in the group is gone or moving
+        └── RecordTooLargeError        the broker or the client refuses a record of this size
+
+Errors of the Kafka client are translated once, in `worker.kafka`; nothing else imports them. A record that cannot be
+processed is not an error of the process: it is a `worker.records.Rejection`, a value.
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """The worker cannot go on."""
+
+    exit_code = 1
+
+    def one_line(self) -> str:
+        """The message on a single line, as it is logged and printed when the process ends."""
+        return " ".join(str(self).split())
+
+
+class ConfigError(WorkerError):
+    """A setting is wrong. The message names the setting and what to do."""
+
+    exit_code = 2
+
+
+class SpaceError(WorkerError):
+    """The space directory is missing, broken, or not the one expected."""
+
+    exit_code = 3
+
+
+class TopicError(WorkerError):
+    """A topic is missing or configured so that it cannot be used."""
+
+    exit_code = 4
+
+
+class AccessError(WorkerError):
+    """The broker refused the connection: credentials, TLS or authorisation."""
+
+    exit_code = 5
+
+
+class UnreachableError(WorkerError):
+    """No broker answered within the time allowed."""
+
+    exit_code = 6
+
+
+class FencedError(WorkerError):
+    """Another process runs with this member's identity."""
+
+    exit_code = 7
+
+
+class StalledError(WorkerError):
+    """A part of the process stopped moving, and a restart is the cure."""
+
+    exit_code = 8
+
+
+class SystemicError(WorkerError):
+    """Nothing can be processed: going on would dead-letter the whole topic."""
+
+    exit_code = 9
+
+
+class ClientError(WorkerError):
+    """One call to the broker failed."""
+
+    retriable = True
+
+
+class CallTimeoutError(ClientError):
+    """A call to the broker did not finish within its deadline."""
+
+    exit_code = 6
+
+
+class NotMemberError(ClientError):
+    """This member's place in the consumer group is gone, or moving."""
+
+
+class RecordTooLargeError(ClientError):
+    """A record is larger than the topic or the client accepts."""
+
+    retriable = False

@@ -1,0 +1,255 @@
+"""All settings: typed, frozen, checked at start.
+
+One name everywhere: the flag `--kafka.group_id`, the environment variable `ALIGN_KAFKA__GROUP_ID` and the YAML key
+`kafka: {group_id: …}` are the same setting. Flags win over the environment, the environment over the file named by
+`--config` or `ALIGN_CONFIG`. An unknown name anywhere is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.errors import ConfigError
+
+ENV_PREFIX = "ALIGN_"
+CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KafkaSettings(_Group):
+    bootstrap_servers: str = "localhost:9092"
+    """Brokers to ask first, `host:port[,host:port…]`."""
+    group_id: str = Field("align-worker", min_length=1)
+    """Consumer group. Workers of one group share the partitions; a second deployment needs a name of its own."""
+    client: Literal["kafka-python"] = "kafka-python"
+    """Which client library carries the records."""
+    client_id: str = "align-worker"
+    """Name shown in the broker's logs and quotas."""
+    group_instance_id: str | None = None
+    """Static member name (one per pod, stable across restarts). Restarts then move no partition, but a removed pod's
+    partitions wait for `session_timeout_ms`."""
+    assignor: Literal["range", "roundrobin", "cooperative-sticky"] = "range"
+    """How partitions are shared out. All members must agree. `tests/bench/README.md` compares them."""
+    session_timeout_ms: int = Field(45_000, ge=1_000)
+    """A member silent for this long loses its partitions. Too low: pauses look like deaths. Too high: the
+    partitions of a dead worker wait this long."""
+    heartbeat_interval_ms: int = Field(3_000, ge=100)
+    """At most a third of `session_timeout_ms`."""
+    max_poll_interval_ms: int = Field(60_000, ge=5_000)
+    """Longest pause between polls before the client leaves the group; also how long a rebalance waits for a slow
+    member."""
+    fetch_max_bytes: int = Field(8 * 2**20, ge=2**16)
+    """Most bytes of one fetch, and so of client memory per broker."""
+    fetch_max_wait_ms: int = Field(500, ge=1)
+    """How long the broker holds a fetch that has nothing to return. New data ends the wait at once."""
+    delivery_timeout_ms: int = Field(15_000, ge=1_000)
+    """A record not acknowledged within this time has failed and is computed again from the log. Kept below
+    `session_timeout_ms`, so that a frozen worker's writes die before its partitions have a new owner."""
+    request_timeout_ms: int = Field(8_000, ge=500)
+    """One request to one broker. Below `delivery_timeout_ms`."""
+    linger_ms: int = Field(5, ge=0)
+    """How long the producer waits for more records for the same partition."""
+    produce_batch_bytes: int = Field(256 * 1024, ge=1_024)
+    """Size of one produce batch. The idempotent producer has one batch in flight per partition, so small batches
+    cap throughput at size / round trip."""
+    compression: Literal["none", "gzip", "lz4", "zstd", "snappy"] = "none"
+    """Vectors hardly compress (float16: 1 % with lz4, 10 % with zstd)."""
+    connect_timeout_s: float = Field(120.0, gt=0)
+    """How long to wait at start for a broker that does not answer, before the process ends."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_oauth_token_file: Path | None = None
+    """File holding a bearer token, read again at every authentication, so that a rotated token is picked up."""
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
+    ssl_check_hostname: bool = True
+    api_version: tuple[int, int] | None = None
+    """Assume this broker version instead of asking. Only the embedded broker needs it."""
+    check_crcs: bool = True
+    """Verify record checksums."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KafkaSettings:
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("kafka.heartbeat_interval_ms must be at most a third of kafka.session_timeout_ms")
+        if self.delivery_timeout_ms * 2 > self.session_timeout_ms:
+            raise ValueError("kafka.delivery_timeout_ms must be at most half of kafka.session_timeout_ms")
+        if self.request_timeout_ms + self.linger_ms > self.delivery_timeout_ms:
+            raise ValueError("kafka.delivery_timeout_ms must exceed kafka.request_timeout_ms + kafka.linger_ms")
+        if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
+            raise ValueError(f"kafka.sasl_mechanism is required with kafka.security_protocol={self.security_protocol}")
+        if self.sasl_mechanism is not None and not self.security_protocol.startswith("SASL"):
+            raise ValueError("kafka.sasl_mechanism needs kafka.security_protocol SASL_PLAINTEXT or SASL_SSL")
+        if self.sasl_mechanism == "OAUTHBEARER" and self.sasl_oauth_token_file is None:
+            raise ValueError("kafka.sasl_oauth_token_file is required with kafka.sasl_mechanism=OAUTHBEARER")
+        if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"kafka.sasl_username and kafka.sasl_password are required with kafka.sasl_mechanism={self.sasl_mechanism}"
+            )
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_oauth_token_file"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"kafka.{name}: no such file: {path}")
+        return self
+
+
+class TopicSettings(_Group):
+    items: str = "items"
+    events: str = "events"
+    item_vectors: str = "item-vectors"
+    user_vectors: str = "user-vectors"
+    dead_letters: str = "dead-letters"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TopicSettings:
+        names = list(self.model_dump().values())
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"topics.*: {', '.join(sorted(repeated))} is used for more than one topic")
+        return self
+
+
+class SpaceSettings(_Group):
+    path: Path | None = None
+    """Directory made by `align-worker space create` or by training."""
+
+
+class BatchSettings(_Group):
+    max_records: int = Field(512, ge=1, le=65_536)
+    """Items per micro-batch. On a CPU nothing is won past 512; a GPU wants more."""
+    max_bytes: int = Field(16 * 2**20, ge=1_024)
+    """Bytes of input messages per micro-batch."""
+    max_age_ms: int = Field(20, ge=0)
+    """Live mode: a batch closes when its oldest record is this old, counted from the record's Kafka timestamp. Too
+    low: half-empty batches. Too high: it is added to the latency of every item at low rates."""
+    backlog_records: int = Field(4_096, ge=1)
+    """Backlog mode starts when this many records wait in the log: batches then fill up, whatever their age."""
+    queue_records: int = Field(8_192, ge=2)
+    """Records decoded and waiting for compute before partitions are paused."""
+    queue_bytes: int = Field(128 * 2**20, ge=2**20)
+    """The same in bytes of input messages."""
+    padded_sizes: tuple[int, ...] | None = None
+    """Batch sizes the model runs at; a batch is padded to the next one. Default: powers of two up to `max_records`.
+    One single size makes vectors bit-identical whatever the batching."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BatchSettings:
+        if self.queue_records < 2 * self.max_records:
+            raise ValueError("batch.queue_records must be at least twice batch.max_records")
+        if self.padded_sizes is not None and (
+            list(self.padded_sizes) != sorted(set(self.padded_sizes)) or self.padded_sizes[-1] < self.max_records
+        ):
+            raise ValueError("batch.padded_sizes must rise and end at batch.max_records or above")
+        return self
+
+
+class PublishSettings(_Group):
+    vector_dtype: Literal["f2", "f4"] = "f2"
+    """Element type of published vectors."""
+    modality_vectors: bool = False
+    """Publish each modality's own vector in the space beside the fused one."""
+    max_in_flight_records: int = Field(8_192, ge=1)
+    """Records sent and not yet acknowledged. The client has no bound of its own."""
+
+
+class CommitSettings(_Group):
+    interval_ms: int = Field(500, ge=10)
+    """How often offsets are committed. What lies between two commits is computed again after a crash."""
+
+
+class RevisionSettings(_Group):
+    max_items: int = Field(262_144, ge=1)
+    """Items whose newest revision is remembered to drop older ones, newest-seen first; about 200 bytes each."""
+
+
+class StateSettings(_Group):
+    dir: Path | None = None
+    """Directory for local state. Not used by the items role yet."""
+
+
+class HttpSettings(_Group):
+    host: str = "0.0.0.0"
+    port: int = Field(9464, ge=0, le=65_535)
+    """Metrics, probes and the status page. 0 picks a free port."""
+
+
+class LogSettings(_Group):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class ShutdownSettings(_Group):
+    drain_timeout_s: float = Field(20.0, gt=0)
+    """After SIGTERM: how long accepted records may take to be published and committed. The pod's grace period must
+    exceed it by 10 s or more."""
+    revoke_timeout_s: float = Field(2.0, gt=0)
+    """When a partition is handed over: how long its batches in work may take. Far below the session time-out,
+    because it holds up the whole group."""
+
+
+class WatchdogSettings(_Group):
+    group_unstable_s: float = Field(30.0, gt=0)
+    """A group that is not stable for this long, with a reachable broker, ends the process."""
+    stalled_s: float = Field(60.0, gt=0)
+    """A poll, compute or publish thread that has work and does not move for this long ends the process."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one worker process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    space: SpaceSettings = SpaceSettings()
+    roles: frozenset[Literal["items"]] = frozenset({"items"})
+    """What this process does."""
+    delivery: Literal["at_least_once"] = "at_least_once"
+    """What a crash may cost: with `at_least_once`, records computed twice and nothing lost."""
+    batch: BatchSettings = BatchSettings()
+    publish: PublishSettings = PublishSettings()
+    commit: CommitSettings = CommitSettings()
+    revisions: RevisionSettings = RevisionSettings()
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the model. `auto` times the candidates at start and takes the fastest that is accurate."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of the model. 0: one less than there are cores, at least one, because the client needs one."""
+    state: StateSettings = StateSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
