@@ -1,0 +1,415 @@
+"""The kafka-python adapter: the only module that imports the client.
+
+What is set here on purpose, and why, is measured in `tests/bench/README.md` or follows from a known behaviour of the
+client, named beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
+from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.protocol.producer import ProduceRequest
+from kafka.structs import MemberState, OffsetAndMetadata
+from kafka.structs import TopicPartition as KafkaTopicPartition
+
+from worker.errors import AccessError, CallTimeoutError, ClientError, ConfigError, UnreachableError
+from worker.kafka.diagnosis import LogTail, diagnose
+from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
+from worker.kafka.translation import translate, translated
+from worker.records import Headers, Record, TopicPartition
+from worker.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+BOOTSTRAP_TIMEOUT_MS = 5_000
+PROBE_TIMEOUT_S = 1.0
+NUM_BOOTSTRAP_ATTEMPTS = 5  # each failed one leaves a thread behind in the client
+RETRY_BACKOFF_MS = 20
+DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
+CALL_TIMEOUT_MS = 10_000
+_ASSIGNORS = {
+    "range": RangePartitionAssignor,
+    "roundrobin": RoundRobinPartitionAssignor,
+    "cooperative-sticky": CooperativeStickyAssignor,
+}
+
+
+class KafkaPythonClient:
+    """Makes consumers, producers and readers that share connection settings."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._common = _connection_config(settings)
+
+    def connect(self) -> None:
+        deadline = time.monotonic() + self._settings.connect_timeout_s
+        attempts = 0
+        while True:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0 or attempts >= NUM_BOOTSTRAP_ATTEMPTS:
+                raise UnreachableError(
+                    f"no broker answered at kafka.bootstrap_servers={self._settings.bootstrap_servers} within "
+                    f"kafka.connect_timeout_s={self._settings.connect_timeout_s:g}"
+                )
+            if not self.reachable():
+                log.warning("no broker answers yet", extra={"action": "connect_wait", "remaining_s": round(remaining_s)})
+                time.sleep(min(1.0, max(remaining_s, 0)))
+                continue
+            attempts += 1
+            with LogTail() as tail:
+                try:
+                    self._open_groupless().close(timeout_ms=1_000)
+                except KafkaTimeoutError as error:
+                    if cause := diagnose(tail.lines()):
+                        raise cause from error
+                    continue
+                except KafkaError as error:
+                    raise translate(error, "connecting") from error
+            return
+
+    def reachable(self) -> bool:
+        for host, port in _addresses(self._settings.bootstrap_servers):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S):
+                return True
+        return False
+
+    def describe_topics(self, names: Collection[str]) -> Mapping[str, TopicDescription]:
+        with translated("asking for topics"):
+            consumer = self._open_groupless()
+            try:
+                existing = [name for name in names if name in consumer.topics()]
+                partitions = {name: consumer.partitions_for_topic(name) or set() for name in existing}
+            finally:
+                consumer.close(timeout_ms=1_000)
+        limits = self._max_message_bytes(existing)
+        return {name: TopicDescription(len(partitions[name]), limits[name]) for name in existing}
+
+    def _max_message_bytes(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Topic limits; the broker's default for those that we may not or cannot ask for."""
+        limits = dict.fromkeys(names, DEFAULT_MAX_MESSAGE_BYTES)
+        if not names or self._settings.api_version is not None:  # the embedded broker has no admin calls
+            return limits
+        try:
+            with contextlib.closing(KafkaAdminClient(**self._common)) as admin:
+                resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+                described = admin.describe_configs(resources, config_filter="all")
+        except KafkaError as error:
+            log.warning("cannot read topic limits: %s", error, extra={"action": "topic_limits_unknown"})
+            return limits
+        for name, config in described[ConfigResourceType.TOPIC.name.lower()].items():
+            limits[name] = int(config["max.message.bytes"]["value"])
+        return limits
+
+    def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
+        with translated("creating topics"), contextlib.closing(KafkaAdminClient(**self._common)) as admin:
+            admin.create_topics(
+                [
+                    NewTopic(name, num_partitions=num_partitions, replication_factor=replication, topic_configs=dict(config))
+                    for name, config in topics.items()
+                ],
+                timeout_ms=CALL_TIMEOUT_MS,
+            )
+
+    def consumer(self) -> KafkaPythonConsumer:
+        settings = self._settings
+        with translated("opening a consumer"):
+            consumer = KafkaConsumer(
+                **self._common,
+                group_id=settings.group_id,
+                group_instance_id=settings.group_instance_id,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                partition_assignment_strategy=[_ASSIGNORS[settings.assignor]],
+                session_timeout_ms=settings.session_timeout_ms,
+                heartbeat_interval_ms=settings.heartbeat_interval_ms,
+                max_poll_interval_ms=settings.max_poll_interval_ms,
+                fetch_max_bytes=settings.fetch_max_bytes,
+                fetch_max_wait_ms=settings.fetch_max_wait_ms,
+                check_crcs=settings.check_crcs,
+                metrics_enabled=False,
+            )
+        return KafkaPythonConsumer(consumer)
+
+    def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
+        settings = self._settings
+        with translated("opening a producer"):
+            producer = KafkaProducer(
+                **self._common,
+                **({} if lease is None else {"kafka_client": lambda **config: _FencedNetClient(lease, **config)}),
+                acks="all",
+                enable_idempotence=settings.api_version is None,  # the embedded broker checks no sequence numbers
+                max_in_flight_requests_per_connection=5 if settings.api_version is None else 1,
+                delivery_timeout_ms=settings.delivery_timeout_ms,
+                linger_ms=settings.linger_ms,
+                batch_size=settings.produce_batch_bytes,
+                max_request_size=64 * 2**20,  # record sizes are checked against the topics' own limits before a send
+                max_block_ms=CALL_TIMEOUT_MS,
+                compression_type=None if settings.compression == "none" else settings.compression,
+                metrics_enabled=False,
+            )
+        return KafkaPythonProducer(producer)
+
+    def read(
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+    ) -> Iterator[Record]:
+        tp = KafkaTopicPartition(*partition)
+        timeout_ms = int(timeout_s * 1000)
+        with translated(f"reading {partition.topic}/{partition.partition}"):
+            consumer = self._open_groupless(fetch_max_wait_ms=min(self._settings.fetch_max_wait_ms, 100))
+            try:
+                consumer.assign([tp])
+                first = consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
+                end = consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp]
+                position = max(first, min(first if start is None else start, end - at_least_last))
+                consumer.seek(tp, position)
+                deadline = time.monotonic() + timeout_s
+                # The position, not the last record, says when the end is reached: markers and compacted offsets
+                # have no record.
+                while position < end:
+                    for record in consumer.poll(timeout_ms=500, max_records=5_000).get(tp, ()):
+                        if record.offset < end:
+                            yield record
+                    previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
+                    if position > previous:
+                        deadline = time.monotonic() + timeout_s
+                    elif time.monotonic() > deadline:
+                        raise CallTimeoutError(
+                            f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}"
+                        )
+            finally:
+                consumer.close(timeout_ms=1_000)
+
+    def _open_groupless(self, **config: Any) -> KafkaConsumer:
+        return KafkaConsumer(
+            **self._common,
+            **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, **config},
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            check_crcs=self._settings.check_crcs,
+            metrics_enabled=False,
+        )
+
+
+class KafkaPythonConsumer:
+    """A member of the consumer group."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
+        with translated("subscribing"):
+            self._consumer.subscribe(list(topics), listener=_ListenerBridge(self._consumer, listener))
+            # Metadata that arrives after the first join makes the client join again, and that second join can be
+            # orphaned for ever. Asked for between subscribe and the first poll, there is no second one.
+            for topic in topics:
+                self._consumer.partitions_for_topic(topic)
+
+    def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
+        with translated("polling"):
+            polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
+            return polled
+
+    def is_stable(self) -> bool:
+        return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        with translated("pausing"):
+            self._consumer.pause(*map(_kafka_partition, partitions))
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        with translated("resuming"):
+            self._consumer.resume(*map(_kafka_partition, partitions))
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        with translated("seeking"):
+            self._consumer.seek(_kafka_partition(partition), offset)
+
+    def position(self, partition: TopicPartition) -> int:
+        with translated("asking for a position"):
+            position = self._consumer.position(_kafka_partition(partition), timeout_ms=CALL_TIMEOUT_MS)
+        if position is None:
+            raise CallTimeoutError(f"no position yet for {partition.topic}/{partition.partition}")
+        return int(position)
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        commits = {}
+        with translated("asking for commits"):
+            for partition in partitions:
+                found = self._consumer.committed(
+                    _kafka_partition(partition), metadata=True, timeout_ms=CALL_TIMEOUT_MS
+                )
+                if found is not None and found.offset >= 0:
+                    commits[partition] = Commit(found.offset, found.metadata or "")
+        return commits
+
+    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        with translated("committing"):
+            self._consumer.commit(_kafka_commits(commits), timeout_ms=CALL_TIMEOUT_MS)
+
+    def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        lags = {}
+        for partition in partitions:
+            tp = _kafka_partition(partition)
+            with contextlib.suppress(KafkaError):  # a partition that is just being revoked
+                highwater = self._consumer.highwater(tp)
+                if highwater is not None:
+                    lags[partition] = max(0, highwater - self._consumer.position(tp, timeout_ms=0))
+        return lags
+
+    def close(self, timeout_s: float) -> None:
+        with translated("closing the consumer"):
+            self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
+
+
+class KafkaPythonProducer:
+    """An idempotent producer. After a record of it has failed, throw it away: kafka-python then fails every later
+    record with the same error."""
+
+    def __init__(self, producer: KafkaProducer) -> None:
+        self._producer = producer
+
+    def send(
+        self, topic: str, partition: int | None, key: bytes | None, value: bytes | None, headers: Headers, receipt: Receipt
+    ) -> None:
+        try:
+            future = self._producer.send(topic, value, key, list(headers), partition)
+        except (KafkaError, ValueError, RuntimeError) as error:
+            raise translate(error, f"sending to {topic}") from error
+        future.add_callback(_acknowledge, receipt).add_errback(_fail, receipt, topic)
+
+    def close(self, timeout_s: float) -> None:
+        with contextlib.suppress(KafkaError):
+            self._producer.close(timeout=timeout_s)
+
+
+def _acknowledge(receipt: Receipt, metadata: Any) -> None:
+    receipt.acknowledged(metadata.offset)
+
+
+def _fail(receipt: Receipt, topic: str, error: BaseException) -> None:
+    translated_error = translate(error, f"sending to {topic}")
+    if not isinstance(translated_error, ClientError):
+        refused = ClientError(str(translated_error))
+        refused.retriable = False
+        translated_error = refused
+    receipt.failed(translated_error)
+
+
+class _FencedNetClient(KafkaNetClient):  # type: ignore[misc]  # the client carries no types
+    """Asks the lease at the last step before the socket.
+
+    A process that was frozen for longer than its session wakes up with produce requests ready to go, while another
+    member already writes newer vectors for the same items; kafka-python sends them even past their delivery timeout.
+    """
+
+    def __init__(self, lease: Lease, **config: Any) -> None:
+        super().__init__(**config)
+        self._lease = lease
+
+    def send(self, node_id: int, request: Any, **kwargs: Any) -> Any:
+        if isinstance(request, ProduceRequest) and not self._lease.is_valid():
+            return Future().failure(KafkaTimeoutError("this member's lease on its partitions has expired"))
+        return super().send(node_id, request, **kwargs)
+
+
+class _ListenerBridge(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Hands rebalances to our listener. Runs on the client's IO thread, where a blocking commit would be refused but
+    an awaited one reaches the broker before the partition moves."""
+
+    def __init__(self, consumer: KafkaConsumer, listener: PartitionListener) -> None:
+        self._consumer = consumer
+        self._listener = listener
+
+    async def on_partitions_assigned(self, assigned: Collection[KafkaTopicPartition]) -> None:
+        self._listener.assigned([TopicPartition(*tp) for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: Collection[KafkaTopicPartition]) -> None:
+        commits = self._listener.revoked([TopicPartition(*tp) for tp in revoked])
+        if commits:
+            try:
+                await self._consumer.commit_async(_kafka_commits(commits))
+            except KafkaError as error:  # the next owner computes these records again
+                log.warning("commit at revocation failed: %s", error, extra={"action": "revoke_commit_failed"})
+
+    async def on_partitions_lost(self, lost: Collection[KafkaTopicPartition]) -> None:
+        self._listener.lost([TopicPartition(*tp) for tp in lost])
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
+    """Reads the bearer token anew for every authentication."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        super().__init__()
+        self._path = settings.sasl_oauth_token_file
+
+    def token(self) -> str:
+        try:
+            return self._path.read_text().strip() if self._path else ""
+        except OSError as error:
+            raise AccessError(f"kafka.sasl_oauth_token_file: {error}") from error
+
+
+def _kafka_partition(partition: TopicPartition) -> KafkaTopicPartition:
+    return KafkaTopicPartition(*partition)
+
+
+def _kafka_commits(commits: Mapping[TopicPartition, Commit]) -> dict[KafkaTopicPartition, OffsetAndMetadata]:
+    return {_kafka_partition(tp): OffsetAndMetadata(commit.offset, commit.note, -1) for tp, commit in commits.items()}
+
+
+def _addresses(bootstrap_servers: str) -> list[tuple[str, int]]:
+    addresses = []
+    for server in bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
+        addresses.append((host.strip("[]"), int(port)))
+    return addresses
+
+
+def _connection_config(settings: KafkaSettings) -> dict[str, Any]:
+    """Arguments that the consumer, the producer and the admin client share."""
+    _addresses(settings.bootstrap_servers)
+    config: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "client_id": settings.client_id,
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "request_timeout_ms": settings.request_timeout_ms,
+        "retry_backoff_ms": RETRY_BACKOFF_MS,
+        "reconnect_backoff_max_ms": 2_000,  # a broker that comes back is found again within seconds
+        "security_protocol": settings.security_protocol,
+        "api_version": settings.api_version,
+    }
+    if settings.security_protocol.endswith("SSL"):
+        config |= {
+            "ssl_cafile": settings.ssl_cafile and str(settings.ssl_cafile),
+            "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
+            "ssl_keyfile": settings.ssl_keyfile and str(settings.ssl_keyfile),
+            "ssl_password": settings.ssl_key_password and settings.ssl_key_password.get_secret_value(),
+            "ssl_check_hostname": settings.ssl_check_hostname,
+        }
+    if settings.sasl_mechanism == "OAUTHBEARER":
+        config |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": _TokenFile(settings)}
+    elif settings.sasl_mechanism is not None and settings.sasl_password is not None:
+        config |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    return config

@@ -1,0 +1,140 @@
+"""What the worker asks of a Kafka client, and nothing more.
+
+One adapter exists (`worker.kafka.kafka_python`); a second one (librdkafka is about three times cheaper per record)
+fits behind the same protocols. No type of a client library appears here. Unless a method says otherwise, calls come
+from the poll thread only, block for a bounded time, and raise only `worker.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from worker.errors import ClientError
+from worker.records import Headers, Record, TopicPartition
+
+
+class Commit(NamedTuple):
+    """A position in an input partition, with a note that the next owner reads back."""
+
+    offset: int
+    """The next offset to consume."""
+    note: str = ""
+
+
+class TopicDescription(NamedTuple):
+    """What the cluster says of a topic."""
+
+    num_partitions: int
+    max_message_bytes: int
+    """Largest record batch the topic takes; the client's default where the broker cannot be asked."""
+
+
+class Receipt(Protocol):
+    """Told the fate of one record. Called on the client's own thread: it must only take note and return."""
+
+    def acknowledged(self, offset: int) -> None: ...
+    def failed(self, error: ClientError) -> None: ...
+
+
+class PartitionListener(Protocol):
+    """Told of partitions that come and go. Called while `poll` or `close` blocks, possibly on the client's thread:
+    it must not call the client."""
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None: ...
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """Finish or abandon work on the partitions, and return what to commit before they are given away."""
+        ...
+
+    def lost(self, partitions: Collection[TopicPartition]) -> None:
+        """They belong to somebody else already: nothing of them may be committed or published."""
+        ...
+
+
+class Lease(Protocol):
+    """Whether this process may still write for its partitions. Asked on the client's thread before every request."""
+
+    def is_valid(self) -> bool: ...
+
+
+class ConsumerPort(Protocol):
+    def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None: ...
+
+    def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]: ...
+
+    def is_stable(self) -> bool:
+        """Whether this member has joined and no rebalance runs, as far as it knows. Any thread."""
+        ...
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None: ...
+    def resume(self, partitions: Collection[TopicPartition]) -> None: ...
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset `poll` would return."""
+        ...
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """The group's commits; partitions without one are missing."""
+        ...
+
+    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        """Raises `NotMemberError` when the group no longer counts this member, `FencedError` when another process
+        has its identity."""
+        ...
+
+    def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Offsets between the position and the end of the log, from what is known locally."""
+        ...
+
+    def close(self, timeout_s: float) -> None: ...
+
+
+class ProducerPort(Protocol):
+    """Safe to call from one thread beside the poll thread."""
+
+    def send(
+        self, topic: str, partition: int | None, key: bytes | None, value: bytes | None, headers: Headers, receipt: Receipt
+    ) -> None:
+        """Queue one record. Its fate reaches `receipt` exactly once; errors known at once are raised instead."""
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Records not acknowledged by then are failed."""
+        ...
+
+
+class ClientPort(Protocol):
+    """Makes the parts of one client library, all with the same connection settings."""
+
+    def connect(self) -> None:
+        """Wait until a broker answers and accepts us.
+
+        Raises `UnreachableError` after `kafka.connect_timeout_s`, `AccessError` at once when credentials or TLS are
+        refused. Nothing else may be called before.
+        """
+        ...
+
+    def describe_topics(self, names: Collection[str]) -> Mapping[str, TopicDescription]:
+        """Existing ones among `names`. Creates none."""
+        ...
+
+    def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None: ...
+
+    def consumer(self) -> ConsumerPort: ...
+    def producer(self, lease: Lease | None = None) -> ProducerPort: ...
+
+    def read(
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+    ) -> Iterator[Record]:
+        """The records of one partition from `start` (None: its beginning) to its present end, outside any group.
+
+        Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer
+        has means its beginning. Any thread. `timeout_s` bounds the wait for each step.
+        """
+        ...
+
+    def reachable(self) -> bool:
+        """Whether some broker accepts a connection right now. Any thread."""
+        ...
