@@ -1,0 +1,73 @@
+"""What the status page and `/status.json` show: plain values, put together by the pipeline on request.
+
+The pipeline replaces its `Status` as a whole, from its own thread; the HTTP threads only read the last one.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class PartitionStatus(_Part):
+    partition: int
+    state: str
+    """restoring | running | paused | stopped"""
+    position: int | None
+    committed: int | None
+    lag: int | None
+    """Records between the committed offset and the end of the log."""
+    detail: str = ""
+    """Why the partition is stopped."""
+
+
+class DeadLetterStatus(_Part):
+    at_ms: int
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+
+
+class Accounting(_Part):
+    consumed: int
+    published: int
+    superseded: int
+    dead_lettered: int
+    abandoned: int
+    in_flight: int
+
+
+class Status(_Part):
+    version: str
+    state: str
+    """starting | running | draining | stopped | failed"""
+    detail: str = ""
+    started_at_ms: int
+    now_ms: int
+    group_id: str
+    group_stable: bool
+    topics: dict[str, str]
+    mode: str
+    """live | backlog"""
+    partitions: list[PartitionStatus]
+    accounting: Accounting
+    items_per_second: float
+    """Items published per second, over the last 10 s."""
+    latency_ms: dict[str, float | None]
+    """p50 and p99 from append to acknowledgement, over the last 60 s; bucket-interpolated."""
+    freshness_ms: dict[str, float | None]
+    """The same from event time."""
+    batch_fill: float
+    batch_max_records: int
+    queue_records: int
+    queue_limit: int
+    unacknowledged: int
+    space: dict[str, str | int | list[str]]
+    device: dict[str, str]
+    """device_requested, device_active, dtype_requested, dtype_active."""
+    dead_letters: list[DeadLetterStatus]
+    """The most recent ones, newest first."""
