@@ -1,0 +1,35 @@
+"""The wire contract: the messages on the topics, as values and as bytes. README.md is for other languages."""
+
+from schemas.codec import decode, encode, encode_item_vector
+from schemas.dead_letter import DeadLetter
+from schemas.export import MESSAGES, json_schema
+from schemas.items import Content, ItemVector, NewItem
+from schemas.limits import DEFAULT_LIMITS, Limits
+from schemas.message import SCHEMA_VERSION, Message
+from schemas.reason import Reason, SchemaError
+from schemas.tensor import Dtype, Feature, Tensor, all_finite
+from schemas.users import UserEvent, UserVector
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "MESSAGES",
+    "SCHEMA_VERSION",
+    "Content",
+    "DeadLetter",
+    "Dtype",
+    "Feature",
+    "ItemVector",
+    "Limits",
+    "Message",
+    "NewItem",
+    "Reason",
+    "SchemaError",
+    "Tensor",
+    "UserEvent",
+    "UserVector",
+    "all_finite",
+    "decode",
+    "encode",
+    "encode_item_vector",
+    "json_schema",
+]

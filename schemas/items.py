@@ -1,0 +1,111 @@
+"""What is known of an item, and the vector made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.limits import AtMost
+from schemas.message import Count, Finite, Id, Message, Name, TimeMs, Vector
+from schemas.tensor import Feature, Tensor
+
+
+class Content(BaseModel):
+    """Raw content of one modality: exactly one of `text`, `data` and `uri`."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": [kind], "properties": {kind: {"type": "string"}}} for kind in ("text", "data", "uri")
+            ]
+        },
+    )
+
+    text: Annotated[str, AtMost("text_chars")] | None = None
+    """The text itself."""
+    data: bytes | None = None
+    """The encoded image, audio or video file."""
+    uri: Annotated[str, Field(min_length=1), AtMost("uri_chars")] | None = None
+    """Where the file is; fetched only from schemes and hosts that the reader allows."""
+    media_type: Name | None = None
+    """IANA media type, as `image/jpeg`, where the data do not tell."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.text is not None) + (self.data is not None) + (self.uri is not None) != 1:
+            raise PydanticCustomError("content_kind", "should have exactly one of text, data and uri")
+        return self
+
+    @property
+    def kind(self) -> Literal["text", "data", "uri"]:
+        """Which of the three is present."""
+        return "text" if self.text is not None else "data" if self.data is not None else "uri"
+
+
+class NewItem(Message):
+    """A new or changed item. Topic `items`, key `item_id`; a null value deletes the item."""
+
+    item_id: Id
+    """The item; also the record's key, in UTF-8."""
+    revision: Count
+    """Grows with every change of the item; the greatest wins, whatever the order of arrival."""
+    event_time_ms: TimeMs
+    """When the item changed, milliseconds since 1970, UTC."""
+    features: Annotated[dict[Name, Feature], AtMost("modalities")] = Field(default_factory=dict)
+    """Encoder outputs by modality (`text`, `image`, …)."""
+    content: Annotated[dict[Name, Content], AtMost("modalities")] = Field(default_factory=dict)
+    """Raw content by modality, for a worker that has encoders; used where the modality has no feature."""
+    neighbors: Annotated[tuple[Id, ...], AtMost("neighbors"), Strict(False), FailFast()] = ()
+    """Items this one is related to, for graph fusion."""
+    partial: bool = False
+    """True: the modalities given are merged into those already known. False: they replace all of them."""
+
+    @property
+    def key(self) -> bytes:
+        """Key of the record."""
+        return self.item_id.encode()
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((f"features.{modality}", feature) for modality, feature in self.features.items())
+
+
+class ItemVector(Message):
+    """An item's vector in the space. Topic `item-vectors`, key `item_id`; null value: item deleted."""
+
+    item_id: Id
+    """The item; also the record's key, in UTF-8."""
+    revision: Count
+    """Revision of the item message the vector was computed from."""
+    event_time_ms: TimeMs
+    """Event time of that message."""
+    space_id: Name
+    """The space. Vectors of different spaces cannot be compared."""
+    vector: Vector
+    """The fused vector, shape [D], of unit length up to the rounding of its dtype."""
+    modalities: Annotated[tuple[Name, ...], Field(min_length=1), AtMost("modalities"), Strict(False)]
+    """Which modalities took part."""
+    prior: Finite | None = None
+    """Popularity term to add to the dot product of user and item."""
+    modality_vectors: Annotated[dict[Name, Vector], AtMost("modalities")] | None = None
+    """Each modality alone in the same space, shape [D], for cross-modal search."""
+    produced_at_ms: TimeMs
+    """When the vector was computed, milliseconds since 1970, UTC."""
+    source_offset: Count | None = None
+    """Offset of the item message, in the partition of the same number of the items topic. Of two records with
+    the same key, deletes included, the one with the greater source offset is the newer."""
+
+    @property
+    def key(self) -> bytes:
+        """Key of the record."""
+        return self.item_id.encode()
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield "vector", self.vector
+        for modality, vector in (self.modality_vectors or {}).items():
+            yield f"modality_vectors.{modality}", vector
