@@ -14,13 +14,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from schemas import SCHEMA_VERSION, Reason
+from schemas import SCHEMA_VERSION
 from worker import __version__
+from worker.accounting import Accounting
 
 STAGES = ("poll", "decode", "fuse", "publish", "commit")
 CLOSE_REASONS = ("full", "bytes", "age", "drain")
-SUPERSEDED_REASONS = ("stale_revision", "same_batch")
-KINDS = ("upsert", "tombstone")
 REBALANCE_EVENTS = ("assigned", "revoked", "lost")
 COMMIT_RESULTS = ("ok", "not_member", "error")
 REWIND_REASONS = ("publish_failed", "dead_letter_failed")
@@ -94,33 +93,12 @@ class Metrics:
                 made.labels(value)
             return made
 
-        # Accounting: consumed = published + superseded + dead-lettered + abandoned + in flight.
-        self.consumed = counter("align_records_consumed_total", "Records taken from the log.", "topic")
-        self.published = counter(
-            "align_records_published_total", "Records whose output is acknowledged.", "topic", "kind", values=KINDS
-        )
-        self.superseded = counter(
-            "align_records_superseded_total",
-            "Records not published because a newer revision of the item is.",
-            "topic",
-            "reason",
-            values=SUPERSEDED_REASONS,
-        )
-        self.dead_lettered = counter(
-            "align_records_dead_lettered_total",
-            "Records whose dead letter is acknowledged.",
-            "topic",
-            "reason",
-            values=[reason.value for reason in Reason],
-        )
-        self.abandoned = counter(
-            "align_records_abandoned_total",
-            "Records handed back unfinished at a rebalance or a retry; they are consumed again.",
-            "topic",
-        )
-        self.in_flight = gauge("align_records_in_flight", "Records consumed and not finished.", "topic")
+        self.accounting = Accounting(topic)
+        registry.register(self.accounting)
         self.dead_letter_failures = counter(
-            "align_dead_letter_failures_total", "Dead letters that could not be written; their partition waits.", "topic"
+            "align_dead_letter_failures_total",
+            "Dead letters that could not be written; their partition waits.",
+            "topic",
         )
         self.features_ignored = counter(
             "align_features_ignored_total", "Features of a modality that the space does not have.", "topic"
@@ -134,16 +112,26 @@ class Metrics:
             "align_freshness_seconds", "Event time to acknowledged vector.", "topic", [topic], LATENCY_BUCKETS
         )
         self.latency = BulkHistogram(
-            "align_end_to_end_latency_seconds", "Append to the log to acknowledged vector.", "topic", [topic], LATENCY_BUCKETS
+            "align_end_to_end_latency_seconds",
+            "Append to the log to acknowledged vector.",
+            "topic",
+            [topic],
+            LATENCY_BUCKETS,
         )
         registry.register(self.freshness)
         registry.register(self.latency)
         self.clock_skew = counter("align_event_clock_skew_total", "Records whose event time is in the future.", "topic")
         self.stage_duration = histogram(
-            "align_stage_duration_seconds", "Time of one step of a stage.", "stage", buckets=STAGE_BUCKETS, values=STAGES
+            "align_stage_duration_seconds",
+            "Time of one step of a stage.",
+            "stage",
+            buckets=STAGE_BUCKETS,
+            values=STAGES,
         )
         self.batch_wait = histogram(
-            "align_batch_wait_seconds", "Age of a batch's oldest record when it is taken.", buckets=LATENCY_BUCKETS
+            "align_batch_wait_seconds",
+            "Age of a batch's oldest record when it is taken.",
+            buckets=LATENCY_BUCKETS,
         )
         self.batch_size = histogram(
             "align_batch_size_records",
@@ -156,7 +144,9 @@ class Metrics:
         self.padding = gauge("align_batch_padding_ratio", "Padding rows / rows computed, of the last micro-batch.")
 
         # Kafka.
-        self.lag = gauge("align_consumer_lag_records", "End of the log minus the committed offset.", "topic", "partition")
+        self.lag = gauge(
+            "align_consumer_lag_records", "End of the log minus the committed offset.", "topic", "partition"
+        )
         self.position_lag = gauge(
             "align_consumer_position_lag_records", "End of the log minus the position.", "topic", "partition"
         )
@@ -169,7 +159,10 @@ class Metrics:
         )
         self.commits = counter("align_commits_total", "Offset commits.", "result", values=COMMIT_RESULTS)
         self.rewinds = counter(
-            "align_rewinds_total", "Returns to the committed offset after a failure.", "reason", values=REWIND_REASONS
+            "align_rewinds_total",
+            "Returns to the committed offset after a failure.",
+            "reason",
+            values=REWIND_REASONS,
         )
         self.poll_errors = counter("align_poll_errors_total", "Polls that failed and were tried again.", "topic")
         self.last_poll = gauge("align_last_poll_timestamp_seconds", "When the last poll returned.")
@@ -183,7 +176,11 @@ class Metrics:
         self.out_of_memory = counter("align_out_of_memory_total", "Batches halved because memory ran out.")
         self.build_info = Info("align_build", "What this process is.", registry=registry)
         self.build_info.info(
-            {"version": __version__, "python": platform.python_version(), "schema_version": str(SCHEMA_VERSION)}
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "schema_version": str(SCHEMA_VERSION),
+            }
         )
         self.space_info = Info("align_space", "The space of the published vectors.", registry=registry)
         self.device_info = Info("align_device", "Device and dtype, as requested and as active.", registry=registry)
@@ -200,9 +197,5 @@ class Metrics:
 def _make_children(counter: Counter, topic: str, labels: Sequence[str], values: Iterable[str]) -> None:
     if labels == ("topic",):
         counter.labels(topic)
-    elif len(labels) == 1:
-        for value in values:
-            counter.labels(value)
-    elif labels:
-        for value in values:
-            counter.labels(topic, value)
+    for value in values:
+        counter.labels(value)

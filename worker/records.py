@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from schemas import Feature, Reason
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class TopicPartition(NamedTuple):
@@ -70,4 +70,12 @@ class Rejection:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """An input that a newer one of the same item has overtaken: nothing is published for it."""
+
+    record: Record
+
+
 Decoded = Item | Delete | Rejection
+Entry = Item | Delete | Rejection | Superseded

@@ -9,18 +9,39 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from worker.errors import ConfigError
 
 ENV_PREFIX = "ALIGN_"
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
+
+
+def _split_commas(value: Any) -> Any:
+    """Lists are written `a,b` in flags and in the environment."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class _Group(BaseModel):
@@ -78,7 +99,7 @@ class KafkaSettings(_Group):
     ssl_keyfile: Path | None = None
     ssl_key_password: SecretStr | None = None
     ssl_check_hostname: bool = True
-    api_version: tuple[int, int] | None = None
+    api_version: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_split_commas)] = None
     """Assume this broker version instead of asking. Only the embedded broker needs it."""
     check_crcs: bool = True
     """Verify record checksums."""
@@ -142,7 +163,7 @@ class BatchSettings(_Group):
     """Records decoded and waiting for compute before partitions are paused."""
     queue_bytes: int = Field(128 * 2**20, ge=2**20)
     """The same in bytes of input messages."""
-    padded_sizes: tuple[int, ...] | None = None
+    padded_sizes: Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_split_commas)] = None
     """Batch sizes the model runs at; a batch is padded to the next one. Default: powers of two up to `max_records`.
     One single size makes vectors bit-identical whatever the batching."""
 
@@ -172,8 +193,9 @@ class CommitSettings(_Group):
 
 
 class RevisionSettings(_Group):
-    max_items: int = Field(262_144, ge=1)
-    """Items whose newest revision is remembered to drop older ones, newest-seen first; about 200 bytes each."""
+    max_items_per_partition: int = Field(65_536, ge=2)
+    """Items whose newest revision is remembered, per partition, so that older ones are dropped; about 200 bytes each.
+    The least recently changed ones are forgotten first."""
 
 
 class StateSettings(_Group):
@@ -223,8 +245,8 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     space: SpaceSettings = SpaceSettings()
-    roles: frozenset[Literal["items"]] = frozenset({"items"})
-    """What this process does."""
+    roles: Annotated[frozenset[Literal["items"]], NoDecode, BeforeValidator(_split_commas)] = frozenset({"items"})
+    """What this process does, separated by commas."""
     delivery: Literal["at_least_once"] = "at_least_once"
     """What a crash may cost: with `at_least_once`, records computed twice and nothing lost."""
     batch: BatchSettings = BatchSettings()
@@ -252,4 +274,106 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings
+        return init_settings, env_settings, _File(settings_cls, _config_file.get())
+
+
+_config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
+
+
+class _File(InitSettingsSource):
+    """The YAML file, as the source that everything else overrides."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
+        super().__init__(settings_cls, init_kwargs={} if path is None else _read_yaml(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the configuration file {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"the configuration file {path} must hold settings, such as kafka: {{group_id: …}}")
+    return content
+
+
+def load(flags: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
+    """Settings from flags (`{"kafka.group_id": …}`), the environment and a YAML file, in this order of precedence.
+
+    Raises `ConfigError` with one line per problem, naming each setting; values are not repeated, they may be secret.
+    """
+    _refuse_unknown_variables(os.environ)
+    if file is None and (named := os.environ.get(CONFIG_FILE_VARIABLE)):
+        file = Path(named)
+    token = _config_file.set(file)
+    try:
+        return Settings(**_nested(flags or {}))
+    except ValidationError as error:
+        raise ConfigError(
+            "; ".join(_problem(each) for each in error.errors(include_url=False, include_input=False))
+        ) from None
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    finally:
+        _config_file.reset(token)
+
+
+def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+    """Every setting's name, with its description."""
+    names: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            names |= setting_names(annotation, f"{prefix}{name}.")
+        else:
+            names[prefix + name] = " ".join((field.description or "").split())
+    return names
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper().replace(".", "__")
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """All settings as plain values; secrets are stars."""
+    return settings.model_dump(mode="json")
+
+
+def _nested(flags: Mapping[str, str]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flags.items():
+        *groups, leaf = name.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[leaf] = value
+    return nested
+
+
+def _problem(error: Any) -> str:
+    name = ".".join(part for part in error["loc"] if isinstance(part, str))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{name}: no such setting{_suggestion(name, setting_names())}"
+    if name in setting_names():
+        return f"{name} ({variable(name)}): {message}"
+    return message if message.startswith(name) else f"{name}: {message}"
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    """pydantic-settings ignores a misspelt first part of a name; a worker that runs on a default instead of what was
+    set is worse than one that does not start."""
+    known = {variable(name) for name in setting_names()} | {CONFIG_FILE_VARIABLE}
+    for name in environ:
+        if name.startswith(ENV_PREFIX) and not name.startswith("ALIGN_TEST_") and name not in known:
+            raise ConfigError(f"{name}: no such setting{_suggestion(name, known)}")
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -32,7 +32,7 @@ class DeadLetterStatus(_Part):
     detail: str
 
 
-class Accounting(_Part):
+class AccountingStatus(_Part):
     consumed: int
     published: int
     superseded: int
@@ -54,7 +54,7 @@ class Status(_Part):
     mode: str
     """live | backlog"""
     partitions: list[PartitionStatus]
-    accounting: Accounting
+    accounting: AccountingStatus
     items_per_second: float
     """Items published per second, over the last 10 s."""
     latency_ms: dict[str, float | None]

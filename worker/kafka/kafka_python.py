@@ -27,7 +27,7 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.structs import MemberState, OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from worker.errors import AccessError, CallTimeoutError, ClientError, ConfigError, UnreachableError
+from worker.errors import AccessError, CallTimeoutError, ConfigError, UnreachableError
 from worker.kafka.diagnosis import LogTail, diagnose
 from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
 from worker.kafka.translation import translate, translated
@@ -67,13 +67,18 @@ class KafkaPythonClient:
                     f"kafka.connect_timeout_s={self._settings.connect_timeout_s:g}"
                 )
             if not self.reachable():
-                log.warning("no broker answers yet", extra={"action": "connect_wait", "remaining_s": round(remaining_s)})
+                log.warning(
+                    "no broker answers yet",
+                    extra={"action": "connect_wait", "remaining_s": round(remaining_s)},
+                )
                 time.sleep(min(1.0, max(remaining_s, 0)))
                 continue
             attempts += 1
             with LogTail() as tail:
                 try:
                     self._open_groupless().close(timeout_ms=1_000)
+                except CallTimeoutError:
+                    continue
                 except KafkaTimeoutError as error:
                     if cause := diagnose(tail.lines()):
                         raise cause from error
@@ -119,7 +124,12 @@ class KafkaPythonClient:
         with translated("creating topics"), contextlib.closing(KafkaAdminClient(**self._common)) as admin:
             admin.create_topics(
                 [
-                    NewTopic(name, num_partitions=num_partitions, replication_factor=replication, topic_configs=dict(config))
+                    NewTopic(
+                        name,
+                        num_partitions=num_partitions,
+                        replication_factor=replication,
+                        topic_configs=dict(config),
+                    )
                     for name, config in topics.items()
                 ],
                 timeout_ms=CALL_TIMEOUT_MS,
@@ -195,6 +205,8 @@ class KafkaPythonClient:
                 consumer.close(timeout_ms=1_000)
 
     def _open_groupless(self, **config: Any) -> KafkaConsumer:
+        if not self.reachable():  # a constructor that fails leaves a thread behind
+            raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")
         return KafkaConsumer(
             **self._common,
             **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, **config},
@@ -240,20 +252,16 @@ class KafkaPythonConsumer:
         with translated("seeking"):
             self._consumer.seek(_kafka_partition(partition), offset)
 
-    def position(self, partition: TopicPartition) -> int:
-        with translated("asking for a position"):
-            position = self._consumer.position(_kafka_partition(partition), timeout_ms=CALL_TIMEOUT_MS)
-        if position is None:
-            raise CallTimeoutError(f"no position yet for {partition.topic}/{partition.partition}")
-        return int(position)
+    def beginning(self, partition: TopicPartition) -> int:
+        with translated("asking for the beginning of a partition"):
+            tp = _kafka_partition(partition)
+            return int(self._consumer.beginning_offsets([tp], timeout_ms=CALL_TIMEOUT_MS)[tp])
 
     def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
         commits = {}
         with translated("asking for commits"):
             for partition in partitions:
-                found = self._consumer.committed(
-                    _kafka_partition(partition), metadata=True, timeout_ms=CALL_TIMEOUT_MS
-                )
+                found = self._consumer.committed(_kafka_partition(partition), metadata=True, timeout_ms=CALL_TIMEOUT_MS)
                 if found is not None and found.offset >= 0:
                     commits[partition] = Commit(found.offset, found.metadata or "")
         return commits
@@ -285,10 +293,16 @@ class KafkaPythonProducer:
         self._producer = producer
 
     def send(
-        self, topic: str, partition: int | None, key: bytes | None, value: bytes | None, headers: Headers, receipt: Receipt
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        receipt: Receipt,
     ) -> None:
         try:
-            future = self._producer.send(topic, value, key, list(headers), partition)
+            future = self._producer.send(topic, value, key, _kafka_headers(headers), partition)
         except (KafkaError, ValueError, RuntimeError) as error:
             raise translate(error, f"sending to {topic}") from error
         future.add_callback(_acknowledge, receipt).add_errback(_fail, receipt, topic)
@@ -303,12 +317,7 @@ def _acknowledge(receipt: Receipt, metadata: Any) -> None:
 
 
 def _fail(receipt: Receipt, topic: str, error: BaseException) -> None:
-    translated_error = translate(error, f"sending to {topic}")
-    if not isinstance(translated_error, ClientError):
-        refused = ClientError(str(translated_error))
-        refused.retriable = False
-        translated_error = refused
-    receipt.failed(translated_error)
+    receipt.failed(translate(error, f"sending to {topic}"))
 
 
 class _FencedNetClient(KafkaNetClient):  # type: ignore[misc]  # the client carries no types
@@ -367,6 +376,11 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
 
 def _kafka_partition(partition: TopicPartition) -> KafkaTopicPartition:
     return KafkaTopicPartition(*partition)
+
+
+def _kafka_headers(headers: Headers) -> list[tuple[str, bytes]]:
+    """kafka-python cannot write a null header value; an empty one is the nearest."""
+    return [(name, value or b"") for name, value in headers] if headers else []
 
 
 def _kafka_commits(commits: Mapping[TopicPartition, Commit]) -> dict[KafkaTopicPartition, OffsetAndMetadata]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from worker.errors import ClientError
+from worker.errors import WorkerError
 from worker.records import Headers, Record, TopicPartition
 
 
@@ -34,7 +34,7 @@ class Receipt(Protocol):
     """Told the fate of one record. Called on the client's own thread: it must only take note and return."""
 
     def acknowledged(self, offset: int) -> None: ...
-    def failed(self, error: ClientError) -> None: ...
+    def failed(self, error: WorkerError) -> None: ...
 
 
 class PartitionListener(Protocol):
@@ -71,8 +71,8 @@ class ConsumerPort(Protocol):
     def resume(self, partitions: Collection[TopicPartition]) -> None: ...
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
 
-    def position(self, partition: TopicPartition) -> int:
-        """The next offset `poll` would return."""
+    def beginning(self, partition: TopicPartition) -> int:
+        """The first offset that the log of a partition still has."""
         ...
 
     def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
@@ -95,7 +95,13 @@ class ProducerPort(Protocol):
     """Safe to call from one thread beside the poll thread."""
 
     def send(
-        self, topic: str, partition: int | None, key: bytes | None, value: bytes | None, headers: Headers, receipt: Receipt
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        receipt: Receipt,
     ) -> None:
         """Queue one record. Its fate reaches `receipt` exactly once; errors known at once are raised instead."""
         ...

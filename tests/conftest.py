@@ -1,0 +1,110 @@
+"""Fixtures that give tests a broker, and topics of their own on it.
+
+| variable | what it does |
+|---|---|
+| `KAFKA_HOME` | an unpacked Apache Kafka distribution: real_kafka tests start brokers from it |
+| `ALIGN_TEST_BOOTSTRAP_SERVERS` | real_kafka tests use this cluster; those that stop brokers are skipped |
+| `ALIGN_REQUIRE_REAL_KAFKA=1` | a missing Kafka fails the tests that need one, instead of skipping them |
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, NoReturn
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # the client warns of itself while it is imported
+    import kafka  # noqa: F401
+
+from tests.brokers import Broker, RealKafka, delete_topics, find_distribution
+from tests.brokers.broker import EXTERNAL_VARIABLE, embedded, external_bootstrap_servers, real
+from worker.kafka.embedded import EmbeddedBroker
+
+TOPICS = ("items", "events", "item_vectors", "user_vectors", "dead_letters")
+USERS = {"worker": "worker-secret", "other": "other-secret"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python leaves the sockets of refused connections to the garbage collector, which meets them in
+    # whatever test runs then.
+    for kind in ("socket.socket", "ssl.SSLSocket"):
+        config.addinivalue_line("filterwarnings", f"ignore:unclosed <{kind}:ResourceWarning")
+
+
+def _no_kafka(reason: str) -> NoReturn:
+    if os.environ.get("ALIGN_REQUIRE_REAL_KAFKA") == "1":
+        pytest.fail(f"ALIGN_REQUIRE_REAL_KAFKA=1, but {reason}", pytrace=False)
+    pytest.skip(f"needs a real Kafka: {reason}")
+
+
+def _skip_if_external() -> None:
+    if external_bootstrap_servers():
+        pytest.skip(f"{EXTERNAL_VARIABLE} is set: only brokers of our own are stopped or configured")
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[EmbeddedBroker]:
+    """The in-process broker that tests share. A test that makes it fail starts one of its own: that takes 5 ms."""
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def real_kafka() -> Iterator[Broker]:
+    """A real Kafka that tests share: they leave it running and well."""
+    if servers := external_bootstrap_servers():
+        broker = real(servers)
+        yield broker
+        delete_topics(broker.options, broker.created)
+        return
+    if isinstance(reason := find_distribution(), str):
+        _no_kafka(reason)
+    with RealKafka() as kafka:
+        yield real(kafka.bootstrap_servers)
+
+
+@pytest.fixture(scope="session")
+def secure_kafka() -> Iterator[RealKafka]:
+    """A real Kafka with all its ways in, for the users of `USERS`. Shared like `real_kafka`."""
+    _skip_if_external()
+    if isinstance(reason := find_distribution(), str):
+        _no_kafka(reason)
+    with RealKafka(sasl=USERS, tls=True) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def start_kafka() -> Iterator[Callable[..., RealKafka]]:
+    """Starts a `RealKafka` with the given arguments, for the test to stop, kill, freeze or configure."""
+    _skip_if_external()
+    if isinstance(reason := find_distribution(), str):
+        _no_kafka(reason)
+    with ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(RealKafka(**arguments))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("embedded", marks=pytest.mark.embedded),
+        pytest.param("real", marks=pytest.mark.real_kafka),
+    ]
+)
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each test that asks for it runs twice: on the embedded broker and on a real Kafka."""
+    if request.param == "embedded":
+        return embedded(request.getfixturevalue("embedded_broker"))
+    shared: Broker = request.getfixturevalue("real_kafka")
+    return shared
+
+
+@pytest.fixture
+def topics() -> Mapping[str, Any]:
+    """Topic names that no other test has, by the names of the `topics.*` settings. They are not created."""
+    run = uuid.uuid4().hex[:10]
+    return {name: f"{name.replace('_', '-')}-{run}" for name in TOPICS}

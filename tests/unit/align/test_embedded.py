@@ -1,0 +1,59 @@
+"""Vectors to bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from worker.align.embedded import UNIT_TOLERANCE, Embedded, VectorType, concatenated, pack_rows
+
+
+def unit_vectors(count: int, dim: int) -> np.ndarray:
+    vectors = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_rows_are_the_vectors_little_endian(dtype: VectorType) -> None:
+    vectors = unit_vectors(5, 7)
+    rows = pack_rows(vectors, dtype)
+    assert rows == [row.astype("<" + dtype).tobytes() for row in vectors]
+
+
+def test_rows_of_a_slice_hold_the_slice() -> None:
+    vectors = unit_vectors(8, 4)
+    assert pack_rows(vectors[:3], "f4") == pack_rows(vectors, "f4")[:3]
+
+
+def test_no_rows() -> None:
+    assert pack_rows(np.zeros((0, 4), np.float32), "f2") == []
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 64, 1024])
+def test_published_rows_have_unit_length(dtype: VectorType, dim: int) -> None:
+    rows = pack_rows(unit_vectors(500, dim), dtype)
+    published = np.frombuffer(b"".join(rows), "<" + dtype).reshape(500, dim).astype(np.float64)
+    assert np.abs(np.linalg.norm(published, axis=1) - 1).max() <= UNIT_TOLERANCE[dtype]
+
+
+def piece(count: int, names: tuple[str, ...], bad: dict[int, str]) -> Embedded:
+    return Embedded(
+        unit_vectors(count, 4), [names] * count, bad, {name: unit_vectors(count, 4) for name in names}
+    )
+
+
+def test_pieces_are_joined_in_order() -> None:
+    one, other = piece(3, ("text",), {2: "a"}), piece(2, ("image",), {0: "b"})
+    joined = concatenated([one, other])
+    assert np.array_equal(joined.vectors, np.concatenate([one.vectors, other.vectors]))
+    assert joined.modalities == [("text",)] * 3 + [("image",)] * 2
+    assert joined.bad_rows == {2: "a", 3: "b"}
+    assert joined.modality_vectors is not None
+    assert not joined.modality_vectors["image"][:3].any()
+    assert [list(row) for row in joined.modality_rows("f2")] == [["text"]] * 3 + [["image"]] * 2
+
+
+def test_modality_rows_need_modality_vectors() -> None:
+    with pytest.raises(ValueError, match="without modality_vectors"):
+        Embedded(unit_vectors(1, 4), [("text",)], {}).modality_rows("f2")

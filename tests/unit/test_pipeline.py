@@ -1,0 +1,366 @@
+"""The whole loop on a log in memory: what must hold whatever happens on the way."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from schemas import DeadLetter, ItemVector, Reason, decode
+from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, feature, item_value
+from worker.align import Contract
+from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.decode import Decoder
+from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError
+from worker.health import Health
+from worker.kafka.port import Commit
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline, backoff_s
+from worker.publish import OutputFormat
+from worker.records import TopicPartition
+from worker.settings import BatchSettings, CommitSettings, Settings, ShutdownSettings
+from worker.tenure import format_note
+
+SPEC = SpaceSpec(
+    dim=2,
+    modalities={"text": ModalitySpec(dim=4)},
+    fusion=FusionSpec(kind="self_attention", layers=1, heads=1, hidden=4),
+)
+POISON = 13.0
+P0, P1 = TopicPartition("items", 0), TopicPartition("items", 1)
+
+
+class Harness:
+    """A pipeline on a fake cluster, run on a thread until a condition holds."""
+
+    def __init__(self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, **client) -> None:
+        self.cluster = cluster
+        self.client = FakeClient(cluster, **client)
+        self.metrics = Metrics(CollectorRegistry(), "items")
+        settings = Settings(
+            batch=BatchSettings(max_records=8, max_age_ms=1, queue_records=32),
+            commit=CommitSettings(interval_ms=10),
+            shutdown=ShutdownSettings(drain_timeout_s=5, revoke_timeout_s=1),
+        )
+        output = OutputFormat(settings.topics, "space", "f2", 2)
+        self.pipeline = Pipeline(
+            settings,
+            self.client,
+            Decoder(Contract(SPEC)),
+            embedder or FakeEmbedder(POISON),
+            output,
+            self.metrics,
+            Health(),
+        )
+        self.consumer = self.client.consumers[0]
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.pipeline.run(self._stop)
+        except BaseException as error:
+            self.error = error
+            self.pipeline.abort()
+
+    def __enter__(self) -> "Harness":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert self.error is None, self.error
+            assert time.monotonic() < deadline, "the condition did not come true in 10 s"
+            self._thread.join(0.002)
+
+    def until_committed(self) -> None:
+        logs = {tp: len(records) for tp, records in self.cluster.log.items() if tp.topic == "items" and records}
+        self.until(lambda: all(self.cluster.commits.get(tp, Commit(0)).offset == end for tp, end in logs.items()))
+
+
+def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:
+    return [
+        (record.key.decode(), None if record.value is None else decode(ItemVector, record.value).revision)
+        for record in cluster.records("item-vectors")
+    ]
+
+
+def dead_letters(cluster: FakeCluster) -> list[DeadLetter]:
+    return [decode(DeadLetter, record.value) for record in cluster.records("dead-letters")]
+
+
+def feed(cluster: FakeCluster, num_items: int, partition: int = 0) -> None:
+    for number in range(num_items):
+        name = f"p{partition}-{number}"
+        cluster.append("items", partition, name.encode(), item_value(name))
+
+
+def test_every_item_is_published_once_to_its_partition_and_committed():
+    cluster = FakeCluster()
+    feed(cluster, 30, 0)
+    feed(cluster, 20, 1)
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    assert Counter(vectors(cluster)) == Counter(
+        {(f"p{p}-{n}", 1): 1 for p, size in ((0, 30), (1, 20)) for n in range(size)}
+    )
+    assert all(record.partition == int(record.key[1:2]) for record in cluster.records("item-vectors"))
+    totals = harness.metrics.accounting.totals
+    assert (totals.consumed, totals.published["upsert"], totals.in_flight, totals.unaccounted()) == (50, 50, 0, 0)
+
+
+def test_newer_revisions_win_and_deletes_publish_tombstones():
+    cluster = FakeCluster(1)
+    for name, revision in (("a", 2), ("a", 1), ("b", 1), ("a", 3)):
+        cluster.append("items", 0, name.encode(), item_value(name, revision))
+    cluster.append("items", 0, b"b", None)
+    with Harness(cluster) as harness:
+        harness.until_committed()
+        cluster.append("items", 0, b"a", item_value("a", 2))
+        cluster.append("items", 0, b"b", item_value("b", 1))
+        harness.until_committed()
+    published = vectors(cluster)
+    assert [revision for name, revision in published if name == "a"][-1] == 3
+    assert [revision for name, revision in published if name == "b"][-2:] == [None, 1]
+    tombstone = next(record for record in cluster.records("item-vectors") if record.value is None)
+    assert tombstone.headers == (("align-source-offset", b"4"),)
+    assert harness.metrics.accounting.totals.unaccounted() == 0
+
+
+def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour():
+    cluster = FakeCluster(1)
+    good = [f"g{n}" for n in range(20)]
+    for number, name in enumerate(good):
+        cluster.append("items", 0, name.encode(), item_value(name))
+        if number % 5 == 0:
+            cluster.append("items", 0, b"bad", b"\xc1 not msgpack", [("traceparent", b"00-1"), ("other", b"x")])
+        if number % 7 == 0:
+            cluster.append("items", 0, b"poison", item_value("poison", text=feature(fill=POISON)))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    assert {name for name, _ in vectors(cluster)} == set(good)
+    letters = dead_letters(cluster)
+    assert Counter(letter.reason for letter in letters) >= Counter({Reason.NOT_MSGPACK: 4, Reason.MODEL_FAILURE: 1})
+    inputs = {record.offset: record for record in cluster.records("items")}
+    for letter in letters:
+        source = inputs[letter.offset]
+        assert (letter.key, letter.value, tuple(letter.headers)) == (source.key, source.value, tuple(source.headers))
+    carried = next(record for record in cluster.records("dead-letters") if record.key == b"bad")
+    assert carried.headers == (("traceparent", b"00-1"),)
+    assert harness.metrics.accounting.totals.unaccounted() == 0
+
+
+def test_a_refused_output_is_computed_again_with_a_new_producer_and_nothing_is_lost():
+    cluster, refusals = FakeCluster(1), [2]
+    feed(cluster, 40)
+
+    def refuse(topic, key):
+        if key == b"p0-17" and refusals[0]:
+            refusals[0] -= 1
+            return ClientError("the broker went away")
+        return None
+
+    with Harness(cluster, refuse=refuse) as harness:
+        harness.until_committed()
+    assert {name for name, _ in vectors(cluster)} == {f"p0-{n}" for n in range(40)}
+    assert len(harness.client.producers) == 6
+    assert all(producer.closed for producer in harness.client.producers)
+    totals = harness.metrics.accounting.totals
+    assert totals.abandoned > 0
+    assert totals.unaccounted() == 0
+
+
+def test_nothing_is_committed_before_its_receipt():
+    """Commits are compared with what the output log held at that moment."""
+    cluster = FakeCluster(1)
+    feed(cluster, 60)
+    harness = Harness(cluster)
+    commit = harness.consumer.commit
+
+    def checked(commits):
+        published = {name for name, _ in vectors(cluster)}
+        assert {f"p0-{n}" for n in range(commits[P0].offset)} <= published
+        commit(commits)
+
+    harness.consumer.commit = checked
+    with harness:
+        harness.until_committed()
+    assert harness.error is None
+
+
+def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.DEAD_LETTER_RETRY_S", 0.3)
+    cluster, broken = FakeCluster(2), [True]
+    cluster.append("items", 0, b"bad", b"\xc1")
+    feed(cluster, 5, 0)
+    feed(cluster, 5, 1)
+    error = RecordTooLargeError("too large for the topic")
+
+    def refuse(topic, key):
+        return error if topic == "dead-letters" and broken[0] else None
+
+    with Harness(cluster, refuse=refuse) as harness:
+        harness.until(lambda: cluster.commits.get(P1, Commit(0)).offset == 5)
+        assert cluster.commits.get(P0, Commit(0)).offset == 0
+        assert harness.pipeline.assignment[P0].detail == "too large for the topic"
+        broken[0] = False
+        harness.until_committed()
+    assert [letter.value for letter in dead_letters(cluster)][-1] == b"\xc1"
+    assert {name for name, _ in vectors(cluster)} == {f"p{p}-{n}" for p in (0, 1) for n in range(5)}
+
+
+def test_a_dead_letter_larger_than_its_topic_is_not_sent(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.DEAD_LETTER_RETRY_S", 0.05)
+    cluster = FakeCluster(1)
+    cluster.max_message_bytes = 2_000
+    cluster.append("items", 0, b"bad", b"\xc1" * 3_000)
+    feed(cluster, 3)
+    with Harness(cluster) as harness:
+        harness.until(
+            lambda: any("max.message.bytes=2000" in held.detail for held in harness.pipeline.assignment.all())
+        )
+        assert dead_letters(cluster) == []
+        cluster.max_message_bytes = 10_000
+        harness.until_committed()
+    assert [letter.value for letter in dead_letters(cluster)] == [b"\xc1" * 3_000]
+    assert [record.key for record in cluster.records("item-vectors")] == [b"p0-0", b"p0-1", b"p0-2"]
+
+
+def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():
+    cluster = FakeCluster(2)
+    feed(cluster, 10, 0)
+    with Harness(cluster) as harness:
+        harness.until(lambda: len(vectors(cluster)) == 10)
+        harness.consumer.rebalance("revoked", [P0])
+        harness.until(lambda: P0 not in harness.pipeline.assignment)
+        assert cluster.commits[P0] == Commit(10, format_note(10))
+        feed(cluster, 4, 1)
+        harness.until(lambda: cluster.commits.get(P1, Commit(0)).offset == 4)
+        harness.consumer.rebalance("assigned", [P0])
+        cluster.append("items", 0, b"new", item_value("new"))
+        harness.until_committed()
+    assert Counter(vectors(cluster))[("new", 1)] == 1
+    assert max(Counter(vectors(cluster)).values()) == 1
+
+
+def test_a_lost_partition_commits_nothing():
+    cluster = FakeCluster(1)
+    feed(cluster, 5)
+    harness = Harness(cluster)
+    harness.consumer.evicted = True
+    with harness:
+        harness.until(lambda: len(vectors(cluster)) == 5)
+        harness.consumer.rebalance("lost", [P0])
+        harness.until(lambda: P0 not in harness.pipeline.assignment)
+    assert cluster.commits == {}
+    assert harness.metrics.accounting.totals.unaccounted() == 0
+
+
+def test_after_a_crash_an_older_input_does_not_undo_what_was_published():
+    """The former owner published revision 2 and a tombstone, and died before it committed."""
+    cluster = FakeCluster(1)
+    cluster.append("items", 0, b"a", item_value("a", 1))
+    cluster.append("items", 0, b"b", item_value("b", 1))
+    with Harness(cluster) as first:
+        first.until_committed()
+    committed = cluster.commits[P0]
+    cluster.append("items", 0, b"a", item_value("a", 2))
+    cluster.append("items", 0, b"b", None)
+    with Harness(cluster) as second:
+        second.until_committed()
+    cluster.commits[P0] = Commit(0, format_note(0))
+    num_before = len(cluster.records("item-vectors"))
+    with Harness(cluster) as third:
+        third.until(lambda: cluster.commits[P0].offset == 4)
+    again = vectors(cluster)[num_before:]
+    assert ("a", 1) not in again
+    assert ("b", 1) not in again
+    assert committed.offset == 2
+
+
+def test_a_topic_with_vectors_of_another_space_is_refused():
+    cluster = FakeCluster(1)
+    feed(cluster, 2)
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    other = Harness(cluster)
+    other.pipeline._restorer._space_id = "another"
+    other.cluster.append("items", 0, b"x", item_value("x"))
+    with other:
+        other._thread.join(10)
+    assert isinstance(other.error, SpaceError)
+
+
+def test_a_broken_model_ends_the_process_and_commits_nothing():
+    cluster = FakeCluster(1)
+    cluster.append("items", 0, b"x", item_value("x", text=feature(fill=POISON)))
+    harness = Harness(cluster, FakeEmbedder(POISON, probe_error=RuntimeError("device lost")))
+    with harness:
+        harness._thread.join(10)
+    assert isinstance(harness.error, SystemicError)
+    assert cluster.commits == {}
+    assert dead_letters(cluster) == []
+
+
+def test_an_output_topic_that_refuses_us_ends_the_process():
+    cluster = FakeCluster(1)
+    feed(cluster, 1)
+    harness = Harness(cluster, refuse=lambda topic, key: AccessError("not authorised"))
+    with harness:
+        harness._thread.join(10)
+    assert isinstance(harness.error, AccessError)
+
+
+def test_a_drain_publishes_and_commits_what_was_accepted():
+    cluster = FakeCluster(2)
+    feed(cluster, 500, 0)
+    feed(cluster, 500, 1)
+    with Harness(cluster) as harness:
+        harness.until(lambda: harness.metrics.accounting.consumed > 0)
+    totals = harness.metrics.accounting.totals
+    assert totals.abandoned == totals.in_flight == 0
+    assert totals.consumed == totals.published["upsert"]
+    assert sum(commit.offset for commit in cluster.commits.values()) == totals.consumed
+
+
+def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.ROOM_TIMEOUT_S", 0.01)
+    cluster, gate = FakeCluster(1), threading.Event()
+    feed(cluster, 200)
+
+    class Slow(FakeEmbedder):
+        def vectors(self, features):
+            gate.wait(10)
+            return super().vectors(features)
+
+    harness = Harness(cluster, Slow())
+    polls = []
+    poll = harness.consumer.poll
+    harness.consumer.poll = lambda *args, **kwargs: (polls.append(1), poll(*args, **kwargs))[1]
+    with harness:
+        harness.until(lambda: harness.consumer._paused == {P0})
+        num_polls = len(polls)
+        harness.until(lambda: len(polls) > num_polls + 3)
+        assert harness.pipeline.num_queued <= 32 + 16
+        gate.set()
+        harness.until_committed()
+    assert len(vectors(cluster)) == 200
+
+
+@pytest.mark.parametrize("failures", range(1, 12))
+def test_backoff_grows_to_a_bound_and_is_spread(failures):
+    shortest, longest = backoff_s(failures, lambda: 1.0), backoff_s(failures, lambda: 0.0)
+    assert longest == min(10.0, 0.5 * 2 ** (failures - 1))
+    assert shortest == longest / 2

@@ -1,0 +1,29 @@
+"""`align-worker`, or `python -m worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from worker.cli import parser
+from worker.errors import WorkerError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a `WorkerError` becomes one line and its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.function(arguments))
+    except WorkerError as error:
+        print(f"align-worker: {error.one_line()}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `align-worker dlq list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""What can go wrong in a call that says nothing about the items in it."""
+
+from __future__ import annotations
+
+from worker.errors import WorkerError
+
+
+class OutOfMemoryError(WorkerError):
+    """There was no memory for a batch of this size. A smaller batch may fit; a batch of one is the end."""
+
+    exit_code = 9

@@ -1,0 +1,106 @@
+"""A space: the directory that holds it, and the checked value that is read from there.
+
+    space.json              what the space is made of (`worker.align.spec.Manifest`)
+    weights.safetensors     its parameters, float32
+
+Nothing is unpickled. `space.json` is written last, so that a directory that has it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.align.spec import Manifest, SpaceSpec, parse_manifest
+from worker.align.weights import (
+    Weights,
+    check_weights,
+    content_id,
+    initial_weights,
+    read_weights,
+    write_weights,
+)
+from worker.errors import SpaceError
+
+MANIFEST_FILE = "space.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A space that is complete, consistent and finite."""
+
+    manifest: Manifest
+    weights: Weights
+    space_id: str
+    """Equal ids: equal vectors from equal features, up to the arithmetic's tolerance."""
+
+    @property
+    def spec(self) -> SpaceSpec:
+        return self.manifest
+
+    @classmethod
+    def load(cls, path: str | Path) -> Space:
+        """Read a space directory. Raises `SpaceError`, naming the file and what is wrong with it."""
+        directory = Path(path)
+        if not directory.is_dir():
+            raise SpaceError(f"space.path: {directory} is not a directory; make one with `align-worker space create`")
+        manifest = parse_manifest(_read_text(directory / MANIFEST_FILE))
+        weights = read_weights(directory / WEIGHTS_FILE, manifest)
+        space_id = content_id(manifest, weights)
+        if manifest.space_id not in (None, space_id):
+            raise SpaceError(
+                f"space.path: {directory} was changed after it was written: space.json records space_id "
+                f"{manifest.space_id}, its content is {space_id}"
+            )
+        return cls(manifest, weights, space_id)
+
+
+def create_space(path: str | Path, spec: SpaceSpec, seed: int = 0) -> Space:
+    """Write an untrained space. Equal spec and seed give an equal space_id."""
+    return write_space(path, spec, initial_weights(spec, seed), notes=f"untrained, seed {seed}")
+
+
+def write_space(
+    path: str | Path,
+    spec: SpaceSpec,
+    weights: Weights,
+    *,
+    training_data: str | None = None,
+    evaluation: Mapping[str, float] | None = None,
+    notes: str = "",
+) -> Space:
+    """Write a space into a directory that is new or empty, and return it.
+
+    Raises `SpaceError` if there is anything in the directory, or it cannot be written.
+    """
+    check_weights(weights, spec)
+    space_id = content_id(spec, weights)
+    fields = {name: getattr(spec, name) for name in SpaceSpec.model_fields}
+    manifest = Manifest(
+        **fields,
+        space_id=space_id,
+        training_data=training_data,
+        evaluation=dict(evaluation or {}),
+        notes=notes,
+    )
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise SpaceError(f"{directory} is not empty; a space is written into a new or empty directory")
+        write_weights(directory / WEIGHTS_FILE, weights)
+        (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise SpaceError(f"{directory} cannot be written: {error}") from error
+    return Space(manifest, weights, space_id)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SpaceError(f"space.path: {path} does not exist; the directory holds no space") from error
+    except (OSError, ValueError) as error:
+        raise SpaceError(f"space.path: {path} cannot be read: {error}") from error

@@ -1,0 +1,116 @@
+"""The parameters of a space: which there are, how they start, and what makes a file of them unusable."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from worker.align.model import AlignModel
+from worker.align.spec import SpaceSpec
+from worker.errors import SpaceError
+
+Weights = Mapping[str, Tensor]
+"""float32, on the CPU, by the model's parameter names."""
+
+SMALL = 0.02  # standard deviation of type embeddings and the summary: far below that of a token, which is 1
+
+
+def expected_shapes(spec: SpaceSpec) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in AlignModel(spec).state_dict().items()}
+
+
+def initial_weights(spec: SpaceSpec, seed: int) -> dict[str, Tensor]:
+    """Untrained parameters that depend on the spec and the seed alone.
+
+    Linear maps keep the variance of their input (LeCun et al. 1998), so that an untrained space keeps the
+    neighbourhoods of its features; only uniform draws, which do not depend on the processor.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _initial(name, shape, generator) for name, shape in sorted(expected_shapes(spec).items())}
+
+
+def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if len(shape) == 2:
+        deviation = shape[1] ** -0.5
+    else:
+        deviation = SMALL if name.startswith("head_") or name == "fusion.summary" else 0.0
+    uniform: Tensor = torch.rand(shape, generator=generator)
+    return torch.mul(uniform * 2 - 1, math.sqrt(3) * deviation)
+
+
+def build_model(
+    spec: SpaceSpec, weights: Weights, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> AlignModel:
+    """The model for inference: parameters in `dtype` on `device`, without gradients."""
+    with torch.device("meta"):
+        model = AlignModel(spec)
+    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def content_id(spec: SpaceSpec, weights: Weights) -> str:
+    """The space_id: 16 hexadecimal digits of a SHA-256 over everything that determines a vector.
+
+    That is the format version, dims, modalities with their encoders and limits, fusion, and every parameter by name,
+    shape and value. Evaluation figures, notes, the fingerprint of the training data and the way the file is laid out
+    are not part of it.
+    """
+    digest = hashlib.sha256(spec.canonical())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"\n{name} {list(tensor.shape)}\n".encode())
+        digest.update(_little_endian(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _little_endian(tensor: Tensor) -> bytes:
+    array = tensor.detach().contiguous().numpy()
+    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in weights.items()}))
+
+
+def read_weights(path: Path, spec: SpaceSpec) -> dict[str, Tensor]:
+    """The parameters in the file, or a `SpaceError` if they are not exactly those the spec asks for."""
+    try:
+        weights = load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SpaceError(f"space.path: {path} does not exist; the space is incomplete") from error
+    except (OSError, SafetensorError) as error:
+        raise SpaceError(f"space.path: {path} cannot be read: {error}") from error
+    check_weights(weights, spec)
+    return weights
+
+
+def check_weights(weights: Weights, spec: SpaceSpec) -> None:
+    """Raise `SpaceError` unless there is every parameter of the spec and no other, finite float32 of its shape."""
+    expected = expected_shapes(spec)
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise SpaceError(f"weights.safetensors: tensors are missing: {_some(missing)}")
+    if extra := sorted(weights.keys() - expected.keys()):
+        raise SpaceError(f"weights.safetensors: tensors that space.json has no place for: {_some(extra)}")
+    for name, shape in expected.items():
+        tensor = weights[name]
+        if tuple(tensor.shape) != shape:
+            raise SpaceError(f"weights.safetensors: {name} is {list(tensor.shape)}; space.json asks for {list(shape)}")
+        if tensor.dtype != torch.float32:
+            raise SpaceError(f"weights.safetensors: {name} is {str(tensor.dtype)[6:]}; weights are kept in float32")
+        if not tensor.isfinite().all():
+            raise SpaceError(f"weights.safetensors: {name} holds NaN or infinite values")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,0 +1,197 @@
+"""The partitions this worker has, and what each of them is doing.
+
+Rebalances reach `Assignment` while the poll thread is blocked in a poll or in closing the consumer, so poll thread
+and client thread never work on it at the same time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from worker.batch_queue import BatchQueue
+from worker.kafka.port import Commit
+from worker.lease import MembershipLease, boottime
+from worker.metrics import Metrics
+from worker.records import TopicPartition
+from worker.revisions import Revisions
+from worker.tenure import Share, Tenure
+
+log = logging.getLogger(__name__)
+
+NEW, RESTORING, RUNNING, HELD = "new", "restoring", "running", "held"
+_DRAIN_STEP_S = 0.01
+
+
+@dataclass(slots=True)
+class Held:
+    """One partition of this worker."""
+
+    partition: TopicPartition
+    revisions: Revisions
+    state: str = NEW
+    tenure: Tenure | None = None
+    held_until: float = 0.0
+    """Monotonic time before which a partition in state `held` is not tried again."""
+    detail: str = ""
+
+
+class Assignment:
+    """Implements `kafka.PartitionListener`, and keeps the tenures."""
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        lease: MembershipLease,
+        metrics: Metrics,
+        max_items_per_partition: int,
+        revoke_timeout_s: float,
+        on_settled: Callable[[Share], None],
+    ) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._metrics = metrics
+        self._max_items = max_items_per_partition
+        self._revoke_timeout_s = revoke_timeout_s
+        self._on_settled = on_settled
+        self._held: dict[TopicPartition, Held] = {}
+        # What is known of a partition's items stays true while somebody else works on it.
+        self._revisions: dict[TopicPartition, Revisions] = {}
+
+    def __getitem__(self, partition: TopicPartition) -> Held:
+        return self._held[partition]
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._held
+
+    def all(self) -> list[Held]:
+        return list(self._held.values())
+
+    def in_state(self, state: str) -> list[Held]:
+        return [held for held in self._held.values() if held.state == state]
+
+    def tenures(self) -> list[Tenure]:
+        return [held.tenure for held in self._held.values() if held.tenure is not None]
+
+    # What the client tells.
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        self._lease.renew(boottime())
+        for partition in partitions:
+            if partition not in self._held:
+                revisions = self._revisions.setdefault(partition, Revisions(self._max_items))
+                self._held[partition] = Held(partition, revisions)
+        self._count("assigned", partitions)
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """Drop what has not been begun, give what has been begun a moment, and return what is finished."""
+        tenures = [held.tenure for held in self._of(partitions) if held.tenure is not None]
+        for tenure in tenures:
+            self._queue.discard(tenure)
+        deadline = time.monotonic() + self._revoke_timeout_s
+        while any(self._settle(tenure) for tenure in tenures) and time.monotonic() < deadline:
+            time.sleep(_DRAIN_STEP_S)
+        commits = {
+            tenure.partition: tenure.commit for tenure in tenures if tenure.commit.offset > tenure.committed_offset
+        }
+        self._forget(partitions)
+        self._count("revoked", partitions)
+        return commits
+
+    def lost(self, partitions: Collection[TopicPartition]) -> None:
+        self._lease.end()
+        self._forget(partitions)
+        self._count("lost", partitions)
+
+    # What the loop asks for.
+
+    def begin(self, held: Held, commit: Commit) -> Tenure:
+        """Start work on a partition from its commit; it still has to be restored."""
+        held.tenure = Tenure(held.partition, commit)
+        held.state = RESTORING
+        return held.tenure
+
+    def rewind(self, held: Held, until: float, detail: str) -> Tenure | None:
+        """Give up what is in flight and start again from the watermark, not before `until`."""
+        retired = held.tenure
+        if retired is None:
+            return None
+        self._retire(retired)
+        held.tenure = Tenure(held.partition, retired.commit)
+        held.tenure.committed_offset = retired.committed_offset
+        # A partition that was still being restored must be restored for its new tenure, too.
+        held.state, held.held_until, held.detail = (NEW if held.state == RESTORING else HELD), until, detail
+        if held.state == NEW:
+            held.tenure = None
+        return held.tenure
+
+    def settle(self) -> None:
+        """Book what has been acknowledged."""
+        for tenure in self.tenures():
+            self._settle(tenure)
+
+    def failures(self) -> list[tuple[Held, Share]]:
+        """Partitions with an output that could not be written, with the first such share."""
+        found = ((held, held.tenure.failure()) for held in self._held.values() if held.tenure is not None)
+        return [(held, share) for held, share in found if share is not None]
+
+    def commits(self) -> dict[TopicPartition, Commit]:
+        """What is finished and not committed."""
+        return {
+            tenure.partition: tenure.commit
+            for tenure in self.tenures()
+            if tenure.commit.offset > tenure.committed_offset
+        }
+
+    def positions(self) -> dict[TopicPartition, Commit]:
+        """What may be committed, whether or not it has been."""
+        return {tenure.partition: tenure.commit for tenure in self.tenures()}
+
+    def committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        for partition, commit in commits.items():
+            held = self._held.get(partition)
+            if held is not None and held.tenure is not None:
+                held.tenure.committed_offset = max(held.tenure.committed_offset, commit.offset)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(tenure.in_flight for tenure in self.tenures())
+
+    def retire_all(self) -> None:
+        """End every tenure: the process stops."""
+        for tenure in self.tenures():
+            self._retire(tenure)
+
+    def _settle(self, tenure: Tenure) -> bool:
+        """Whether the tenure has unfinished shares that may still finish."""
+        for share in tenure.settle():
+            self._on_settled(share)
+        return tenure.has_open_shares() and tenure.failure() is None
+
+    def _retire(self, tenure: Tenure) -> None:
+        if tenure.is_live:
+            self._queue.discard(tenure)
+            self._settle(tenure)
+            self._metrics.accounting.abandoned += tenure.retire()
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        for held in self._of(partitions):
+            if held.tenure is not None:
+                self._retire(held.tenure)
+            del self._held[held.partition]
+            self._metrics.forget_partition(*held.partition)
+
+    def _of(self, partitions: Iterable[TopicPartition]) -> list[Held]:
+        return [self._held[partition] for partition in partitions if partition in self._held]
+
+    def _count(self, event: str, partitions: Collection[TopicPartition]) -> None:
+        self._metrics.rebalances.labels(event).inc()
+        self._metrics.assigned_partitions.labels(self._metrics.topic).set(len(self._held))
+        log.info(
+            "partitions %s: %s",
+            event,
+            sorted(partition for _, partition in partitions),
+            extra={"action": event},
+        )

@@ -1,0 +1,357 @@
+"""The `align-worker` command: what each sub-command takes, and which function it calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker import __version__
+from worker.errors import ConfigError
+from worker.settings import Settings, load, redacted, setting_names, variable
+
+Command = Callable[[argparse.Namespace], int]
+
+# What a command imports is loaded when it runs: `align-worker config` needs neither torch nor a Kafka client.
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command tree."""
+    root = argparse.ArgumentParser(
+        prog="align-worker",
+        description="Streaming feature alignment: multimodal item messages in, one aligned vector per item out.",
+        epilog="Every setting is a flag (--kafka.group_id), a variable (ALIGN_KAFKA__GROUP_ID) and a key of "
+        "the file given by --config. `align-worker config --help` lists them.",
+    )
+    root.add_argument("--version", action="version", version=f"align-worker {__version__}")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
+    _add_settings(run)
+
+    demo = _command(commands, "demo", _demo, "see it work: embedded broker, generated catalogue, real worker")
+    demo.add_argument(
+        "--items", type=_positive, default=20_000, metavar="N", help="items to feed (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--keep", action="store_true", help="leave broker and worker running, to attach your own producer"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of the generated catalogue (default: %(default)s)")
+    _add_settings(demo)
+
+    _add_space(commands)
+    _add_topics(commands)
+    _add_dlq(commands)
+
+    config = _command(commands, "config", _config, "print the effective settings, secrets redacted")
+    config.add_argument("--json", action="store_true", help="as JSON instead of YAML")
+    _add_settings(config)
+
+    schema = _command(commands, "schema", _schema, "print the JSON Schema of a message")
+    schema.add_argument("name", metavar="NAME", help="NewItem, UserEvent, ItemVector, UserVector or DeadLetter")
+    return root
+
+
+def _add_space(commands: Any) -> None:
+    space = commands.add_parser("space", help="make, show and check the space that vectors live in")
+    spaces = space.add_subparsers(metavar="COMMAND", required=True)
+    create = _command(spaces, "create", _space_create, "make a seeded, untrained space")
+    create.add_argument("path", type=Path, metavar="PATH")
+    create.add_argument(
+        "--modality",
+        action="append",
+        required=True,
+        metavar="NAME=DIM",
+        help="a modality and the size of its vectors",
+    )
+    create.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="NAME=ENCODER",
+        help="only accept features of this encoder",
+    )
+    create.add_argument(
+        "--dim", type=_positive, default=256, help="size of the published vectors (default: %(default)s)"
+    )
+    create.add_argument("--fusion", default="self_attention", help="kind of fusion (default: %(default)s)")
+    create.add_argument("--layers", type=_positive, default=1, help="(default: %(default)s)")
+    create.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
+    create.add_argument(
+        "--max-vectors",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="vectors of a modality per item (default: 1)",
+    )
+    create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    show = _command(spaces, "show", _space_show, "print what a space holds, as JSON")
+    show.add_argument("path", type=Path, metavar="PATH")
+    check = _command(spaces, "check", _space_check, "load a space, run it, and time it")
+    check.add_argument("path", type=Path, metavar="PATH")
+    check.add_argument("--json", action="store_true", help="the whole report")
+
+
+def _add_topics(commands: Any) -> None:
+    topics = commands.add_parser("topics", help="make and check the topics")
+    actions = topics.add_subparsers(metavar="COMMAND", required=True)
+    create = _command(
+        actions, "create", _topics_create, "make the topics that do not exist, with the right configuration"
+    )
+    create.add_argument(
+        "--partitions", type=_positive, default=12, help="most workers that can share (default: %(default)s)"
+    )
+    create.add_argument(
+        "--replication", type=_positive, default=3, help="copies of each partition (default: %(default)s)"
+    )
+    _add_settings(create)
+    _add_settings(_command(actions, "check", _topics_check, "say whether the worker can use the topics"))
+
+
+def _add_dlq(commands: Any) -> None:
+    dlq = commands.add_parser("dlq", help="list, show and replay dead letters")
+    actions = dlq.add_subparsers(metavar="COMMAND", required=True)
+    for name, function, help_text in (
+        ("list", _dlq_list, "one line per dead letter"),
+        ("show", _dlq_show, "everything about dead letters, with their bytes"),
+        ("replay", _dlq_replay, "send the original records to their topic again"),
+    ):
+        action = _command(actions, name, function, help_text)
+        action.add_argument(
+            "positions",
+            nargs="+" if name == "show" else "*",
+            metavar="PARTITION/OFFSET",
+            help="where they lie in the topic",
+        )
+        action.add_argument("--reason", help="only this reason")
+        action.add_argument("--topic", help="only records of this topic")
+        action.add_argument(
+            "--since", type=int, metavar="MS", help="only those since this time, milliseconds since 1970"
+        )
+        action.add_argument("--limit", type=_positive, metavar="N", help="at most this many")
+        if name == "replay":
+            action.add_argument("--dry-run", action="store_true", help="say what would be sent")
+        else:
+            action.add_argument("--json", action="store_true", help="one JSON object per line")
+        _add_settings(action)
+
+
+def _command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command.set_defaults(function=function)
+    return command
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    settings = command.add_argument_group("settings")
+    settings.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings (ALIGN_CONFIG)")
+    for name, description in setting_names().items():
+        settings.add_argument(
+            f"--{name}",
+            dest=f"setting:{name}",
+            metavar="VALUE",
+            help=f"{description} ({variable(name)})".replace("%", "%%"),
+        )
+
+
+def _settings(arguments: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> Settings:
+    flags = {
+        key.removeprefix("setting:"): value
+        for key, value in vars(arguments).items()
+        if key.startswith("setting:") and value is not None
+    }
+    return load({**(defaults or {}), **flags}, arguments.config)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _print_json(value: Any, *, indent: int | None = 2) -> None:
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from worker import logs
+    from worker.lifecycle import serve
+
+    settings = _settings(arguments)
+    logs.configure(settings.log.level, settings.log.format)
+    return serve(settings)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from worker.demo import run_demo
+
+    return run_demo(
+        lambda defaults: _settings(arguments, defaults),
+        num_items=arguments.items,
+        seed=arguments.seed,
+        keep=arguments.keep,
+    )
+
+
+def _space_create(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    space = command.create(
+        arguments.path,
+        _sizes("--modality", arguments.modality),
+        arguments.dim,
+        encoders=_pairs("--encoder", arguments.encoder),
+        fusion=arguments.fusion,
+        layers=arguments.layers,
+        heads=arguments.heads,
+        max_vectors=_sizes("--max-vectors", arguments.max_vectors),
+        seed=arguments.seed,
+    )
+    print(f"space {space.space_id} in {arguments.path}")
+    return 0
+
+
+def _space_show(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    _print_json(command.show(arguments.path))
+    return 0
+
+
+def _space_check(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    report = command.check(arguments.path)
+    if arguments.json:
+        _print_json(report.as_dict())
+    else:
+        print(report.text())
+    return 0
+
+
+def _topics_create(arguments: argparse.Namespace) -> int:
+    from worker.kafka import make_client
+    from worker.topics import create_topics
+
+    settings = _settings(arguments)
+    client = make_client(settings.kafka)
+    client.connect()
+    created = create_topics(client, settings, arguments.partitions, arguments.replication)
+    print(f"created {', '.join(created)}" if created else "all topics exist")
+    return 0
+
+
+def _topics_check(arguments: argparse.Namespace) -> int:
+    from worker.kafka import make_client
+    from worker.topics import check_topics
+
+    settings = _settings(arguments)
+    client = make_client(settings.kafka)
+    client.connect()
+    for warning in check_topics(client, settings):
+        print(f"warning: {warning}", file=sys.stderr)
+    print("topics are usable")
+    return 0
+
+
+def _dlq_letters(arguments: argparse.Namespace, settings: Settings) -> tuple[Any, Iterable[Any]]:
+    from worker.dead_letters import Selection, read_letters
+    from worker.kafka import make_client
+
+    client = make_client(settings.kafka)
+    client.connect()
+    selection = Selection(
+        arguments.reason, arguments.topic, arguments.since, frozenset(arguments.positions), arguments.limit
+    )
+    return client, selection.of(read_letters(client, settings.topics.dead_letters))
+
+
+def _dlq_list(arguments: argparse.Namespace) -> int:
+    from worker.dead_letters import one_line, summary
+
+    _, letters = _dlq_letters(arguments, _settings(arguments))
+    for stored in letters:
+        if arguments.json:
+            _print_json(summary(stored), indent=None)
+        else:
+            print(one_line(stored))
+    return 0
+
+
+def _dlq_show(arguments: argparse.Namespace) -> int:
+    from worker.dead_letters import full, readable
+
+    _, letters = _dlq_letters(arguments, _settings(arguments))
+    num_shown = 0
+    for stored in letters:
+        num_shown += 1
+        if arguments.json:
+            _print_json(full(stored), indent=None)
+        else:
+            print(readable(stored))
+    if num_shown == 0:
+        print(f"no dead letter at {', '.join(arguments.positions)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dlq_replay(arguments: argparse.Namespace) -> int:
+    from worker.dead_letters import one_line, replay
+
+    settings = _settings(arguments)
+    client, letters = _dlq_letters(arguments, settings)
+    if arguments.dry_run:
+        for stored in letters:
+            print(f"would send {one_line(stored)}")
+        return 0
+    num_sent = replay(client, settings, letters, lambda stored: print(f"sent {one_line(stored)}"))
+    print(f"{num_sent} records sent")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    settings = redacted(_settings(arguments))
+    if arguments.json:
+        _print_json(settings)
+    else:
+        print(yaml.safe_dump(settings, sort_keys=False), end="")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from schemas import MESSAGES, json_schema
+
+    if arguments.name not in MESSAGES:
+        raise ConfigError(f"schema: no message {arguments.name!r}; there are {', '.join(MESSAGES)}")
+    _print_json(json_schema(arguments.name))
+    return 0
+
+
+def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{flag} {text!r}: expected NAME=VALUE")
+        if name in pairs:
+            raise ConfigError(f"{flag}: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _sizes(flag: str, texts: Sequence[str]) -> dict[str, int]:
+    sizes = {}
+    for name, text in _pairs(flag, texts).items():
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(f"{flag} {name}={text}: expected a whole number of at least 1")
+        sizes[name] = int(text)
+    return sizes

@@ -1,0 +1,65 @@
+"""Signals, and how the process ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from worker.errors import WorkerError
+from worker.service import Service
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class _StoppedEarlyError(BaseException):
+    """SIGTERM before there was anything to drain. Not an `Exception`: nothing on the way may take it for a fault."""
+
+
+class StopSignals:
+    """SIGTERM or SIGINT asks for a drain; a second one ends the process at once, with the signal's usual code."""
+
+    def __init__(self, running: threading.Event) -> None:
+        self.stop = threading.Event()
+        self._running = running
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.stop.is_set():
+            os._exit(128 + number)
+        self.stop.set()
+        if not self._running.is_set():
+            raise _StoppedEarlyError
+
+
+def serve(settings: Settings) -> int:
+    """Run a worker until a signal; returns the exit code.
+
+    An error is logged on one line, and once more on standard error for whoever reads no logs.
+    """
+    service = Service(settings)
+    signals = StopSignals(service.running)
+    signals.install()
+    try:
+        service.run(signals.stop)
+    except _StoppedEarlyError:
+        log.info("stopped before start-up was complete", extra={"action": "stopped"})
+    except WorkerError as error:
+        log.critical("%s", error.one_line(), extra={"action": "failed", "exit_code": error.exit_code})
+        print(f"align-worker: {error.one_line()}", file=sys.stderr)
+        _exit(error.exit_code)
+    return 0
+
+
+def _exit(code: int) -> None:
+    """Leave without waiting for threads: after an error one of them may be stuck in the client or in the driver."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

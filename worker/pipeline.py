@@ -1,0 +1,538 @@
+"""The loop: source → decode → batch → fuse → publish → commit.
+
+Three threads carry the records: the poll thread (this loop: fetch, decode, gate, commit), the compute thread (batches
+to vectors) and the publish thread (vectors to the client). They overlap because the model releases the interpreter
+lock; more of them would only fight for it. `worker/README.md` has the argument for why nothing is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from schemas import Reason
+from worker.assignment import HELD, NEW, RUNNING, Assignment, Held
+from worker.batch_queue import BatchQueue
+from worker.decode import Decoder
+from worker.errors import (
+    AccessError,
+    CallTimeoutError,
+    ClientError,
+    FencedError,
+    NotMemberError,
+    RecordTooLargeError,
+    SpaceError,
+    SystemicError,
+    WorkerError,
+)
+from worker.fuse import Embedder, Fused, fuse
+from worker.health import Health
+from worker.kafka.port import ClientPort, Commit
+from worker.lease import MembershipLease, boottime, lease_seconds
+from worker.metrics import Metrics
+from worker.publish import OutputFormat, Producers, Publisher, Unacknowledged
+from worker.records import Decoded, Delete, Entry, Item, Record, Rejection, Superseded, TopicPartition
+from worker.restore import Restorer
+from worker.revisions import Revisions
+from worker.settings import Settings
+from worker.stage import Stage
+from worker.status import DeadLetterStatus
+from worker.tenure import Share, Tenure
+from worker.watchdog import Vitals
+
+log = logging.getLogger(__name__)
+
+# A join that is driven by polls shorter than this can be orphaned inside kafka-python, for ever.
+POLL_TIMEOUT_MS = 200
+ROOM_TIMEOUT_S = 0.2
+NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap, little to throw away
+OBSERVE_INTERVAL_S = 0.5
+STEP_TIMEOUT_S = 0.2
+PRODUCER_CLOSE_S = 0.5
+BACKOFF_S = 0.5
+MAX_BACKOFF_S = 10.0
+DEAD_LETTER_RETRY_S = 15.0
+NUM_RECENT_DEAD_LETTERS = 20
+
+
+class Pipeline:
+    """Everything between the two topics, for one process. `run` is called once, on the main thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: ClientPort,
+        decoder: Decoder,
+        embedder: Embedder,
+        output: OutputFormat,
+        metrics: Metrics,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._topic = settings.topics.items
+        self._client = client
+        self._decoder = decoder
+        self._embedder = embedder
+        self._metrics = metrics
+        self._accounting = metrics.accounting
+        self._health = health
+
+        self._lease = MembershipLease(lease_seconds(settings.kafka))
+        self._queue = BatchQueue(settings.batch)
+        self.assignment = Assignment(
+            self._queue,
+            self._lease,
+            metrics,
+            settings.revisions.max_items_per_partition,
+            settings.shutdown.revoke_timeout_s,
+            self._book,
+        )
+        self._fused: queue.Queue[Fused] = queue.Queue(NUM_FUSED_WAITING)
+        self._unacknowledged = Unacknowledged(settings.publish.max_in_flight_records)
+        self._compute = Stage("compute", self._compute_step)
+        self._publish = Stage("publish", self._publish_step)
+        self._publisher = Publisher(output, self._lease, self._unacknowledged, self._publish.beat)
+        self._restore = Stage("restore", lambda: self._restorer.step())
+        self._restorer = Restorer(client, settings.topics.item_vectors, output.space_id, self._restore.beat)
+        self._consumer = client.consumer()
+        self._producers: Producers | None = None
+
+        self._paused: set[TopicPartition] = set()
+        self._is_backpressured = False
+        self._num_failures = 0
+        self._retry_at: float | None = None
+        self._next_commit = 0.0
+        self._next_observation = 0.0
+        self._polled_at = time.monotonic()
+        self.is_backlog = False
+        self.lags: Mapping[TopicPartition, int] = {}
+        self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, stop: threading.Event, observe: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is set, then drain. Raises the `WorkerError` that ends the process.
+
+        `observe` is called twice a second on this thread, after figures have been refreshed.
+        """
+        self._start()
+        while not stop.is_set():
+            self._require_stages()  # a dead stage ends the process
+            self._recover()  # failed outputs: back to the watermark
+            self._make_room()  # back-pressure
+            polled = self._poll()
+            self._begin_new()  # partitions that have just come
+            self._resume_ready()  # partitions restored, or held long enough
+            self._accept(polled)  # decode, gate, queue
+            self.assignment.settle()  # receipts move the watermarks
+            self._commit_due()
+            self._observe_due(observe)
+        self._drain(observe)
+
+    def _start(self) -> None:
+        self._learn_limits()
+        self._open_producers()
+        for stage in (self._compute, self._publish, self._restore):
+            stage.start()
+        self._consumer.subscribe([self._topic], self.assignment)
+
+    def _drain(self, observe: Callable[[], None]) -> None:
+        """Finish what has been accepted within the budget, commit it, and leave the group.
+
+        Order matters: nothing new is fetched, so the queue runs empty; outputs are acknowledged before the last commit;
+        the producer is closed only after it, because closing fails what is still under way.
+        """
+        log.info("draining %d records", self.assignment.in_flight, extra={"action": "drain"})
+        self._health.draining()
+        deadline = time.monotonic() + self._settings.shutdown.drain_timeout_s
+        self._queue.drain()
+        while self.assignment.in_flight and time.monotonic() < deadline and not self.assignment.failures():
+            self._require_stages()
+            self._polled_at = time.monotonic()
+            self.assignment.settle()
+            self._commit_due()
+            self._observe_due(observe)
+            self._unacknowledged.wait_for_change(0.02)
+        self._commit()
+        num_abandoned = self.assignment.in_flight
+        self._close()
+        log.info("drained, %d records left to the next owner", num_abandoned, extra={"action": "drained"})
+
+    def _close(self) -> None:
+        self.assignment.retire_all()
+        self._check_accounting()
+        for stage in (self._compute, self._publish, self._restore):
+            stage.stop(STEP_TIMEOUT_S * 5)
+        try:
+            self._consumer.close(2.0)
+        except WorkerError as error:
+            log.warning("%s", error.one_line(), extra={"action": "close_failed"})
+        self._drop_producers()
+
+    def abort(self) -> None:
+        """Leave without draining, after an error: what is not committed is computed again by the next owner."""
+        self._lease.end()
+        self._close()
+
+    # ------------------------------------------------------------------ source
+
+    def _make_room(self) -> None:
+        """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
+        if self._is_backpressured:
+            self._is_backpressured = not self._queue.is_low()
+        elif self._queue.is_full():
+            self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
+
+    def _poll(self) -> Mapping[TopicPartition, Sequence[Record]]:
+        self._apply_pauses()
+        started = time.monotonic()
+        try:
+            polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=2 * self._settings.batch.max_records)
+        except ClientError as error:
+            self._metrics.poll_errors.labels(self._topic).inc()
+            log.warning("%s", error.one_line(), extra={"action": "poll_failed"})
+            time.sleep(0.1)
+            polled = {}
+        self._polled_at = time.monotonic()
+        self._metrics.last_poll.set_to_current_time()
+        if polled:
+            self._metrics.stage_duration.labels("poll").observe(self._polled_at - started)
+        return polled
+
+    def _apply_pauses(self) -> None:
+        """Fetch from running partitions only, and from none while the queue is full."""
+        held = self.assignment.all()
+        wanted = {each.partition for each in held if self._is_backpressured or each.state != RUNNING}
+        self._paused &= {each.partition for each in held}
+        if new := wanted - self._paused:
+            self._consumer.pause(new)
+        if over := self._paused - wanted:
+            self._consumer.resume(over)
+        self._paused = wanted
+        self._metrics.paused_partitions.labels(self._topic).set(len(wanted))
+
+    def _begin_new(self) -> None:
+        """Start partitions that have just been assigned: from the group's commit, once restored."""
+        new = self.assignment.in_state(NEW)
+        if not new:
+            return
+        try:
+            commits = self._consumer.committed([held.partition for held in new])
+            for held in new:
+                # The poll that brought the partition may have returned records of it, and the client keeps its position
+                # when a partition comes back to the same member: only the commit says what is finished.
+                commit = commits.get(held.partition) or Commit(self._consumer.beginning(held.partition))
+                self._consumer.seek(held.partition, commit.offset)
+                self._paused.discard(held.partition)
+                self._restorer.request(self.assignment.begin(held, commit))
+        except NotMemberError:
+            return
+        except ClientError as error:
+            log.warning("%s", error.one_line(), extra={"action": "begin_failed"})
+
+    def _resume_ready(self) -> None:
+        for restored in self._restorer.results():
+            held = next((each for each in self.assignment.all() if each.tenure is restored.tenure), None)
+            if held is None:
+                continue
+            if isinstance(restored.error, SpaceError | AccessError):
+                raise restored.error
+            if restored.error is not None:
+                log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
+                self._restorer.request(restored.tenure)
+                continue
+            for item_id, newest in restored.newest.items():
+                held.revisions.restore(item_id, newest)
+            held.state = RUNNING
+        for held in self.assignment.in_state(HELD):
+            if time.monotonic() >= held.held_until and self._producers is not None:
+                held.state, held.detail = RUNNING, ""
+
+    # ------------------------------------------------------------------ decode and gate
+
+    def _accept(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        started = time.monotonic()
+        for partition, records in polled.items():
+            if partition not in self.assignment:
+                continue
+            held = self.assignment[partition]
+            if held.state != RUNNING or held.tenure is None:
+                continue  # fetched before it was paused; the seek of its tenure brings it again
+            decoded = self._decoder.decode(records)
+            self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
+            self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
+            self._accounting.consumed += len(records)
+            held.tenure.num_consumed += len(records)
+            self._queue.put(held.tenure, gate(decoded.entries, held.revisions))
+        if polled:
+            self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+
+    # ------------------------------------------------------------------ fuse (compute thread)
+
+    def _compute_step(self) -> None:
+        batch = self._queue.take(STEP_TIMEOUT_S)
+        if batch is None:
+            return
+        started = time.monotonic()
+        metrics = self._metrics
+        metrics.batch_wait.observe(max(0.0, time.time() - batch.oldest_ms / 1000))
+        metrics.batch_size.labels(batch.reason).observe(batch.num_outputs)
+        metrics.batch_fill.set(batch.num_outputs / self._settings.batch.max_records)
+        fused = fuse(batch, self._embedder, metrics.out_of_memory.inc)
+        metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
+        self._hand_over(fused)
+
+    def _hand_over(self, fused: Fused) -> None:
+        while any(share.tenure.is_live for share in fused.batch.shares):
+            try:
+                self._fused.put(fused, timeout=STEP_TIMEOUT_S)
+                return
+            except queue.Full:
+                self._compute.beat()
+
+    # ------------------------------------------------------------------ publish (publish thread)
+
+    def _publish_step(self) -> None:
+        try:
+            fused = self._fused.get(timeout=STEP_TIMEOUT_S)
+        except queue.Empty:
+            return
+        started = time.monotonic()
+        self._publisher.publish(fused)
+        self._metrics.stage_duration.labels("publish").observe(time.monotonic() - started)
+
+    # ------------------------------------------------------------------ commit
+
+    def _commit_due(self) -> None:
+        now = time.monotonic()
+        lease_due = self.assignment.in_flight > 0 and self._lease.is_due(boottime())
+        if now >= self._next_commit or lease_due:
+            self._next_commit = now + self._settings.commit.interval_ms / 1000
+            self._commit(prove_membership=lease_due)
+
+    def _commit(self, *, prove_membership: bool = False) -> None:
+        """Commit what is finished. With nothing new to commit, the old offsets prove membership just as well."""
+        commits = self.assignment.commits() or (self.assignment.positions() if prove_membership else {})
+        if not commits:
+            return
+        sent_at, started = boottime(), time.monotonic()
+        try:
+            self._consumer.commit(commits)
+        except NotMemberError as error:  # the next poll says what became of the partitions
+            self._metrics.commits.labels("not_member").inc()
+            log.info("%s", error.one_line(), extra={"action": "commit_refused"})
+            return
+        except ClientError as error:  # the next commit covers these offsets, too
+            self._metrics.commits.labels("error").inc()
+            log.warning("%s", error.one_line(), extra={"action": "commit_failed"})
+            return
+        self._lease.renew(sent_at)
+        self.assignment.committed(commits)
+        self._num_failures = 0
+        self._metrics.commits.labels("ok").inc()
+        self._metrics.last_commit.set_to_current_time()
+        self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
+
+    def _book(self, share: Share) -> None:
+        """Account for a finished share: the only place where records end."""
+        metrics, topic, accounting = self._metrics, self._topic, self._accounting
+        upserts = [entry for entry in share.newest.values() if isinstance(entry, Item)]
+        accounting.published["upsert"] += len(upserts)
+        accounting.published["tombstone"] += len(share.newest) - len(upserts)
+        accounting.superseded["stale_revision"] += share.num_stale
+        accounting.superseded["same_batch"] += share.num_same_batch
+        accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
+        self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
+        finished_ms = (share.finished_at or 0.0) * 1000
+        metrics.last_publish.set(finished_ms / 1000)
+        metrics.latency.observe_many(topic, [max(0.0, finished_ms - item.record.timestamp) / 1000 for item in upserts])
+        freshness_ms = [finished_ms - item.event_time_ms for item in upserts]
+        metrics.freshness.observe_many(topic, [max(0.0, each) / 1000 for each in freshness_ms])
+        metrics.clock_skew.labels(topic).inc(sum(each < 0 for each in freshness_ms))
+
+    # ------------------------------------------------------------------ recovery
+
+    def _recover(self) -> None:
+        """Return to the watermark what could not be written, and replace a producer that refused a record."""
+        now = time.monotonic()
+        for held, share in self.assignment.failures():
+            error = share.error
+            if isinstance(error, AccessError | FencedError | SystemicError):
+                raise error
+            if share.error_is_dead_letter and not getattr(error, "retriable", False):
+                self._stop_partition(held, error, now)
+            else:
+                self._rewind_all(error, now)
+                break
+        if self._producers is None and self._retry_at is not None and now >= self._retry_at:
+            self._reopen_producers(now)
+
+    def _stop_partition(self, held: Held, error: WorkerError | None, now: float) -> None:
+        """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
+        detail = error.one_line() if error is not None else ""
+        self._metrics.dead_letter_failures.labels(self._topic).inc()
+        self._metrics.rewinds.labels("dead_letter_failed").inc()
+        log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
+        self._rewind(held, now + DEAD_LETTER_RETRY_S, detail)
+        self._learn_limits()
+        self._replace_dead_letter_producer()
+
+    def _rewind_all(self, error: WorkerError | None, now: float) -> None:
+        """After one refused record kafka-python's producer fails all later ones, so everything it had is void."""
+        self._num_failures += 1
+        delay_s = backoff_s(self._num_failures)
+        detail = error.one_line() if error is not None else ""
+        self._metrics.rewinds.labels("publish_failed").inc()
+        log.warning(
+            "an output could not be written, starting again from the last acknowledged one in %.1f s: %s",
+            delay_s, detail, extra={"action": "rewind"},
+        )  # fmt: skip
+        self._drop_producers()
+        for held in self.assignment.all():
+            self._rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
+        self._unacknowledged.clear()
+        self._retry_at = now + delay_s
+        if isinstance(error, RecordTooLargeError):
+            self._learn_limits()
+
+    def _rewind(self, held: Held, until: float, detail: str) -> None:
+        tenure: Tenure | None = self.assignment.rewind(held, until, detail)
+        if tenure is not None:
+            self._consumer.seek(held.partition, tenure.commit.offset)
+
+    def _reopen_producers(self, now: float) -> None:
+        try:
+            self._open_producers()
+        except ClientError as error:
+            self._num_failures += 1
+            self._retry_at = now + backoff_s(self._num_failures)
+            log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
+
+    def _open_producers(self) -> None:
+        self._producers = Producers(self._client.producer(self._lease), self._client.producer(self._lease))
+        self._publisher.use(self._producers)
+        self._retry_at = None
+
+    def _drop_producers(self) -> None:
+        producers, self._producers = self._producers, None
+        self._publisher.use(None)
+        for producer in producers or ():
+            producer.close(PRODUCER_CLOSE_S)
+
+    def _replace_dead_letter_producer(self) -> None:
+        if self._producers is None:
+            return
+        refused, outputs = self._producers.dead_letters, self._producers.outputs
+        try:
+            self._producers = Producers(outputs, self._client.producer(self._lease))
+        except ClientError as error:  # the old one fails the next dead letter, and we are here again
+            log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
+            return
+        self._publisher.use(self._producers)
+        refused.close(PRODUCER_CLOSE_S)
+
+    def _learn_limits(self) -> None:
+        """How large a record the output topics take. What is not known is not limited."""
+        topics = self._settings.topics
+        try:
+            described = self._client.describe_topics([topics.item_vectors, topics.dead_letters])
+        except (ClientError, CallTimeoutError) as error:
+            log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
+            return
+        for name, description in described.items():
+            self._publisher.limit(name, description.max_message_bytes)
+
+    # ------------------------------------------------------------------ figures
+
+    def _require_stages(self) -> None:
+        for stage in (self._compute, self._publish, self._restore):
+            if isinstance(stage.error, WorkerError):
+                raise stage.error
+            if stage.error is not None:
+                raise SystemicError(f"the {stage.name} stage failed: {stage.error!r}") from stage.error
+
+    def _observe_due(self, observe: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if now < self._next_observation:
+            return
+        self._next_observation = now + OBSERVE_INTERVAL_S
+        held = self.assignment.all()
+        self.lags = self._consumer.lag([each.partition for each in held])
+        total_lag = sum(self.lags.values())
+        backlog = total_lag + self._queue.num_records > self._settings.batch.backlog_records
+        if backlog != self.is_backlog:
+            log.info("%s mode, lag %d", "backlog" if backlog else "live", total_lag, extra={"action": "mode"})
+            self.is_backlog = backlog
+            self._queue.set_backlog(backlog)
+        if self._consumer.is_stable():
+            self._health.joined()
+        metrics = self._metrics
+        for each in held:
+            topic, partition = each.partition
+            lag = self.lags.get(each.partition)
+            if lag is not None and each.tenure is not None:
+                metrics.position_lag.labels(topic, str(partition)).set(lag)
+                metrics.lag.labels(topic, str(partition)).set(lag + each.tenure.in_flight)
+        self._check_accounting()
+        metrics.queue_depth.set(self._queue.num_records)
+        metrics.unacknowledged.set(self._unacknowledged.num_records)
+        observe()
+
+    def _check_accounting(self) -> None:
+        unaccounted = self._accounting.snapshot(self.assignment.in_flight).unaccounted()
+        if unaccounted:
+            log.error("%d records are not accounted for", unaccounted, extra={"action": "accounting_broken"})
+
+    def vitals(self) -> Vitals:
+        """For the watchdog; called on its thread."""
+        moved_at = {stage.name: stage.moved_at for stage in (self._compute, self._publish, self._restore)}
+        return Vitals({"poll": self._polled_at, **moved_at}, self._consumer.is_stable(), self._client.reachable)
+
+    @property
+    def num_queued(self) -> int:
+        return self._queue.num_records
+
+    @property
+    def num_unacknowledged(self) -> int:
+        return self._unacknowledged.num_records
+
+    @property
+    def is_stable(self) -> bool:
+        return self._consumer.is_stable()
+
+
+def gate(entries: Sequence[Decoded], revisions: Revisions) -> list[Entry]:
+    """Mark inputs that a newer one of the same item has overtaken."""
+    return [entry if _is_newest(entry, revisions) else Superseded(entry.record) for entry in entries]
+
+
+def _is_newest(entry: Decoded, revisions: Revisions) -> bool:
+    match entry:
+        case Item():
+            return revisions.accept_upsert(entry.item_id, entry.revision, entry.record.offset)
+        case Delete():
+            return revisions.accept_delete(entry.item_id, entry.record.offset)
+        case Rejection():
+            return True
+
+
+def backoff_s(num_failures: int, jitter: Callable[[], float] = random.random) -> float:
+    """Delay before try `num_failures`, doubling to a bound, with up to half of it random so that workers spread."""
+    delay = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(num_failures - 1, 10))
+    return delay * (1 - jitter() / 2)
+
+
+def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:
+    record = rejection.record
+    return DeadLetterStatus(
+        at_ms=time.time_ns() // 1_000_000,
+        partition=record.partition,
+        offset=record.offset,
+        reason=Reason(rejection.reason).value,
+        detail=rejection.detail[:300],
+    )

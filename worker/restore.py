@@ -1,0 +1,118 @@
+"""What an earlier owner of a partition has already published, read back before the partition is worked on.
+
+After a crash the inputs since the last commit are computed again. Some of their outputs may be written already, newer
+ones of the same item among them; publishing the older ones after those would undo them. The commit carries a note of
+where in the output partition the uncommitted outputs begin (`tenure.format_note`), so reading from there to the end
+tells which inputs have been overtaken. Without a note (first start, offsets reset by hand) everything is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from schemas import ItemVector, SchemaError, decode
+from worker.errors import SpaceError, WorkerError
+from worker.kafka.port import ClientPort
+from worker.publish import SOURCE_OFFSET_HEADER
+from worker.records import Record, TopicPartition
+from worker.revisions import Newest
+from worker.tenure import Tenure, parse_note
+
+log = logging.getLogger(__name__)
+
+NUM_ALWAYS_READ = 64  # so that a topic of another space is noticed even when nothing is uncommitted
+STEP_TIMEOUT_S = 30.0
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What `tenure` starts from."""
+
+    tenure: Tenure
+    newest: dict[str, Newest]
+    error: WorkerError | None = None
+
+
+class Restorer:
+    """Reads output partitions back, one at a time, on a thread of its own."""
+
+    def __init__(self, client: ClientPort, output_topic: str, space_id: str, beat: Callable[[], None]) -> None:
+        self._client = client
+        self._output_topic = output_topic
+        self._space_id = space_id
+        self._beat = beat
+        self._requests: queue.SimpleQueue[Tenure] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Restored] = queue.SimpleQueue()
+
+    def request(self, tenure: Tenure) -> None:
+        self._requests.put(tenure)
+
+    def results(self) -> list[Restored]:
+        """What has been restored since the last call. Never waits."""
+        results = []
+        while not self._results.empty():
+            results.append(self._results.get())
+        return results
+
+    def step(self) -> None:
+        """Restore the next partition; returns after a moment when there is none."""
+        try:
+            tenure = self._requests.get(timeout=0.2)
+        except queue.Empty:
+            return
+        if not tenure.is_live:
+            return
+        try:
+            self._results.put(Restored(tenure, self._read(tenure)))
+        except WorkerError as error:
+            time.sleep(RETRY_S)
+            self._results.put(Restored(tenure, {}, error))
+
+    def _read(self, tenure: Tenure) -> dict[str, Newest]:
+        partition = TopicPartition(self._output_topic, tenure.partition.partition)
+        records = self._client.read(
+            partition, parse_note(tenure.commit.note), at_least_last=NUM_ALWAYS_READ, timeout_s=STEP_TIMEOUT_S
+        )
+        return newest_published(self._beating(records), self._space_id)
+
+    def _beating(self, records: Iterable[Record]) -> Iterator[Record]:
+        """A large partition takes longer than the watchdog allows for a step."""
+        for record in records:
+            self._beat()
+            yield record
+
+
+def newest_published(records: Iterable[Record], space_id: str) -> dict[str, Newest]:
+    """The newest input of each item that the output records come from.
+
+    Raises `SpaceError` for a vector of another space: vectors of two spaces in one topic would be compared with each
+    other by whoever reads it.
+    """
+    newest: dict[str, Newest] = {}
+    for record in records:
+        try:
+            item_id = (record.key or b"").decode()
+            if record.value is None:
+                source = next(value for name, value in record.headers if name == SOURCE_OFFSET_HEADER)
+                newest[item_id] = Newest(int(source or b""), None)
+                continue
+            vector = decode(ItemVector, record.value, check_values=False)
+        except (SchemaError, ValueError, StopIteration) as error:
+            log.warning(
+                "%s/%d offset %d is not an output of this worker: %s",
+                record.topic, record.partition, record.offset, error, extra={"action": "foreign_output"},
+            )  # fmt: skip
+            continue
+        if vector.space_id != space_id:
+            raise SpaceError(
+                f"topic {record.topic} holds vectors of space {vector.space_id}, but space.path is space {space_id}: "
+                f"give the new space a topic of its own (topics.item_vectors) or set space.path back"
+            )
+        if vector.source_offset is not None:
+            newest[item_id] = Newest(vector.source_offset, vector.revision)
+    return newest

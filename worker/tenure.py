@@ -1,0 +1,192 @@
+"""Whose turn a partition is in, how far it has come, and which offset may be committed.
+
+A `Tenure` is one unbroken stretch of work on a partition: from its assignment, or the last return to its committed
+offset, until it is revoked, lost or returned again. A `Share` is what one micro-batch holds of one tenure. Receipts go
+to shares; a tenure's watermark moves over the contiguous prefix of finished shares. Work of a retired tenure is
+dropped wherever it is met, so nothing of it is published or committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from schemas import Reason
+from worker.errors import WorkerError
+from worker.kafka.port import Commit
+from worker.records import Delete, Entry, Item, Rejection, TopicPartition
+
+_NOTE_PREFIX = "vectors_end="
+
+
+class Share:
+    """One tenure's part of one micro-batch, and the fate of its outputs.
+
+    Filled by the thread that takes batches, then owned by the publisher; receipts arrive on the producer's thread.
+    """
+
+    __slots__ = (
+        "_num_expected",
+        "_num_receipts",
+        "_on_finished",
+        "error",
+        "error_is_dead_letter",
+        "finished_at",
+        "newest",
+        "next_offset",
+        "num_records",
+        "num_same_batch",
+        "num_stale",
+        "rejections",
+        "tenure",
+        "vectors_end",
+    )
+
+    def __init__(self, tenure: Tenure) -> None:
+        self.tenure = tenure
+        self.newest: dict[str, Item | Delete] = {}
+        self.rejections: list[Rejection] = []
+        self.num_records = 0
+        self.num_stale = 0
+        self.num_same_batch = 0
+        self.next_offset = 0
+        self.vectors_end = 0
+        self.finished_at: float | None = None
+        self.error: WorkerError | None = None
+        self.error_is_dead_letter = False
+        self._num_expected: int | None = None
+        self._num_receipts = 0
+        self._on_finished: Callable[[], None] | None = None
+
+    def add(self, entry: Entry) -> int:
+        """Take in the next record; returns how many outputs it adds (0 or 1)."""
+        self.num_records += 1
+        self.next_offset = entry.record.offset + 1
+        kind = type(entry)
+        if kind is Item or kind is Delete:
+            before = len(self.newest)
+            self.newest[entry.item_id] = entry  # type: ignore[union-attr,assignment]
+            added = len(self.newest) - before
+            self.num_same_batch += 1 - added
+            return added
+        if kind is Rejection:
+            self.rejections.append(entry)  # type: ignore[arg-type]
+            return 1
+        self.num_stale += 1
+        return 0
+
+    def reject(self, entry: Item | Delete, reason: Reason, stage: str, detail: str) -> None:
+        """Turn an entry that failed after decoding into a rejection."""
+        del self.newest[entry.item_id]
+        self.rejections.append(Rejection(entry.record, reason, stage, detail))
+
+    def expect(self, on_finished: Callable[[], None]) -> None:
+        """Call once, when the outputs are settled and before the first is sent. `on_finished` is called when the last
+        receipt is in, or the first failure, on whatever thread that happens."""
+        self._on_finished = on_finished
+        self._num_expected = len(self.newest) + len(self.rejections)
+        if self._num_expected == 0:
+            self._finish()
+
+    def acknowledged(self, offset: int) -> None:
+        """A vector or tombstone is written, at this offset of the output partition."""
+        if offset >= self.vectors_end:
+            self.vectors_end = offset + 1
+        self._count()
+
+    def failed(self, error: WorkerError) -> None:
+        if self.error is None:
+            self.error = error
+            self._finish()
+
+    def _count(self) -> None:
+        self._num_receipts += 1
+        if self._num_receipts == self._num_expected and self.error is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.finished_at = time.time()
+        if self._on_finished is not None:
+            self._on_finished()
+
+    @property
+    def is_done(self) -> bool:
+        return self.finished_at is not None and self.error is None
+
+
+class DeadLetterReceipt:
+    """Books the receipt of a dead letter on its share."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    def acknowledged(self, offset: int) -> None:
+        self._share._count()  # noqa: SLF001  # two halves of one thing
+
+    def failed(self, error: WorkerError) -> None:
+        if self._share.error is None:
+            self._share.error_is_dead_letter = True
+        self._share.failed(error)
+
+
+class Tenure:
+    """One stretch of work on one partition. The poll thread owns it; other threads only read `is_live`."""
+
+    def __init__(self, partition: TopicPartition, commit: Commit) -> None:
+        self.partition = partition
+        self.commit = commit
+        """What may be committed: everything before its offset is finished."""
+        self.committed_offset = commit.offset
+        self.is_live = True
+        self.num_consumed = 0
+        self.num_settled = 0
+        self._shares: deque[Share] = deque()
+
+    def open_share(self) -> Share:
+        """A new share, last in order. Called in the order in which batches are taken."""
+        share = Share(self)
+        self._shares.append(share)
+        return share
+
+    def settle(self) -> list[Share]:
+        """Move the watermark over finished shares; returns those it moved over, in order."""
+        settled = []
+        while self._shares and self._shares[0].is_done:
+            share = self._shares.popleft()
+            vectors_end = max(share.vectors_end, parse_note(self.commit.note) or 0)
+            self.commit = Commit(share.next_offset, format_note(vectors_end))
+            self.num_settled += share.num_records
+            settled.append(share)
+        return settled
+
+    def failure(self) -> Share | None:
+        """The first share that failed, if one did."""
+        return next((share for share in tuple(self._shares) if share.error is not None), None)
+
+    @property
+    def in_flight(self) -> int:
+        """Records consumed and not settled."""
+        return self.num_consumed - self.num_settled
+
+    def has_open_shares(self) -> bool:
+        return bool(self._shares)
+
+    def retire(self) -> int:
+        """Stop counting for anything; returns the number of records given up."""
+        self.is_live = False
+        return self.in_flight
+
+
+def format_note(vectors_end: int) -> str:
+    """The note committed beside an offset: outputs of later inputs lie at or after `vectors_end` in the partition of
+    the output topic with the same number, because one partition's outputs are written in the order of its inputs."""
+    return f"{_NOTE_PREFIX}{vectors_end}"
+
+
+def parse_note(note: str) -> int | None:
+    """The position in a note, or None when it is not one of ours."""
+    digits = note.removeprefix(_NOTE_PREFIX)
+    return int(digits) if note.startswith(_NOTE_PREFIX) and digits.isdecimal() else None
