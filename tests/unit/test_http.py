@@ -89,7 +89,8 @@ def ask(server: HttpServer, path: str, method: str = "GET", body: bytes | None =
 
 def connect(server: HttpServer) -> socket.socket:
     address = urlsplit(server.address)
-    return socket.create_connection((address.hostname, address.port), timeout=5)
+    # Shorter than the server's own time-out, so that a test waiting for a cut does not take that for one.
+    return socket.create_connection((address.hostname, address.port), timeout=2)
 
 
 def test_probes_follow_the_health(world: World) -> None:
@@ -141,6 +142,14 @@ def test_head_answers_as_get_does_without_the_body(world: World, path: str) -> N
     assert (got.code, head.code, head.body) == (200, 200, b"")
     assert head.headers["Content-Length"] == got.headers["Content-Length"] == str(len(got.body))
     assert head.headers["Content-Type"] == got.headers["Content-Type"]
+
+
+def test_nothing_follows_the_headers_of_head(world: World) -> None:
+    with closing(connect(world.server)) as client:
+        client.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answered = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert answered.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -218,8 +227,14 @@ def test_a_stalled_connection_is_cut_at_its_deadline(world: World) -> None:
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(1)
-        client.settimeout(5)
+        client.settimeout(2)
         server.cut(older_than_s=0)
+        assert client.recv(1) == b""
+
+
+def test_deadlines_are_looked_at_while_serving(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_http, "CONNECTION_DEADLINE_S", 0.0)
+    with closing(connect(world.server)) as client:
         assert client.recv(1) == b""
 
 
@@ -251,6 +266,27 @@ def test_a_server_starts_again_on_the_port_it_had(world: World) -> None:
     again.start()
     assert ask(again, "/livez").code == 200
     again.close()
+
+
+def test_starting_asks_no_name_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(name: str = "") -> str:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(socket, "getfqdn", hang)
+    other = HttpServer("127.0.0.1", 0, world.registry, world.health, make_status)
+    other.start()
+    other.close()
+
+
+def test_an_ipv6_address_is_a_url(world: World) -> None:
+    server = HttpServer("::1", 0, world.registry, world.health, make_status)
+    try:
+        server.start()
+    except ConfigError:
+        pytest.skip("this machine has no IPv6")
+    with closing(connect(server)):
+        assert server.address.startswith("http://[::1]:")
+    server.close()
 
 
 def test_a_port_in_use_names_the_setting(world: World) -> None:

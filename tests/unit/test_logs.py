@@ -290,6 +290,16 @@ def test_messages_that_never_repeat_do_not_fill_the_memory() -> None:
     assert len(repeats._last) == len(repeats._held) == 256
 
 
+def test_what_repeats_is_remembered_longest() -> None:
+    repeats = RepeatFilter("kafka", 10.0)
+    assert repeats.filter(client_record(0, "down"))
+    for n in range(255):
+        repeats.filter(client_record(1, "-" * n))
+    assert repeats.filter(client_record(11, "down"))
+    assert repeats.filter(client_record(11, "new"))
+    assert not repeats.filter(client_record(12, "down"))
+
+
 # The process's logging
 
 
@@ -337,10 +347,9 @@ def test_other_handlers_see_all_that_the_client_says(
 
 
 def test_warnings_become_lines(lines: Callable[[], list[str]]) -> None:
-    logs.configure("info", "json")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(True)  # `catch_warnings` put the printing function back
+        logs.configure("info", "json")
         warnings.warn("old name", DeprecationWarning, stacklevel=1)
         logging.captureWarnings(False)
     [line] = lines()
