@@ -54,6 +54,7 @@ def configure(level: str, format: Literal["json", "text"]) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread_death
+    sys.unraisablehook = _log_ignored
 
 
 class _LineHandler(logging.StreamHandler[Any]):
@@ -258,3 +259,14 @@ def _log_thread_death(death: threading.ExceptHookArgs) -> None:
         exc_info=(death.exc_type, death.exc_value, death.exc_traceback),
         extra={"action": "crash", "thread_name": name},
     )
+
+
+def _log_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Faults in finalizers and exit handlers, which Python goes on after."""
+    if ignored.exc_value is not None:
+        logging.getLogger("worker").warning(
+            "%s",
+            ignored.err_msg or "exception ignored",
+            exc_info=(ignored.exc_type, ignored.exc_value, ignored.exc_traceback),
+            extra={"action": "ignored"},
+        )

@@ -28,13 +28,14 @@ EPOCH_2026 = 1_767_225_600.0
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]]]:
     """Gives what was written to stderr; puts the process's logging back afterwards."""
     root, client = logging.getLogger(), logging.getLogger("kafka")
-    handlers, levels, hooks = root.handlers[:], (root.level, client.level), (sys.excepthook, threading.excepthook)
+    handlers, levels = root.handlers[:], (root.level, client.level)
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield lambda: capsys.readouterr().err.splitlines()
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     client.setLevel(levels[1])
-    sys.excepthook, threading.excepthook = hooks
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
 def make_record(
@@ -376,3 +377,16 @@ def test_the_death_of_a_thread_is_a_line_with_its_name(lines: Callable[[], list[
     [line] = lines()
     assert json.loads(line)["thread_name"] == "publish"
     assert "RuntimeError: publish failed" in json.loads(line)["exception"]
+
+
+def test_a_fault_in_a_finalizer_is_a_line(lines: Callable[[], list[str]]) -> None:
+    class Careless:
+        def __del__(self) -> None:
+            raise RuntimeError("too late")
+
+    logs.configure("info", "json")
+    careless = Careless()
+    del careless
+    [line] = lines()
+    assert json.loads(line)["action"] == "ignored"
+    assert "RuntimeError: too late" in json.loads(line)["exception"]
