@@ -20,7 +20,9 @@ from worker.errors import SpaceError
 Weights = Mapping[str, Tensor]
 """float32, on the CPU, by the model's parameter names."""
 
-SMALL = 0.02  # standard deviation of type embeddings and the summary: far below that of a token, which is 1
+START_AS_IDENTITY = ("value.weight", "merge.weight", "output.weight")
+START_AT_ZERO = ("narrow.weight", "fusion.summary")
+TYPE_EMBEDDING = 0.02  # standard deviation at the start: far below that of a token, which is 1
 
 
 def expected_shapes(spec: SpaceSpec) -> dict[str, tuple[int, ...]]:
@@ -31,18 +33,21 @@ def expected_shapes(spec: SpaceSpec) -> dict[str, tuple[int, ...]]:
 def initial_weights(spec: SpaceSpec, seed: int) -> dict[str, Tensor]:
     """Untrained parameters that depend on the spec and the seed alone.
 
-    Linear maps keep the variance of their input (LeCun et al. 1998), so that an untrained space keeps the
-    neighbourhoods of its features; only uniform draws, which do not depend on the processor.
+    An untrained space averages random projections of the modalities that an item has, which keeps the neighbourhoods
+    of its features: the maps after the heads start as the identity, the feed-forward part and the summary at zero.
+    The rest keeps the variance of its input (LeCun et al. 1998). Only uniform draws: they do not depend on the
+    processor.
     """
     generator = torch.Generator().manual_seed(seed)
     return {name: _initial(name, shape, generator) for name, shape in sorted(expected_shapes(spec).items())}
 
 
 def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if len(shape) == 2:
-        deviation = shape[1] ** -0.5
-    else:
-        deviation = SMALL if name.startswith("head_") or name == "fusion.summary" else 0.0
+    if name.endswith(START_AS_IDENTITY):
+        return torch.eye(*shape)
+    if name.endswith(START_AT_ZERO) or (len(shape) == 1 and not name.startswith("head_")):
+        return torch.zeros(shape)
+    deviation = TYPE_EMBEDDING if len(shape) == 1 else shape[1] ** -0.5
     uniform: Tensor = torch.rand(shape, generator=generator)
     return torch.mul(uniform * 2 - 1, math.sqrt(3) * deviation)
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from worker.align.features import ElementType
-from worker.align.space import Space, create_space
+from worker.align.space import Space, write_space
 from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.weights import expected_shapes
 
 Array = NDArray[np.float64]
 TORCH_TYPES = {"f2": torch.float16, "f4": torch.float32, "bf2": torch.bfloat16}
@@ -64,7 +65,13 @@ def spec(
 
 
 def make_space(directory: Path, of: SpaceSpec | None = None, seed: int = 0) -> Space:
-    return create_space(directory / "space", of or spec(), seed)
+    """A space none of whose parameters is zero or regular, as after training."""
+    of, generator = of or spec(), torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.randn(shape, generator=generator) * (shape[-1] ** -0.5 if len(shape) == 2 else 0.3)
+        for name, shape in sorted(expected_shapes(of).items())
+    }
+    return write_space(directory / "space", of, weights)
 
 
 def make_items(of: SpaceSpec, count: int, seed: int = 0, dtype: ElementType = "f4") -> list[Item]:

@@ -52,15 +52,6 @@ def test_devices_that_are_not_there(
         resolve_device(requested)
 
 
-def graph_that_allocates_too_much() -> None:
-    traced = torch.jit.script("def too_much(n: int):\n    return torch.empty([n], dtype=torch.uint8)\n")
-    traced.too_much(1 << 60)
-
-
-def raise_error(error: Exception) -> None:
-    raise error
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -82,8 +73,49 @@ def test_what_the_cpu_allocator_really_raises_is_no_memory() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_the_cpu_allocator_raises_inside_a_graph_is_no_memory() -> None:
-    def too_much(size: torch.Tensor) -> torch.Tensor:
-        return size.new_zeros(1).expand(int(size.shape[0]) << 20, 1 << 20, 1 << 20).contiguous()
+    copy = torch.jit.trace(lambda x: x.clone(memory_format=torch.contiguous_format), torch.zeros(1).expand(4))
+    with pytest.raises(OutOfMemoryError), device_failures():
+        copy(torch.zeros(1).expand(1 << 60))
 
-    graph = torch.jit.trace(lambda row: row.expand(1 << 20, 1 << 20, 1 << 20).clone(), torch.zeros(1)[:0].new_zeros(1)) if False else None
-    assert graph is None
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: an illegal memory access was encountered", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"]
+)
+def test_a_broken_device_ends_the_process(message: str) -> None:
+    with pytest.raises(SystemicError, match="device: the GPU failed"), device_failures():
+        raise RuntimeError(message)
+
+
+@pytest.mark.parametrize("error", [ValueError("features.text.data"), RuntimeError("shapes do not match")])
+def test_other_errors_pass_unchanged(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, device_failures():
+        raise error
+    assert caught.value is error
+
+
+def cgroup(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu.max": "nonsense"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_a_container_limit_counts_as_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert available_cores(cgroup(tmp_path, files)) == cores

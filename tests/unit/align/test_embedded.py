@@ -38,9 +38,7 @@ def test_published_rows_have_unit_length(dtype: VectorType, dim: int) -> None:
 
 
 def piece(count: int, names: tuple[str, ...], bad: dict[int, str]) -> Embedded:
-    return Embedded(
-        unit_vectors(count, 4), [names] * count, bad, {name: unit_vectors(count, 4) for name in names}
-    )
+    return Embedded(unit_vectors(count, 4), [names] * count, bad, {name: unit_vectors(count, 4) for name in names})
 
 
 def test_pieces_are_joined_in_order() -> None:
