@@ -43,11 +43,6 @@ def _no_kafka(reason: str) -> NoReturn:
     pytest.skip(f"needs a real Kafka: {reason}")
 
 
-def _skip_if_external() -> None:
-    if external_bootstrap_servers():
-        pytest.skip(f"{EXTERNAL_VARIABLE} is set: only brokers of our own are stopped or configured")
-
-
 @pytest.fixture(scope="session")
 def embedded_broker() -> Iterator[EmbeddedBroker]:
     """The in-process broker that tests share. A test that makes it fail starts one of its own: that takes 5 ms."""
@@ -56,35 +51,37 @@ def embedded_broker() -> Iterator[EmbeddedBroker]:
 
 
 @pytest.fixture(scope="session")
-def real_kafka() -> Iterator[Broker]:
+def own_kafka_allowed() -> None:
+    """Skips where no Kafka can be started for the tests to stop, kill, freeze or configure."""
+    if external_bootstrap_servers():
+        pytest.skip(f"{EXTERNAL_VARIABLE} is set: only brokers of our own are stopped or configured")
+    if isinstance(reason := find_distribution(), str):
+        _no_kafka(reason)
+
+
+@pytest.fixture(scope="session")
+def real_kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """A real Kafka that tests share: they leave it running and well."""
     if servers := external_bootstrap_servers():
         broker = real(servers)
         yield broker
         delete_topics(broker.options, broker.created)
         return
-    if isinstance(reason := find_distribution(), str):
-        _no_kafka(reason)
+    request.getfixturevalue("own_kafka_allowed")
     with RealKafka() as kafka:
         yield real(kafka.bootstrap_servers)
 
 
 @pytest.fixture(scope="session")
-def secure_kafka() -> Iterator[RealKafka]:
+def secure_kafka(own_kafka_allowed: None) -> Iterator[RealKafka]:
     """A real Kafka with all its ways in, for the users of `USERS`. Shared like `real_kafka`."""
-    _skip_if_external()
-    if isinstance(reason := find_distribution(), str):
-        _no_kafka(reason)
     with RealKafka(sasl=USERS, tls=True) as kafka:
         yield kafka
 
 
 @pytest.fixture
-def start_kafka() -> Iterator[Callable[..., RealKafka]]:
-    """Starts a `RealKafka` with the given arguments, for the test to stop, kill, freeze or configure."""
-    _skip_if_external()
-    if isinstance(reason := find_distribution(), str):
-        _no_kafka(reason)
+def start_kafka(own_kafka_allowed: None) -> Iterator[Callable[..., RealKafka]]:
+    """Starts a `RealKafka` with the given arguments; it is closed when the test ends."""
     with ExitStack() as stack:
         yield lambda **arguments: stack.enter_context(RealKafka(**arguments))
 

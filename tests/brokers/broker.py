@@ -12,7 +12,7 @@ from tests.brokers import clients
 from worker.kafka.embedded import EmbeddedBroker
 
 EXTERNAL_VARIABLE = "ALIGN_TEST_BOOTSTRAP_SERVERS"
-# Dead members are noticed within seconds. The embedded broker also makes later members wait this long for a place.
+# Dead members are noticed within seconds.
 QUICK_GROUP: Mapping[str, Any] = {
     "session_timeout_ms": 6_000,
     "heartbeat_interval_ms": 500,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +52,10 @@ class Node:
 
     def format(self, cluster_id: str, users: Sequence[str]) -> subprocess.Popen[bytes]:
         """Begin to write the cluster's identity, and its users, into the data directory."""
-        tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self.config), *users)
+        # An id may begin with a dash, and would be taken for an option if it stood alone.
+        options = (f"--cluster-id={cluster_id}", f"--config={self.config}", *users)
         # Without the optimising compiler, which costs more than it wins within a second.
-        command = self._java(["-XX:TieredStopAtLevel=1"], tool)
+        command = self._java(["-XX:TieredStopAtLevel=1"], ("kafka.tools.StorageTool", "format", *options))
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def launch(self, heap: str) -> None:
@@ -78,6 +81,15 @@ class Node:
             raise KafkaFailedError(f"node {self.address.number} does not run")
         self.process.send_signal(number)
         return self.process
+
+    def freeze(self) -> None:
+        """Stop all threads, and return when they stand still."""
+        process = self.send(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                raise self.failure(f"did not freeze within {STOP_TIMEOUT_S:g} s")
+            time.sleep(0.002)
 
     def end(self, number: signal.Signals) -> None:
         """Send the signal and wait for the end."""

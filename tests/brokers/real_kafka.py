@@ -150,7 +150,7 @@ class RealKafka:
 
     def pause(self, node: int = 0) -> None:
         """SIGSTOP: connections stay open, and nobody answers."""
-        self._nodes[node].send(signal.SIGSTOP)
+        self._nodes[node].freeze()
 
     def resume(self, node: int = 0) -> None:
         """SIGCONT."""

@@ -6,8 +6,9 @@ substitute for Kafka:
 - Nothing is kept on disk, and a partition keeps its newest 5 MB or 100 000 batches: older ones are dropped.
 - No compaction, no retention by time, no admin calls; a topic that a client names is created with 4
   partitions.
-- A second or later member waits `kafka.session_timeout_ms` - 1 s for its place in the group. Static
-  membership is not kept, and a join may answer an error that the next poll recovers from.
+- A second or later member waits `kafka.session_timeout_ms` - 1 s for its place in the group, and again as long
+  each time its answer crosses the leader's, which happens in about half of the attempts; `poll` then raises once.
+  Static membership is not kept.
 - No fencing: a stale producer may write, transactions are not isolated, their offsets are not applied, and
   their control batches carry no checksum.
 - No credentials, no TLS. One batch per partition and fetch, so throughput says nothing about Kafka's.
