@@ -50,7 +50,7 @@ def verify(
     must agree. `log_starts` says where the partitions of the items topic begin.
     """
     findings, starts = Findings(), log_starts or {}
-    findings.counts |= {"inputs": len(inputs), "outputs": len(outputs), "workers": len(counters)}
+    findings.counts.update(inputs=len(inputs), outputs=len(outputs), workers=len(counters))
     dead = _check_letters(findings, letters, inputs, items_topic, starts)
     inputs_by_key, outputs_by_key = _by_key(inputs), _by_key(outputs)
     for key, group in inputs_by_key.items():
