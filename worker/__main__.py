@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from worker.cli import parser
+from worker.cli import parse
 from worker.errors import WorkerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a `WorkerError` becomes one line and its exit code."""
-    arguments = parser().parse_args(argv)
     try:
+        arguments = parse(argv)
         return int(arguments.function(arguments))
     except WorkerError as error:
         print(f"align-worker: {error.one_line()}", file=sys.stderr)

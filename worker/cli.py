@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from worker import __version__
@@ -18,10 +22,25 @@ Command = Callable[[argparse.Namespace], int]
 # What a command imports is loaded when it runs: `align-worker config` needs neither torch nor a Kafka client.
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command and its options. Raises `ConfigError` for an option that does not exist.
+
+    The message names the option only: what follows it may be a secret.
+    """
+    arguments, unknown = parser().parse_known_args(argv)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        close = difflib.get_close_matches(name, [f"--{setting}" for setting in setting_names()], n=1)
+        kind = "option" if name.startswith("-") else "argument"
+        raise ConfigError(f"{name}: no such {kind}" + (f"; did you mean {close[0]}?" if close else ""))
+    return arguments
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command tree."""
     root = argparse.ArgumentParser(
         prog="align-worker",
+        allow_abbrev=False,
         description="Streaming feature alignment: multimodal item messages in, one aligned vector per item out.",
         epilog="Every setting is a flag (--kafka.group_id), a variable (ALIGN_KAFKA__GROUP_ID) and a key of "
         "the file given by --config. `align-worker config --help` lists them.",
@@ -140,7 +159,9 @@ def _add_dlq(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=help_text, allow_abbrev=False
+    )
     command.set_defaults(function=function)
     return command
 
@@ -182,11 +203,19 @@ def _print_json(value: Any, *, indent: int | None = 2) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from worker import logs
-    from worker.lifecycle import serve
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     settings = _settings(arguments)
     logs.configure(settings.log.level, settings.log.format)
+    from worker.lifecycle import serve  # takes seconds, so whatever can be refused is refused before
+
     return serve(settings)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """While imports run there is nothing to drain, and an exception out of the middle of one is anybody's guess."""
+    os._exit(0)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
