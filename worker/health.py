@@ -42,7 +42,7 @@ class Health:
     def dead(self, reason: str) -> None:
         """A restart is the cure. The first reason stays."""
         with self._lock:
-            self._dead = self._dead or reason
+            self._dead = reason or "dead" if self._dead is None else self._dead
 
     def livez(self) -> Probe:
         with self._lock:

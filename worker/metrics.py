@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
+from contextlib import suppress
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -188,10 +189,8 @@ class Metrics:
     def forget_partition(self, topic: str, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""
         for gauge in (self.lag, self.position_lag):
-            try:
+            with suppress(KeyError):  # some versions of the library raise it for a series that was never set
                 gauge.remove(topic, str(partition))
-            except KeyError:
-                continue
 
 
 def _make_children(counter: Counter, topic: str, labels: Sequence[str], values: Iterable[str]) -> None:

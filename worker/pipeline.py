@@ -110,6 +110,7 @@ class Pipeline:
         self._next_observation = 0.0
         self._polled_at = time.monotonic()
         self.is_backlog = False
+        self.batch_fill = 0.0
         self.lags: Mapping[TopicPartition, int] = {}
         self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
 
@@ -282,7 +283,8 @@ class Pipeline:
         metrics = self._metrics
         metrics.batch_wait.observe(max(0.0, time.time() - batch.oldest_ms / 1000))
         metrics.batch_size.labels(batch.reason).observe(batch.num_outputs)
-        metrics.batch_fill.set(batch.num_outputs / self._settings.batch.max_records)
+        self.batch_fill = batch.num_outputs / self._settings.batch.max_records
+        metrics.batch_fill.set(self.batch_fill)
         fused = fuse(batch, self._embedder, metrics.out_of_memory.inc)
         metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
         self._hand_over(fused)

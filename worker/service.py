@@ -29,7 +29,7 @@ from worker.settings import Settings
 from worker.status import AccountingStatus, PartitionStatus, Status
 from worker.summary import Window, quantile
 from worker.topics import check_topics
-from worker.watchdog import Watchdog
+from worker.watchdog import RED_BEFORE_EXIT_S, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +84,11 @@ class Service:
         log.info("serving metrics and status at %s", self.http.address, extra={"action": "http"})
         try:
             self._run(stop)
-        except BaseException as error:
+        except Exception as error:
             detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
             self.health.dead(detail)
             self._board.set_state("failed", detail)
+            time.sleep(RED_BEFORE_EXIT_S)
             raise
         finally:
             self.http.close()
@@ -199,7 +200,8 @@ class StatusBoard:
         )
 
     def set_state(self, state: str, detail: str = "") -> None:
-        self.status = self.status.model_copy(update={"state": state, "detail": detail})
+        now_ms = time.time_ns() // 1_000_000
+        self.status = self.status.model_copy(update={"state": state, "detail": detail, "now_ms": now_ms})
 
     def describe(self, space: dict[str, str | int | list[str]], device: dict[str, str]) -> None:
         self.status = self.status.model_copy(update={"space": space, "device": device})
@@ -224,7 +226,7 @@ class StatusBoard:
                 "items_per_second": round(self._published.rates()[0], 1),
                 "latency_ms": _quantiles_ms(self._latency),
                 "freshness_ms": _quantiles_ms(self._freshness),
-                "batch_fill": read(metrics.registry, "align_batch_fill_ratio"),
+                "batch_fill": pipeline.batch_fill,
                 "queue_records": pipeline.num_queued,
                 "unacknowledged": pipeline.num_unacknowledged,
                 "dead_letters": list(pipeline.recent_dead_letters),
@@ -248,10 +250,6 @@ def partition_status(held: Held, lag: int | None) -> PartitionStatus:
         lag=None if lag is None or tenure is None else lag + tenure.in_flight,
         detail=held.detail,
     )
-
-
-def read(registry: CollectorRegistry, name: str, **labels: str) -> float:
-    return registry.get_sample_value(name, labels) or 0.0
 
 
 def accounting_status(totals: Totals) -> AccountingStatus:

@@ -120,7 +120,7 @@ class KafkaSettings(_Group):
             raise ValueError("kafka.sasl_oauth_token_file is required with kafka.sasl_mechanism=OAUTHBEARER")
         if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (self.sasl_username and self.sasl_password):
             raise ValueError(
-                f"kafka.sasl_username and kafka.sasl_password are required with kafka.sasl_mechanism={self.sasl_mechanism}"
+                f"kafka.sasl_mechanism={self.sasl_mechanism} needs kafka.sasl_username and kafka.sasl_password"
             )
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_oauth_token_file"):
             path = getattr(self, name)

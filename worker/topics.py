@@ -53,7 +53,7 @@ def warnings(topics: TopicSettings, described: Mapping[str, TopicDescription]) -
     items, letters = described.get(topics.items), described.get(topics.dead_letters)
     if items and letters and letters.max_message_bytes <= items.max_message_bytes:
         return [
-            f"topics.dead_letters: topic {topics.dead_letters!r} takes records up to {letters.max_message_bytes} bytes, "
+            f"topics.dead_letters: topic {topics.dead_letters!r} takes up to {letters.max_message_bytes} bytes, topic "
             f"{topics.items!r} up to {items.max_message_bytes}: a large poison record will stop its partition"
         ]
     return []
