@@ -102,6 +102,9 @@ class FakeClient:
         self.producers.append(FakeProducer(self))
         return self.producers[-1]
 
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        return len(self.cluster.log[partition])
+
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[FakeRecord]:

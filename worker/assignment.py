@@ -57,6 +57,10 @@ class Assignment:
         self._revoke_timeout_s = revoke_timeout_s
         self._on_settled = on_settled
         self._held: dict[TopicPartition, Held] = {}
+        self.assigned_at: float | None = None
+        """`boottime` of the last assignment, which proves membership; None once it has been used."""
+        self.was_lost = False
+        """Partitions were lost since the loop last looked: what the producers still hold must not be written."""
         # What is known of a partition's items stays true while somebody else works on it.
         self._revisions: dict[TopicPartition, Revisions] = {}
 
@@ -78,7 +82,7 @@ class Assignment:
     # What the client tells.
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        self._lease.renew(boottime())
+        self.assigned_at = boottime()
         for partition in partitions:
             if partition not in self._held:
                 revisions = self._revisions.setdefault(partition, Revisions(self._max_items))
@@ -93,15 +97,14 @@ class Assignment:
         deadline = time.monotonic() + self._revoke_timeout_s
         while any(self._settle(tenure) for tenure in tenures) and time.monotonic() < deadline:
             time.sleep(_DRAIN_STEP_S)
-        commits = {
-            tenure.partition: tenure.commit for tenure in tenures if tenure.commit.offset > tenure.committed_offset
-        }
+        commits = {tenure.partition: tenure.commit for tenure in tenures if tenure.has_news()}
         self._forget(partitions)
         self._count("revoked", partitions)
         return commits
 
     def lost(self, partitions: Collection[TopicPartition]) -> None:
         self._lease.end()
+        self.was_lost = True
         self._forget(partitions)
         self._count("lost", partitions)
 
@@ -139,11 +142,7 @@ class Assignment:
 
     def commits(self) -> dict[TopicPartition, Commit]:
         """What is finished and not committed."""
-        return {
-            tenure.partition: tenure.commit
-            for tenure in self.tenures()
-            if tenure.commit.offset > tenure.committed_offset
-        }
+        return {tenure.partition: tenure.commit for tenure in self.tenures() if tenure.has_news()}
 
     def positions(self) -> dict[TopicPartition, Commit]:
         """What may be committed, whether or not it has been."""
@@ -153,7 +152,7 @@ class Assignment:
         for partition, commit in commits.items():
             held = self._held.get(partition)
             if held is not None and held.tenure is not None:
-                held.tenure.committed_offset = max(held.tenure.committed_offset, commit.offset)
+                held.tenure.committed_offset = commit.offset
 
     @property
     def in_flight(self) -> int:

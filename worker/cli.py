@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", _demo, "see it work: embedded broker, generated catalogue, real worker")
     demo.add_argument(
-        "--items", type=_positive, default=20_000, metavar="N", help="items to feed (default: %(default)s)"
+        "--items", type=_positive, default=10_000, metavar="N", help="items to feed (default: %(default)s)"
     )
     demo.add_argument(
         "--keep", action="store_true", help="leave broker and worker running, to attach your own producer"

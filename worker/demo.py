@@ -6,6 +6,7 @@ Kafka protocol, and latencies are measured by a reader of the output topic.
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import threading
@@ -42,7 +43,9 @@ def run_demo(load_settings: Callable[[Mapping[str, str]], Settings], *, num_item
     with EmbeddedBroker() as broker, tempfile.TemporaryDirectory(prefix="align-demo-") as directory:
         space_path = Path(directory) / "space"
         settings = load_settings(_defaults(broker, space_path))
-        logs.configure("warning", "text")
+        logs.configure("error", "text")
+        # Connections to the embedded broker come and go at the start and the end, which the client reports as errors.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
         for topic in (settings.topics.items, settings.topics.item_vectors, settings.topics.dead_letters):
             broker.create_topic(topic, NUM_PARTITIONS)
         if settings.space.path == space_path:
@@ -53,7 +56,8 @@ def run_demo(load_settings: Callable[[Mapping[str, str]], Settings], *, num_item
             demo.load(num_items)
             demo.live(LIVE_RATE, LIVE_SECONDS)
             demo.show_neighbors()
-            _say(f"\naccounting: {service.metrics.accounting.totals}")
+            demo.close()
+            _show_accounting(service)
             if keep:
                 _keep(settings, service)
     return 0
@@ -118,10 +122,10 @@ class Demo:
     """Feeds items and reads vectors, as a user's producer and consumer would."""
 
     def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
-        servers = {"bootstrap.servers": settings.kafka.bootstrap_servers}
+        servers = {"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0}
         self._topic = settings.topics.items
         self._producer = Producer({**servers, "linger.ms": 5, "partitioner": "murmur2_random"})
-        self._reader = Consumer({**servers, "group.id": "demo-reader", "fetch.wait.max.ms": 10, "log_level": 0})
+        self._reader = Consumer({**servers, "group.id": "demo-reader", "fetch.wait.max.ms": 10})
         self._reader.assign([TopicPartition(settings.topics.item_vectors, n, 0) for n in range(NUM_PARTITIONS)])
         self._items = catalogue.items(2**40)
         self._fed: dict[str, SyntheticItem] = {}
@@ -181,6 +185,10 @@ class Demo:
         sample = range(0, len(ids), max(1, len(ids) // 300))
         same = np.mean([np.mean(themes_N[_nearest(vectors_ND, row, 10)] == themes_N[row]) for row in sample])
         _say(f"of the 10 nearest, {same:.0%} share the item's theme; by chance it would be {1 / len(THEMES):.0%}")
+
+    def close(self) -> None:
+        self._producer.flush(5)
+        self._reader.close()
 
     def _feed(self, num_items: int) -> None:
         for _, item in zip(range(num_items), self._items, strict=False):
@@ -243,10 +251,21 @@ def _first_of_themes(themes_N: NDArray[np.int64], count: int) -> Iterable[int]:
     return [int(np.flatnonzero(themes_N == theme)[0]) for theme in sorted(set(themes_N.tolist()))[:count]]
 
 
+def _show_accounting(service: Service) -> None:
+    totals = service.metrics.accounting.totals
+    _say(
+        f"\n{totals.consumed} consumed = {sum(totals.published.values())} published + "
+        f"{sum(totals.superseded.values())} superseded + {sum(totals.dead_lettered.values())} dead-lettered + "
+        f"{totals.abandoned} abandoned + {totals.in_flight} in flight"
+    )
+
+
 def _keep(settings: Settings, service: Service) -> None:
     _say(
-        f"\nleft running; attach your own producer to {settings.kafka.bootstrap_servers}, topic {settings.topics.items} "
-        f"(client broker version 2.3; schemas/README.md has the format)\nstatus page: {service.http.address}/   "
+        f"\nleft running; attach your own producer:\n"
+        f"  bootstrap servers  {settings.kafka.bootstrap_servers}\n"
+        f"  topic              {settings.topics.items}, the format is in schemas/README.md\n"
+        f"  status page        {service.http.address}/\n"
         f"Ctrl-C ends it"
     )
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from contextlib import suppress
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily

@@ -28,6 +28,7 @@ from worker.errors import (
     RecordTooLargeError,
     SpaceError,
     SystemicError,
+    TopicError,
     WorkerError,
 )
 from worker.fuse import Embedder, Fused, fuse
@@ -104,6 +105,7 @@ class Pipeline:
 
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
+        self._num_output_partitions = 0  # not known yet
         self._num_failures = 0
         self._retry_at: float | None = None
         self._next_commit = 0.0
@@ -127,6 +129,7 @@ class Pipeline:
             self._recover()  # failed outputs: back to the watermark
             self._make_room()  # back-pressure
             polled = self._poll()
+            self._prove_membership()  # a new assignment is a new lease
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
@@ -217,11 +220,23 @@ class Pipeline:
         self._paused = wanted
         self._metrics.paused_partitions.labels(self._topic).set(len(wanted))
 
+    def _prove_membership(self) -> None:
+        """Start the lease of a new assignment, once nothing written for partitions that were lost is under way."""
+        if self.assignment.was_lost:
+            self.assignment.was_lost = False
+            self._drop_producers()
+            self._unacknowledged.clear()
+            self._retry_at = time.monotonic()
+        if self.assignment.assigned_at is not None:
+            self._lease.renew(self.assignment.assigned_at)
+            self.assignment.assigned_at = None
+
     def _begin_new(self) -> None:
         """Start partitions that have just been assigned: from the group's commit, once restored."""
         new = self.assignment.in_state(NEW)
         if not new:
             return
+        self._require_output_partitions(new)
         try:
             commits = self._consumer.committed([held.partition for held in new])
             for held in new:
@@ -235,6 +250,18 @@ class Pipeline:
             return
         except ClientError as error:
             log.warning("%s", error.one_line(), extra={"action": "begin_failed"})
+
+    def _require_output_partitions(self, new: Sequence[Held]) -> None:
+        """The items topic can have been given more partitions since the start."""
+        num_needed = max(held.partition.partition for held in new) + 1
+        if num_needed > self._num_output_partitions:
+            self._learn_limits()
+        if num_needed > self._num_output_partitions > 0:
+            topics = self._settings.topics
+            raise TopicError(
+                f"topics.item_vectors: topic {topics.item_vectors!r} has {self._num_output_partitions} partitions, "
+                f"{topics.items!r} has {num_needed} or more: give it as many, then start again"
+            )
 
     def _resume_ready(self) -> None:
         for restored in self._restorer.results():
@@ -448,6 +475,8 @@ class Pipeline:
             return
         for name, description in described.items():
             self._publisher.limit(name, description.max_message_bytes)
+        if topics.item_vectors in described:
+            self._num_output_partitions = described[topics.item_vectors].num_partitions
 
     # ------------------------------------------------------------------ figures
 

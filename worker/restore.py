@@ -78,13 +78,26 @@ class Restorer:
         records = self._client.read(
             partition, parse_note(tenure.commit.note), at_least_last=NUM_ALWAYS_READ, timeout_s=STEP_TIMEOUT_S
         )
-        return newest_published(self._beating(records), self._space_id)
+        newest = newest_published(self._beating(records), self._space_id)
+        end = self._client.end(tenure.partition, STEP_TIMEOUT_S)
+        if any(each.offset >= end for each in newest.values()):
+            log.warning(
+                "%s/%d holds outputs of inputs that the log does not have: it was made anew; only revisions count",
+                *partition, extra={"action": "foreign_log"},
+            )  # fmt: skip
+            return without_offsets(newest)
+        return newest
 
     def _beating(self, records: Iterable[Record]) -> Iterator[Record]:
         """A large partition takes longer than the watchdog allows for a step."""
         for record in records:
             self._beat()
             yield record
+
+
+def without_offsets(newest: dict[str, Newest]) -> dict[str, Newest]:
+    """What is left when the offsets belong to another log, one that has been deleted or mirrored: the revisions."""
+    return {item_id: Newest(-1, each.revision) for item_id, each in newest.items() if each.revision is not None}
 
 
 def newest_published(records: Iterable[Record], space_id: str) -> dict[str, Newest]:

@@ -171,6 +171,10 @@ class Tenure:
         """Records consumed and not settled."""
         return self.num_consumed - self.num_settled
 
+    def has_news(self) -> bool:
+        """Whether the watermark has moved since the last commit. Not always up: a log that was made anew starts at 0."""
+        return self.commit.offset != self.committed_offset
+
     def has_open_shares(self) -> bool:
         return bool(self._shares)
 

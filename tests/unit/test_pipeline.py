@@ -13,7 +13,7 @@ from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, feature, item_val
 from worker.align import Contract
 from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
 from worker.decode import Decoder
-from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError
+from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
 from worker.health import Health
 from worker.kafka.port import Commit
 from worker.metrics import Metrics
@@ -288,6 +288,48 @@ def test_after_a_crash_an_older_input_does_not_undo_what_was_published():
     assert ("a", 1) not in again
     assert ("b", 1) not in again
     assert committed.offset == 2
+
+
+def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog):
+    """The items topic was deleted and fed again; item-vectors still names offsets of the old one."""
+    cluster = FakeCluster(1)
+    feed(cluster, 10)
+    cluster.append("items", 0, b"a", item_value("a", 5))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    cluster.log[P0].clear()
+    cluster.commits.clear()
+    cluster.append("items", 0, b"a", item_value("a", 6))
+    cluster.append("items", 0, b"p0-0", item_value("p0-0", 1))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    assert vectors(cluster)[-2:] == [("a", 6), ("p0-0", 1)]
+    assert "foreign_log" in [getattr(record, "action", "") for record in caplog.records]
+
+
+def test_an_items_topic_with_more_partitions_than_its_output_ends_the_process():
+    cluster = FakeCluster(2)
+    harness = Harness(cluster)
+    del cluster.log[TopicPartition("item-vectors", 1)]
+    cluster.num_partitions = 1
+    with harness:
+        harness._thread.join(10)
+    assert isinstance(harness.error, TopicError)
+    assert "'item-vectors' has 1 partitions, 'items' has 2 or more" in str(harness.error)
+
+
+def test_what_a_lost_member_still_held_is_thrown_away_before_it_writes_again():
+    cluster = FakeCluster(1)
+    feed(cluster, 3)
+    with Harness(cluster) as harness:
+        harness.until_committed()
+        harness.consumer.rebalance("lost", [P0])
+        harness.consumer.rebalance("assigned", [P0])
+        harness.until(lambda: len(harness.client.producers) == 4)
+        assert all(producer.closed for producer in harness.client.producers[:2])
+        cluster.append("items", 0, b"new", item_value("new"))
+        harness.until_committed()
+    assert vectors(cluster)[-1] == ("new", 1)
 
 
 def test_a_topic_with_vectors_of_another_space_is_refused():

@@ -204,6 +204,15 @@ class KafkaPythonClient:
             finally:
                 consumer.close(timeout_ms=1_000)
 
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        tp = _kafka_partition(partition)
+        with translated(f"asking for the end of {partition.topic}/{partition.partition}"):
+            consumer = self._open_groupless()
+            try:
+                return int(consumer.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
+            finally:
+                consumer.close(timeout_ms=1_000)
+
     def _open_groupless(self, **config: Any) -> KafkaConsumer:
         if not self.reachable():  # a constructor that fails leaves a thread behind
             raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")

@@ -141,6 +141,10 @@ class ClientPort(Protocol):
         """
         ...
 
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        """The offset that the next record of a partition will get. Any thread."""
+        ...
+
     def reachable(self) -> bool:
         """Whether some broker accepts a connection right now. Any thread."""
         ...
