@@ -48,8 +48,8 @@ class DeadLetter(Message):
     """Partition of the original record."""
     offset: Count
     """Offset of the original record."""
-    timestamp: Annotated[int, Field(ge=-1, le=MAX_INT)]
-    """Kafka timestamp of the original record in milliseconds, -1 for none."""
+    timestamp: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT)]
+    """Kafka timestamp of the original record as it was, in milliseconds; -1 for none."""
     reason: Annotated[Annotated[Reason, Strict(False)] | Name, Field(union_mode="left_to_right")]
     """Why. A closed set; a reader keeps a reason that only a newer writer knows as a plain string."""
     stage: Name

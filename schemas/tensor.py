@@ -143,7 +143,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def _finite(dtype: Dtype, data: bytes) -> bool:
-    """Two maxima over the elements as integers: 20 times faster than isfinite on float16, without a copy."""
+    """Two maxima over the elements as integers, without a copy: on float16 isfinite takes 20 times as long."""
     if dtype == "i1" or not data:
         return True
     signed, infinity = _INFINITY[dtype]

@@ -114,7 +114,7 @@ dead_letters = st.builds(
     topic=ids,
     partition=st.integers(0, 2**31 - 1),
     offset=counts,
-    timestamp=st.integers(-1, MAX_INT),
+    timestamp=st.integers(-MAX_INT - 1, MAX_INT),
     reason=st.sampled_from(Reason),
     stage=names,
     detail=st.text(max_size=30),

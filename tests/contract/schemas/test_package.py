@@ -1,0 +1,79 @@
+"""What another team sees of the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import schemas
+
+ROOT = Path(schemas.__file__).parents[1]
+
+ALONE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "kafka", "confluent_kafka", "worker"}:
+            raise ImportError(f"schemas imports {name}")
+
+sys.meta_path.insert(0, Blocked())
+import schemas
+item = schemas.NewItem(item_id="i", revision=1, event_time_ms=2)
+assert schemas.decode(schemas.NewItem, schemas.encode(item)) == item
+assert schemas.json_schema("NewItem")
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_package_works_without_torch_kafka_and_worker():
+    result = run(ALONE)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["torch", "kafka", "confluent_kafka", "worker"])
+def test_the_check_above_would_notice(name):
+    result = run(ALONE.replace("import schemas\n", f"import schemas, {name}\n"))
+    assert f"schemas imports {name}" in result.stderr
+
+
+def test_only_the_codec_knows_msgpack():
+    modules = Path(schemas.__file__).parent.glob("*.py")
+    assert [path.name for path in modules if "import msgpack" in path.read_text(encoding="utf-8")] == ["codec.py"]
+
+
+def test_the_public_names_are_these():
+    assert schemas.__all__ == [
+        "DEFAULT_LIMITS",
+        "MESSAGES",
+        "SCHEMA_VERSION",
+        "Content",
+        "DeadLetter",
+        "Dtype",
+        "Feature",
+        "ItemVector",
+        "Limits",
+        "Message",
+        "NewItem",
+        "Reason",
+        "SchemaError",
+        "Tensor",
+        "UserEvent",
+        "UserVector",
+        "all_finite",
+        "decode",
+        "encode",
+        "encode_item_vector",
+        "json_schema",
+    ]
+    assert all(hasattr(schemas, name) for name in schemas.__all__)
+
+
+def test_types_are_shipped():
+    assert (Path(schemas.__file__).parent / "py.typed").exists()
