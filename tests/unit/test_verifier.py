@@ -583,11 +583,13 @@ def test_a_vector_under_another_key_is_bad() -> None:
     assert "'a'" in read_output(record(b"b", vector_bytes(unit(0)))).problem
 
 
-def test_a_vector_with_a_nan_is_bad() -> None:
-    good = vector_bytes(unit(0))
-    nan = good.replace(np.float16(unit(0)[0]).tobytes(), np.float16("nan").tobytes(), 1)
-    assert nan != good
-    assert "does not decode" in read_output(record(b"a", nan)).problem
+def test_an_element_that_is_not_finite_is_bad() -> None:
+    good = vector_bytes(unit(0), modality_vectors={"text": Tensor.from_numpy(unit(1))})
+    for seed, problem in ((0, "has length nan"), (1, "modality vector")):
+        element = np.float16(unit(seed)[0]).tobytes()
+        assert good.count(element) == 1
+        bad = good.replace(element, np.float16("nan").tobytes())
+        assert problem in read_output(record(b"a", bad)).problem
 
 
 def test_a_vector_without_a_source_offset_has_none() -> None:
