@@ -242,9 +242,21 @@ class KafkaPythonConsumer:
                 self._consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
+        self._free_place_in_line()
         with translated("polling"):
             polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
             return polled
+
+    def _free_place_in_line(self) -> None:
+        """Let partitions come back after a pause, which they else do not, without a word.
+
+        The client puts aside the fetched records of a partition that is paused, fetches nothing more of it until they
+        are handed out, and takes them up again only while the place for records in line is empty. What another
+        partition has left there counts, even when nothing is left of it (kafka-python 3.0.12, `fetched_records`).
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001  # nothing public empties it
+        if not fetcher._next_partition_records:  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001
 
     def is_stable(self) -> bool:
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)

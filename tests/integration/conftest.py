@@ -1,0 +1,53 @@
+"""A space and a stream for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import Broker, RealKafka
+from tests.brokers.broker import real
+from tests.integration.stream import DIMS, SPACE_DIM, Stream
+from worker.align import Space, command
+
+StreamMaker = Callable[..., Stream]
+
+
+@pytest.fixture(scope="session")
+def space_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small space, which accepts the features of any encoder."""
+    path = tmp_path_factory.mktemp("spaces") / "space"
+    command.create(path, DIMS, dim=SPACE_DIM)
+    return path
+
+
+@pytest.fixture
+def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamMaker]:
+    """Makes a stream with topics on a broker; a `RealKafka` is talked to through its plaintext listener."""
+    made: list[Stream] = []
+
+    def make(broker: Broker | RealKafka, num_partitions: int = 2, *, create: bool = True) -> Stream:
+        broker = real(broker.bootstrap_servers) if isinstance(broker, RealKafka) else broker
+        stream = Stream(broker, topics, Space.load(space_path), str(space_path), num_partitions)
+        made.append(stream)
+        if create:
+            stream.create_topics()
+        return stream
+
+    yield make
+    for stream in made:
+        stream.close()
+
+
+@pytest.fixture
+def stream(make_stream: StreamMaker, broker: Broker) -> Stream:
+    """A stream of two partitions on either broker."""
+    return make_stream(broker)
+
+
+@pytest.fixture(autouse=True)
+def _quick_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker on a thread that fails need not wait for a probe to see it."""
+    monkeypatch.setattr("worker.service.RED_BEFORE_EXIT_S", 0.0)

@@ -1,0 +1,95 @@
+"""The real worker, all of it but signals and exit codes, on a thread of this process: quick to start."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from tests.worker_process import as_text
+from worker.errors import WorkerError
+from worker.service import Service
+from worker.settings import load
+from worker.status import Status
+
+PATIENCE_S = 60.0
+_STEP_S = 0.01
+
+
+class WorkerThread:
+    """Runs within a `with` block, which ends with a drain and raises what the worker failed with, unless `failure` has
+    been asked for."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.service = Service(load({name: as_text(value) for name, value in settings.items()}))
+        self.error: BaseException | None = None
+        self._is_expected = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.service.run(self._stop)
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> WorkerThread:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None and self.error is not None and not self._is_expected:
+            raise self.error
+
+    def stop(self, timeout: float = PATIENCE_S) -> None:
+        """Drain, and wait for the end."""
+        self._stop.set()
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), f"the worker has not stopped after {timeout:g} s"
+
+    def wait_ready(self, timeout: float = PATIENCE_S) -> WorkerThread:
+        self.until(lambda: self.service.health.readyz().ok, timeout, "ready")
+        return self
+
+    def until(self, condition: Callable[[], bool], timeout: float = PATIENCE_S, name: str = "as expected") -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.require_alive()
+            assert time.monotonic() < deadline, f"the worker is not {name} after {timeout:g} s: {self.status}"
+            time.sleep(_STEP_S)
+
+    def require_alive(self) -> None:
+        if self.error is not None:
+            raise self.error
+        assert self._thread.is_alive(), "the worker has ended"
+
+    def failure(self, timeout: float = PATIENCE_S) -> WorkerError:
+        """The error that the worker ends with, by itself."""
+        self._thread.join(timeout)
+        self._is_expected = True
+        assert not self._thread.is_alive(), f"the worker has not ended after {timeout:g} s: {self.status}"
+        assert isinstance(self.error, WorkerError), f"the worker ended with {self.error!r}"
+        return self.error
+
+    @property
+    def status(self) -> Status:
+        return self.service.status()
+
+    @property
+    def metrics_url(self) -> str:
+        return f"{self.service.http.address}/metrics"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels, among others perhaps."""
+        wanted = labels.items()
+        return sum(
+            sample.value
+            for family in self.service.registry.collect()
+            for sample in family.samples
+            if sample.name == name and wanted <= sample.labels.items()
+        )
