@@ -46,7 +46,10 @@ class Space:
         directory = Path(path)
         if not directory.is_dir():
             raise SpaceError(f"space.path: {directory} is not a directory; make one with `align-worker space create`")
-        manifest = parse_manifest(_read_text(directory / MANIFEST_FILE))
+        try:
+            manifest = parse_manifest(_read_text(directory / MANIFEST_FILE))
+        except SpaceError as error:
+            raise SpaceError(f"space.path: {directory}: {error}") from error
         weights = read_weights(directory / WEIGHTS_FILE, manifest)
         space_id = content_id(manifest, weights)
         if manifest.space_id not in (None, space_id):
@@ -101,6 +104,6 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SpaceError(f"space.path: {path} does not exist; the directory holds no space") from error
+        raise SpaceError(f"{path.name} does not exist; the directory holds no space") from error
     except (OSError, ValueError) as error:
-        raise SpaceError(f"space.path: {path} cannot be read: {error}") from error
+        raise SpaceError(f"{path.name} cannot be read: {error}") from error
