@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,8 @@ class WorkerProcess:
         self._environment = {**inherited, "PYTHONUNBUFFERED": "1", **(environment or {}), **named}
         self._command = [sys.executable, "-m", "worker", *command]
         self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        for output in (self._stdout, self._stderr):  # readable as long as somebody has this object
+            weakref.finalize(self, output.close)
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
         self._address: tuple[str, int] | None = None
@@ -191,6 +194,11 @@ class WorkerProcess:
         """The sum of a metric's series that have these labels, among others perhaps."""
         wanted = set(labels.items())
         return sum(value for (found, has), value in self.metrics().items() if found == name and wanted <= has)
+
+    def url(self, path: str) -> str:
+        """Of one of its pages. Raises `OSError` while it does not listen."""
+        host, port = self._listens_at()
+        return f"http://{host}:{port}{path}"
 
     def _listens_at(self) -> tuple[str, int]:
         if self._address is None:
