@@ -15,7 +15,7 @@ from schemas import Feature, Reason
 from worker.align import OutOfMemoryError
 from worker.batch import MicroBatch, items_of
 from worker.errors import SystemicError
-from worker.records import Item
+from worker.records import Delete, Item
 from worker.tenure import Share
 
 log = logging.getLogger(__name__)
@@ -56,17 +56,19 @@ class Fused(NamedTuple):
 def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None]) -> Fused:
     """Compute the vectors of a batch. Items that cannot be computed become rejections of their share.
 
-    Raises `SystemicError` when the fault is not in the items.
+    An older input that such an item had displaced takes its place, as if the batch had been computed one by one. Raises `SystemicError` when the fault is not in the items.
     """
+    vectors: dict[int, Vector] = {}
     work = items_of(batch)
-    vectors = {}
-    for (share, item), result in zip(
-        work, isolate([item.features for _, item in work], embedder, on_out_of_memory), strict=True
-    ):
-        if isinstance(result, Vector):
-            vectors[id(item)] = result
-        else:
-            _reject(share, item, result)
+    while work:
+        results = isolate([item.features for _, item in work], embedder, on_out_of_memory)
+        failed = []
+        for (share, item), result in zip(work, results, strict=True):
+            if isinstance(result, Vector):
+                vectors[id(item)] = result
+            else:
+                failed.append((share, _reject(share, item, result)))
+        work = [(share, displaced) for share, displaced in failed if isinstance(displaced, Item)]
     return Fused(batch, vectors)
 
 
@@ -102,6 +104,6 @@ def _require_working_model(embedder: Embedder, cause: Exception) -> None:
         raise SystemicError(f"the model fails on every item, even on a known good one: {cause}") from error
 
 
-def _reject(share: Share, item: Item, result: Exception | None) -> None:
+def _reject(share: Share, item: Item, result: Exception | None) -> Item | Delete | None:
     detail = "the vector is not finite" if result is None else f"{type(result).__name__}: {result}"
-    share.reject(item, Reason.MODEL_FAILURE, STAGE, detail[:1000])
+    return share.reject(item, Reason.MODEL_FAILURE, STAGE, detail[:1000])

@@ -224,9 +224,11 @@ class Publisher:
         limit = self._max_bytes.get(outbound.topic)
         return limit is None or outbound.num_bytes() <= limit
 
-    def _refuse(self, share: Share, entry: Item | Delete, made: Outbound) -> None:
+    def _refuse(self, share: Share, entry: Item | Delete | None, made: Outbound) -> None:
+        """Reject an entry, and what it had displaced: the next older output of the item is no smaller."""
         detail = f"the output of {made.num_bytes()} bytes exceeds max.message.bytes of topic {made.topic}"
-        share.reject(entry, Reason.PUBLISH_REFUSED, STAGE, detail)
+        while entry is not None:
+            entry = share.reject(entry, Reason.PUBLISH_REFUSED, STAGE, detail)
 
     def _may_send(self, share: Share, num_records: int) -> bool:
         """Wait for a producer, for room and for the lease; False once the share's tenure has ended."""

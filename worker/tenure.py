@@ -27,6 +27,7 @@ class Share:
     """
 
     __slots__ = (
+        "_displaced",
         "_num_expected",
         "_num_receipts",
         "_on_finished",
@@ -55,6 +56,7 @@ class Share:
         self.finished_at: float | None = None
         self.error: WorkerError | None = None
         self.error_is_dead_letter = False
+        self._displaced: dict[str, list[Item | Delete]] = {}
         self._num_expected: int | None = None
         self._num_receipts = 0
         self._on_finished: Callable[[], None] | None = None
@@ -65,21 +67,32 @@ class Share:
         self.next_offset = entry.record.offset + 1
         kind = type(entry)
         if kind is Item or kind is Delete:
-            before = len(self.newest)
+            displaced = self.newest.get(entry.item_id)  # type: ignore[union-attr]
             self.newest[entry.item_id] = entry  # type: ignore[union-attr,assignment]
-            added = len(self.newest) - before
-            self.num_same_batch += 1 - added
-            return added
+            if displaced is None:
+                return 1
+            self.num_same_batch += 1
+            self._displaced.setdefault(displaced.item_id, []).append(displaced)
+            return 0
         if kind is Rejection:
             self.rejections.append(entry)  # type: ignore[arg-type]
             return 1
         self.num_stale += 1
         return 0
 
-    def reject(self, entry: Item | Delete, reason: Reason, stage: str, detail: str) -> None:
-        """Turn an entry that failed after decoding into a rejection."""
-        del self.newest[entry.item_id]
+    def reject(self, entry: Item | Delete, reason: Reason, stage: str, detail: str) -> Item | Delete | None:
+        """Turn an entry that failed after decoding into a rejection.
+
+        Returns the input that it had displaced, if there is one: that is the item's newest again.
+        """
         self.rejections.append(Rejection(entry.record, reason, stage, detail))
+        displaced = self._displaced.get(entry.item_id)
+        if not displaced:
+            del self.newest[entry.item_id]
+            return None
+        self.num_same_batch -= 1
+        self.newest[entry.item_id] = displaced.pop()
+        return self.newest[entry.item_id]
 
     def expect(self, on_finished: Callable[[], None]) -> None:
         """Call once, when the outputs are settled and before the first is sent. `on_finished` is called when the last

@@ -9,7 +9,7 @@ from worker.batch import MicroBatch
 from worker.errors import SystemicError
 from worker.fuse import Vector, fuse, isolate
 from worker.kafka.port import Commit
-from worker.records import Item, TopicPartition
+from worker.records import Delete, Item, TopicPartition
 from worker.tenure import Tenure
 
 POISON = 13.0
@@ -60,6 +60,19 @@ def test_rejections_say_what_happened():
     (rejection,) = share.rejections
     assert (rejection.reason, rejection.stage) == (Reason.MODEL_FAILURE, "fuse")
     assert "this item breaks the model" in rejection.detail
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([None, 1.0, 2.0, POISON])), min_size=1, max_size=12))
+def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
+    """As if each input had been a batch of its own: the last good one of an item is what remains."""
+    share = Tenure(TopicPartition("items", 0), Commit(0)).open_share()
+    for offset, (name, fill) in enumerate(inputs):
+        record = FakeRecord(offset=offset)
+        share.add(Delete(record, name) if fill is None else Item(record, name, 1, 0, {"text": feature(fill=fill)}))
+    fuse(MicroBatch([share], "full", 0.0, len(share.newest)), FakeEmbedder(POISON), no_call)
+    one_by_one = {name: offset for offset, (name, fill) in enumerate(inputs) if fill != POISON}
+    assert {name: entry.record.offset for name, entry in share.newest.items()} == one_by_one
+    assert share.num_records == len(share.newest) + len(share.rejections) + share.num_same_batch
 
 
 def test_a_vector_that_is_not_finite_is_rejected():
