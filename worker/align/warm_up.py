@@ -25,7 +25,7 @@ WORTHWHILE = 1.1  # a less exact dtype must be this much faster than float32
 HOPELESS = 3.0  # a dtype this much slower on the small batch is not timed on the large one
 MAX_RUNS, MAX_SECONDS = 5, 0.15
 
-Verdict = Literal["chosen", "chosen, inaccurate", "slower", "much slower", "inaccurate"]
+Verdict = Literal["chosen", "chosen, inaccurate", "slower", "much slower", "inaccurate", "for comparison"]
 Vectors = NDArray[np.float32]
 Run = Callable[[Collated], Vectors]
 """Computes a batch to the end and returns the vectors of its items on the CPU."""
@@ -122,7 +122,7 @@ def decide(requested: str, tried: Sequence[Candidate]) -> tuple[Candidate, ...]:
         taken = next(candidate for candidate in tried if candidate.dtype == requested)
         if not _finite(taken):
             raise ConfigError(f"dtype: {requested} cannot hold the values of this space; set dtype to auto or float32")
-    return tuple(replace(candidate, verdict=_verdict(candidate, taken)) for candidate in tried)
+    return tuple(replace(candidate, verdict=_verdict(requested, candidate, taken)) for candidate in tried)
 
 
 def chosen(candidates: Sequence[Candidate]) -> Candidate:
@@ -133,9 +133,11 @@ def _finite(candidate: Candidate) -> bool:
     return candidate.min_cosine is not None and math.isfinite(candidate.min_cosine)
 
 
-def _verdict(candidate: Candidate, taken: Candidate) -> Verdict:
+def _verdict(requested: str, candidate: Candidate, taken: Candidate) -> Verdict:
     if candidate is taken:
         return "chosen" if candidate.accurate else "chosen, inaccurate"
+    if requested != "auto":
+        return "for comparison"
     if candidate.us_per_item is None:
         return "much slower"
     return "slower" if candidate.accurate else "inaccurate"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.align.embedded import UNIT_TOLERANCE, Embedded, VectorType, concatenated, pack_rows
+from tests.unit.align.builders import feature
+from worker.align.collated import Collated, Layout, Part
+from worker.align.embedded import UNIT_TOLERANCE, Embedded, VectorType, concatenated, from_outputs, pack_rows
 
 
 def unit_vectors(count: int, dim: int) -> np.ndarray:
@@ -55,3 +57,24 @@ def test_pieces_are_joined_in_order() -> None:
 def test_modality_rows_need_modality_vectors() -> None:
     with pytest.raises(ValueError, match="without modality_vectors"):
         Embedded(unit_vectors(1, 4), [("text",)], {}).modality_rows("f2")
+
+
+def test_rows_without_a_finite_length_are_bad_and_hold_nothing() -> None:
+    lengths = np.array([1, np.inf, np.nan, 0, 2], np.float32)
+    item = {"text": feature(np.ones(3))}
+    batch = Collated(Layout((Part("text", ("f4",), 1),), True), (), 5, [("text",)] * 5)
+    embedded = from_outputs(batch, [unit_vectors(5, 4), lengths], [item] * 5)
+    assert list(embedded.bad_rows) == [1, 2, 3]
+    assert embedded.vectors.any(1).tolist() == [True, False, False, False, True]
+
+
+def test_a_row_is_bad_if_a_modality_alone_has_no_vector_and_the_item_has_it() -> None:
+    parts = (Part("image", ("f4",), 1), Part("text", ("f4",), 1))
+    batch = Collated(Layout(parts, False), (), 2, [("image", "text"), ("text",)])
+    nothing, something = np.full(2, np.nan, np.float32), np.ones(2, np.float32)
+    outputs = [unit_vectors(2, 4), something, unit_vectors(2, 4), nothing, unit_vectors(2, 4), something]
+    embedded = from_outputs(batch, outputs, [{"text": feature(np.ones(3))}] * 2)
+    assert list(embedded.bad_rows) == [0]
+    assert embedded.modality_vectors is not None
+    assert embedded.modality_vectors["text"].any(1).tolist() == [False, True]
+    assert not embedded.modality_vectors["image"].any()

@@ -11,8 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.align.builders import Item, feature, make_items, make_space, plain_vector, spec, with_gaps
+import schemas
+from tests.unit.align.builders import (
+    Item,
+    feature,
+    make_items,
+    make_space,
+    normalised,
+    plain_vector,
+    spec,
+    values_of,
+    with_gaps,
+)
 from worker.align.command import BATCH_TOLERANCE
+from worker.align.contract import Contract
 from worker.align.embedded import UNIT_TOLERANCE
 from worker.align.errors import OutOfMemoryError
 from worker.align.features import ElementType
@@ -84,6 +96,17 @@ def test_every_element_type_is_read_for_what_it_stands_for(
 def test_the_scale_of_integers_counts_between_vectors_of_one_item(space: Space, exact: AlignRuntime) -> None:
     item = {"frames": feature(np.random.default_rng(0).standard_normal((3, 9)), "i1")}
     np.testing.assert_allclose(exact.embed([item]).vectors[0], plain_vector(space, item), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "bf2", "i1"])
+def test_features_of_the_wire_schema_are_features(exact: AlignRuntime, dtype: ElementType) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 9)).astype(np.float32)
+    ours = feature(values, dtype)
+    wire = schemas.Feature(encoder="any", dtype=dtype, shape=(3, 9), data=ours.data, scale=ours.scale)
+    items = [{"frames": wire}, {"frames": ours}]
+    assert Contract(SPEC).check(items[0]) is items[0]
+    one, other = exact.embed(items).rows("f4")
+    assert one == other
 
 
 def test_one_vector_as_a_matrix_is_the_same_as_flat(exact: AlignRuntime) -> None:
@@ -196,6 +219,9 @@ def test_a_modality_vector_is_the_vector_of_that_modality_alone(space: Space, op
     items = varied(20)
     embedded = runtime(space, modality_vectors=True, **options).embed(items)
     plain = runtime(space, **options)
+    assert embedded.modality_vectors is not None
+    for name, vectors in embedded.modality_vectors.items():
+        assert vectors.any(1).tolist() == [name in item for item in items]
     assert np.abs(embedded.vectors - plain.embed(items).vectors).max() <= BATCH_TOLERANCE["float32"]
     for item, rows in zip(items, embedded.modality_rows("f4"), strict=True):
         assert list(rows) == sorted(item)
@@ -297,9 +323,15 @@ def test_an_untrained_space_keeps_the_neighbourhoods_of_its_features(tmp_path: P
     assert np.nanmean(similarity[same]) > np.nanmean(similarity[~same]) + 0.3
 
 
-def test_an_untrained_space_weighs_present_modalities_alike(tmp_path: Path) -> None:
-    untrained = runtime(create_space(tmp_path, SPEC), modality_vectors=True)
-    embedded = untrained.embed(make_items(SPEC, 10))
-    assert embedded.modality_vectors is not None
-    for alone in embedded.modality_vectors.values():
-        assert (alone * embedded.vectors).sum(1).min() > 0.3
+def test_an_untrained_space_averages_random_projections_of_what_an_item_has(tmp_path: Path) -> None:
+    space = create_space(tmp_path, spec(SPEC.modalities), seed=3)
+    weights = {name: tensor.double().numpy() for name, tensor in space.weights.items()}
+    items = varied(20)
+    for item, vector in zip(items, runtime(space).embed(items).vectors, strict=True):
+        tokens = [
+            normalised(weights[f"head_{name}.weight"] @ normalised(row, 1e-6) + weights[f"head_{name}.bias"])
+            for name, source in item.items()
+            for row in values_of(source)
+        ]
+        average = normalised(np.mean(tokens, axis=0))
+        np.testing.assert_allclose(vector, average / np.linalg.norm(average), rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.unit.align.builders import make_items, make_space, spec
@@ -46,7 +47,8 @@ def test_a_hopeless_dtype_is_reported() -> None:
 
 
 def test_a_dtype_asked_for_is_taken_and_its_inaccuracy_said() -> None:
-    assert verdicts("bfloat16", EXACT, Candidate("bfloat16", 400.0, 0.9999))["bfloat16"] == "chosen"
+    tried = (EXACT, Candidate("bfloat16", 400.0, 0.9999))
+    assert verdicts("bfloat16", *tried) == {"float32": "for comparison", "bfloat16": "chosen"}
     assert verdicts("bfloat16", EXACT, Candidate("bfloat16", 400.0, 0.9))["bfloat16"] == "chosen, inaccurate"
 
 
@@ -63,12 +65,9 @@ def test_a_space_without_finite_vectors_is_refused() -> None:
 
 
 def test_a_dtype_that_is_slow_on_the_small_batch_never_meets_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
     small, large = (Collated(Layout((), True), (), size, [("text",)] * size) for size in (2, 8))
     met: list[tuple[str, int]] = []
     seconds = {"float32": 1.0, "bfloat16": 3.5, "float16": 2.5}
-    monkeypatch.setattr(warm_up, "best_seconds", lambda run, batch: seconds[run(batch) and run.dtype])
 
     class Run:
         def __init__(self, dtype: str) -> None:
