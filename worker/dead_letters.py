@@ -122,12 +122,14 @@ def replay(
     settings: Settings,
     letters: Iterable[Stored],
     on_sent: Callable[[Stored], None],
+    on_skipped: Callable[[Stored], None] = lambda stored: None,
     chunk: int = 200,
 ) -> int:
     """Send the original records again, to their topic and partition, with their bytes, key and headers.
 
-    A replayed item that has been overtaken meanwhile does no harm: the worker's revision order drops it. Returns how
-    many were sent; on an error, `on_sent` has been called for exactly those that are acknowledged.
+    A replayed item that has been overtaken meanwhile does no harm: the worker's revision order drops it. A record with
+    neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
+    Returns how many were sent; on an error, `on_sent` has been called for exactly those that are acknowledged.
     """
     producer = client.producer()
     num_sent = 0
@@ -135,6 +137,9 @@ def replay(
         waiting: list[Stored] = []
         pending = _Pending()
         for stored in letters:
+            if stored.letter.key is None and stored.letter.value is None:
+                on_skipped(stored)
+                continue
             _send(producer, stored, pending)
             waiting.append(stored)
             if len(waiting) >= chunk:
@@ -225,4 +230,8 @@ def _text(key: bytes | None) -> str | None:
 
 
 def _rfc3339(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A record's timestamp can be any number; one that is no time is shown as it is."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"

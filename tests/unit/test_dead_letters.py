@@ -4,7 +4,7 @@ import pytest
 
 from schemas import DeadLetter, Reason, encode
 from tests.fakes import FakeClient, FakeCluster
-from worker.dead_letters import REPLAY_HEADER, Selection, full, hex_dump, one_line, read_letters, readable, replay
+from worker.dead_letters import REPLAY_HEADER, Selection, Stored, full, hex_dump, one_line, read_letters, readable, replay
 from worker.errors import ClientError, TopicError
 from worker.settings import Settings
 
@@ -69,6 +69,11 @@ def test_what_is_shown_has_all_bytes(cluster):
     assert "00 61 62 63 ff" in readable(stored)
     assert "non_finite" in one_line(stored)
     assert hex_dump(b"\x00A\n") == ["  00000000  00 41 0a" + " " * 40 + " .A."]
+
+
+@pytest.mark.parametrize("timestamp", [-1, -(2**63), 2**63 - 1])
+def test_a_timestamp_that_is_no_time_can_be_shown(timestamp):
+    assert full(Stored(0, 0, letter(1).model_copy(update={"timestamp": timestamp})))["timestamp"]
 
 
 def test_a_topic_of_something_else_is_refused(cluster):
