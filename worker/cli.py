@@ -340,7 +340,13 @@ def _dlq_replay(arguments: argparse.Namespace) -> int:
         for stored in letters:
             print(f"would send {one_line(stored)}")
         return 0
-    num_sent = replay(client, settings, letters, lambda stored: print(f"sent {one_line(stored)}"))
+    num_sent = replay(
+        client,
+        settings,
+        letters,
+        on_sent=lambda stored: print(f"sent {one_line(stored)}"),
+        on_skipped=lambda stored: print(f"skipped, it has neither key nor value: {one_line(stored)}"),
+    )
     print(f"{num_sent} records sent")
     return 0
 

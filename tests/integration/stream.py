@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
@@ -78,6 +79,22 @@ class Stream:
 
     def feed(self, records: Iterable[Outgoing], **producer: Any) -> int:
         return produce({**self.broker.options, **producer}, records)
+
+    def feed_with_librdkafka(self, records: Iterable[Outgoing]) -> None:
+        """As a client does that can also write what kafka-python cannot: null headers, neither key nor value."""
+        failed: list[Any] = []
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap_servers, "log_level": 0})
+        for record in records:
+            producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                record.partition,
+                headers=list(record.headers),
+                on_delivery=lambda error, message: failed.append(error) if error else None,
+            )
+        assert producer.flush(30) == 0
+        assert not failed, failed
 
     def feed_items(self, names: Iterable[str], revision: int = 1, **producer: Any) -> int:
         return self.feed((self.upsert(name, revision) for name in names), **producer)
