@@ -243,6 +243,9 @@ class FakeEmbedder:
             for value, each in zip(first, features, strict=True)
         ]
 
+    def padded_size(self, num_items: int) -> int:
+        return num_items
+
     def probe(self) -> None:
         if self._probe_error is not None:
             raise self._probe_error

@@ -40,6 +40,10 @@ class Embedder(Protocol):
         """One vector per item, in order; None where it would not be finite."""
         ...
 
+    def padded_size(self, num_items: int) -> int:
+        """Rows that are computed for so many items."""
+        ...
+
     def probe(self) -> None:
         """Compute an item known to be good. Raises what the model raises."""
         ...

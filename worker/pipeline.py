@@ -313,6 +313,8 @@ class Pipeline:
         self.batch_fill = batch.num_outputs / self._settings.batch.max_records
         metrics.batch_fill.set(self.batch_fill)
         fused = fuse(batch, self._embedder, metrics.out_of_memory.inc)
+        if fused.vectors:
+            metrics.padding.set(1 - len(fused.vectors) / self._embedder.padded_size(len(fused.vectors)))
         metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
         self._hand_over(fused)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ from worker.watchdog import RED_BEFORE_EXIT_S, Watchdog
 
 log = logging.getLogger(__name__)
 
+# The compute thread needs the interpreter for an instant between two long stretches without it, and waits for this
+# long each time while the other threads are busy (`tests/bench/README.md`).
+SWITCH_INTERVAL_S = 0.0005
 RATE_WINDOW_S = 10.0
 LATENCY_WINDOW_S = 60.0
 
@@ -52,6 +56,9 @@ class ModelEmbedder:
             None if index in bad else Vector(row, modalities, modality_data)
             for index, (row, modalities, modality_data) in enumerate(zip(rows, embedded.modalities, alone, strict=True))
         ]
+
+    def padded_size(self, num_items: int) -> int:
+        return self._runtime.padded_size(num_items)
 
     def probe(self) -> None:
         self._runtime.probe()
@@ -80,6 +87,7 @@ class Service:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; returns after a drain. Raises the `WorkerError` that ends the process."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.http.start()
         log.info("serving metrics and status at %s", self.http.address, extra={"action": "http"})
         try:

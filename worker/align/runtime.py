@@ -125,6 +125,10 @@ class AlignRuntime:
                 ]
             )
 
+    def padded_size(self, num_items: int) -> int:
+        """Rows that the model computes for a call of `embed` with this many items."""
+        return self._sizes.at_least(num_items)
+
     def probe(self) -> None:
         """Embed an item known to be good. Raises `SystemicError` if even that gives no vector."""
         bad = self.embed(synthetic_items(self.space.spec, 1)).bad_rows
