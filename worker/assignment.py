@@ -167,7 +167,7 @@ class Assignment:
         """Whether the tenure has unfinished shares that may still finish."""
         for share in tenure.settle():
             self._on_settled(share)
-        return tenure.has_open_shares() and tenure.failure() is None
+        return tenure.is_live and tenure.has_open_shares() and tenure.failure() is None
 
     def _retire(self, tenure: Tenure) -> None:
         if tenure.is_live:

@@ -171,9 +171,6 @@ class Metrics:
         self.last_publish = gauge("align_last_publish_timestamp_seconds", "When the last output was acknowledged.")
 
         # Model.
-        self.vector_errors = counter(
-            "align_vector_errors_total", "Vectors not published because they were not finite.", "topic"
-        )
         self.out_of_memory = counter("align_out_of_memory_total", "Batches halved because memory ran out.")
         self.build_info = Info("align_build", "What this process is.", registry=registry)
         self.build_info.info(

@@ -167,7 +167,7 @@ class Tenure:
     def settle(self) -> list[Share]:
         """Move the watermark over finished shares; returns those it moved over, in order."""
         settled = []
-        while self._shares and self._shares[0].is_done:
+        while self.is_live and self._shares and self._shares[0].is_done:
             share = self._shares.popleft()
             vectors_end = max(share.vectors_end, parse_note(self.commit.note) or 0)
             self.commit = Commit(share.next_offset, format_note(vectors_end))
@@ -181,8 +181,8 @@ class Tenure:
 
     @property
     def in_flight(self) -> int:
-        """Records consumed and not settled."""
-        return self.num_consumed - self.num_settled
+        """Records consumed and not settled; none once the tenure is retired."""
+        return self.num_consumed - self.num_settled if self.is_live else 0
 
     def has_news(self) -> bool:
         """Whether the watermark has moved since the last commit. Not always up: a log that was made anew starts at 0."""
@@ -193,8 +193,9 @@ class Tenure:
 
     def retire(self) -> int:
         """Stop counting for anything; returns the number of records given up."""
+        num_given_up = self.in_flight
         self.is_live = False
-        return self.in_flight
+        return num_given_up
 
 
 def format_note(vectors_end: int) -> str:
