@@ -186,6 +186,8 @@ class Assignment:
         return [self._held[partition] for partition in partitions if partition in self._held]
 
     def _count(self, event: str, partitions: Collection[TopicPartition]) -> None:
+        if not partitions and event != "assigned":  # the client also tells a member that had nothing to lose
+            return
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned_partitions.labels(self._metrics.topic).set(len(self._held))
         log.info(

@@ -89,7 +89,7 @@ class Stream:
                 record.topic,
                 record.value,
                 record.key,
-                record.partition,
+                -1 if record.partition is None else record.partition,
                 headers=list(record.headers),
                 on_delivery=lambda error, message: failed.append(error) if error else None,
             )

@@ -118,6 +118,16 @@ def test_retiring_gives_up_what_is_not_settled(tenure):
     tenure.settle()
     assert tenure.retire() == 3
     assert not tenure.is_live
+    assert tenure.in_flight == 0
+
+
+def test_what_finishes_after_retirement_does_not_count_again(tenure):
+    first, second = shares_of(tenure, [1, 1])
+    first.acknowledged(4)
+    assert tenure.retire() == 2
+    second.acknowledged(5)
+    assert tenure.settle() == []
+    assert (tenure.commit.offset, tenure.num_settled) == (10, 0)
 
 
 @pytest.mark.parametrize(
