@@ -106,11 +106,19 @@ class FakeClient:
         return len(self.cluster.log[partition])
 
     def read(
-        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+        self,
+        partition: TopicPartition,
+        start: int | None,
+        *,
+        at_least_last: int = 0,
+        not_before: int = 0,
+        timeout_s: float,
     ) -> Iterator[FakeRecord]:
         with self.cluster.lock:
             records = list(self.cluster.log[partition])
         first = min(start or 0, max(0, len(records) - at_least_last))
+        if not_before <= len(records):
+            first = max(first, not_before)
         return iter(records[first:])
 
 

@@ -99,7 +99,13 @@ class Pipeline:
         self._publish = Stage("publish", self._publish_step)
         self._publisher = Publisher(output, self._lease, self._unacknowledged, self._publish.beat)
         self._restore = Stage("restore", lambda: self._restorer.step())
-        self._restorer = Restorer(client, settings.topics.item_vectors, output.space_id, self._restore.beat)
+        self._restorer = Restorer(
+            client,
+            settings.topics.item_vectors,
+            settings.revisions.restore_records,
+            output.space_id,
+            self._restore.beat,
+        )
         self._consumer = client.consumer()
         self._producers: Producers | None = None
 
@@ -245,7 +251,7 @@ class Pipeline:
                 commit = commits.get(held.partition) or Commit(self._consumer.beginning(held.partition))
                 self._consumer.seek(held.partition, commit.offset)
                 self._paused.discard(held.partition)
-                self._restorer.request(self.assignment.begin(held, commit))
+                self._restorer.request(self.assignment.begin(held, commit), held.revisions.known_until)
         except NotMemberError:
             return
         except ClientError as error:
@@ -272,10 +278,11 @@ class Pipeline:
                 raise restored.error
             if restored.error is not None:
                 log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
-                self._restorer.request(restored.tenure)
+                self._restorer.request(restored.tenure, restored.known_until)
                 continue
             for item_id, newest in restored.newest.items():
                 held.revisions.restore(item_id, newest)
+            held.revisions.known_until = restored.known_until
             held.state = RUNNING
         for held in self.assignment.in_state(HELD):
             if time.monotonic() >= held.held_until and self._producers is not None:

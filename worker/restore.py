@@ -4,6 +4,9 @@ After a crash the inputs since the last commit are computed again. Some of their
 ones of the same item among them; publishing the older ones after those would undo them. The commit carries a note of
 where in the output partition the uncommitted outputs begin (`tenure.format_note`), so reading from there to the end
 tells which inputs have been overtaken. Without a note (first start, offsets reset by hand) everything is read.
+
+Inputs of one item can also arrive in the wrong order, with a change of owner between them. So some of the committed
+outputs are read, too: those last written, as far as this process does not know them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,6 @@ from worker.tenure import Tenure, parse_note
 
 log = logging.getLogger(__name__)
 
-NUM_ALWAYS_READ = 64  # so that a topic of another space is noticed even when nothing is uncommitted
 STEP_TIMEOUT_S = 30.0
 RETRY_S = 1.0
 
@@ -35,22 +37,29 @@ class Restored:
 
     tenure: Tenure
     newest: dict[str, Newest]
+    known_until: int
+    """Offset in the output partition up to which nothing is left to be read."""
     error: WorkerError | None = None
 
 
 class Restorer:
     """Reads output partitions back, one at a time, on a thread of its own."""
 
-    def __init__(self, client: ClientPort, output_topic: str, space_id: str, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, client: ClientPort, output_topic: str, num_records: int, space_id: str, beat: Callable[[], None]
+    ) -> None:
         self._client = client
         self._output_topic = output_topic
+        self._num_records = num_records
         self._space_id = space_id
         self._beat = beat
-        self._requests: queue.SimpleQueue[Tenure] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Tenure, int]] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Restored] = queue.SimpleQueue()
+        self._read_until = 0
 
-    def request(self, tenure: Tenure) -> None:
-        self._requests.put(tenure)
+    def request(self, tenure: Tenure, known_until: int) -> None:
+        """`known_until` is that of the last restore of the partition whose result has been taken over; 0 for none."""
+        self._requests.put((tenure, known_until))
 
     def results(self) -> list[Restored]:
         """What has been restored since the last call. Never waits."""
@@ -62,36 +71,42 @@ class Restorer:
     def step(self) -> None:
         """Restore the next partition; returns after a moment when there is none."""
         try:
-            tenure = self._requests.get(timeout=0.2)
+            tenure, known_until = self._requests.get(timeout=0.2)
         except queue.Empty:
             return
         if not tenure.is_live:
             return
         try:
-            self._results.put(Restored(tenure, self._read(tenure)))
+            self._results.put(self._read(tenure, known_until))
         except WorkerError as error:
             time.sleep(RETRY_S)
-            self._results.put(Restored(tenure, {}, error))
+            self._results.put(Restored(tenure, {}, known_until, error))
 
-    def _read(self, tenure: Tenure) -> dict[str, Newest]:
+    def _read(self, tenure: Tenure, known_until: int) -> Restored:
         partition = TopicPartition(self._output_topic, tenure.partition.partition)
         records = self._client.read(
-            partition, parse_note(tenure.commit.note), at_least_last=NUM_ALWAYS_READ, timeout_s=STEP_TIMEOUT_S
+            partition,
+            parse_note(tenure.commit.note),
+            at_least_last=self._num_records,
+            not_before=known_until,
+            timeout_s=STEP_TIMEOUT_S,
         )
-        newest = newest_published(self._beating(records), self._space_id)
+        self._read_until = known_until
+        newest = newest_published(self._watched(records), self._space_id)
         end = self._client.end(tenure.partition, STEP_TIMEOUT_S)
         if any(each.offset >= end for each in newest.values()):
             log.warning(
                 "%s/%d holds outputs of inputs that the log does not have: it was made anew; only revisions count",
                 *partition, extra={"action": "foreign_log"},
             )  # fmt: skip
-            return without_offsets(newest)
-        return newest
+            newest = without_offsets(newest)
+        return Restored(tenure, newest, self._read_until)
 
-    def _beating(self, records: Iterable[Record]) -> Iterator[Record]:
+    def _watched(self, records: Iterable[Record]) -> Iterator[Record]:
         """A large partition takes longer than the watchdog allows for a step."""
         for record in records:
             self._beat()
+            self._read_until = record.offset + 1
             yield record
 
 

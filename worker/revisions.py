@@ -31,6 +31,8 @@ class Revisions:
         self._max_young = max(1, max_items // 2)
         self._young: dict[str, Newest] = {}
         self._old: dict[str, Newest] = {}
+        self.known_until = 0
+        """Offset in the output partition before which every output is known here; kept for `worker.restore`."""
 
     def __len__(self) -> int:
         return len(self._young) + sum(item_id not in self._young for item_id in self._old)

@@ -196,6 +196,9 @@ class RevisionSettings(_Group):
     max_items_per_partition: int = Field(65_536, ge=2)
     """Items whose newest revision is remembered, per partition, so that older ones are dropped; about 200 bytes each.
     The least recently changed ones are forgotten first."""
+    restore_records: int = Field(8_192, ge=1)
+    """Outputs per partition that are read back when it comes to this worker, so that revisions stay known. Too low: a
+    late older revision gets through after a restart. Too high: partitions start late; each record takes about 25 µs."""
 
 
 class StateSettings(_Group):

@@ -175,7 +175,13 @@ class KafkaPythonClient:
         return KafkaPythonProducer(producer)
 
     def read(
-        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+        self,
+        partition: TopicPartition,
+        start: int | None,
+        *,
+        at_least_last: int = 0,
+        not_before: int = 0,
+        timeout_s: float,
     ) -> Iterator[Record]:
         tp = KafkaTopicPartition(*partition)
         timeout_ms = int(timeout_s * 1000)
@@ -186,6 +192,8 @@ class KafkaPythonClient:
                 first = consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
                 end = consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp]
                 position = max(first, min(first if start is None else start, end - at_least_last))
+                if not_before <= end:
+                    position = max(position, not_before)
                 consumer.seek(tp, position)
                 deadline = time.monotonic() + timeout_s
                 # The position, not the last record, says when the end is reached: markers and compacted offsets

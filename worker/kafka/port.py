@@ -132,12 +132,19 @@ class ClientPort(Protocol):
     def producer(self, lease: Lease | None = None) -> ProducerPort: ...
 
     def read(
-        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+        self,
+        partition: TopicPartition,
+        start: int | None,
+        *,
+        at_least_last: int = 0,
+        not_before: int = 0,
+        timeout_s: float,
     ) -> Iterator[Record]:
         """The records of one partition from `start` (None: its beginning) to its present end, outside any group.
 
-        Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer
-        has means its beginning. Any thread. `timeout_s` bounds the wait for each step.
+        Begins `at_least_last` offsets before the end if `start` is later than that, and in no case before
+        `not_before`, unless the log ends before it, as one that was made anew does. A start that the log no longer has
+        means its beginning. Any thread. `timeout_s` bounds the wait for each step.
         """
         ...
 
