@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import Broker, RealKafka
-from tests.brokers.broker import real
+from tests.brokers.broker import embedded, real
 from tests.integration.stream import DIMS, SPACE_DIM, Stream
 from worker.align import Space, command
+from worker.kafka.embedded import EmbeddedBroker
 
 StreamMaker = Callable[..., Stream]
 
@@ -28,8 +29,12 @@ def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamM
     """Makes a stream with topics on a broker; a `RealKafka` is talked to through its plaintext listener."""
     made: list[Stream] = []
 
-    def make(broker: Broker | RealKafka, num_partitions: int = 2, *, create: bool = True) -> Stream:
-        broker = real(broker.bootstrap_servers) if isinstance(broker, RealKafka) else broker
+    def make(broker: Broker | RealKafka | EmbeddedBroker, num_partitions: int = 2, *, create: bool = True) -> Stream:
+        match broker:
+            case RealKafka():
+                broker = real(broker.bootstrap_servers)
+            case EmbeddedBroker():
+                broker = embedded(broker)
         stream = Stream(broker, topics, Space.load(space_path), str(space_path), num_partitions)
         made.append(stream)
         if create:
@@ -39,6 +44,13 @@ def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamM
     yield make
     for stream in made:
         stream.close()
+
+
+@pytest.fixture
+def own_embedded() -> Iterator[EmbeddedBroker]:
+    """An embedded broker to be hurt."""
+    with EmbeddedBroker() as started:
+        yield started
 
 
 @pytest.fixture

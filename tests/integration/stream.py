@@ -190,9 +190,8 @@ def item(name: str, revision: int = 1, **fields: Any) -> bytes:
     """A valid item whose features follow from its name and revision."""
     seed = zlib.crc32(f"{name} {revision}".encode())
     features = {modality: feature(modality, seed) for modality in DIMS}
-    return encode(
-        NewItem(**{"item_id": name, "revision": revision, "event_time_ms": 1_000, "features": features} | fields)
-    )
+    defaults = {"item_id": name, "revision": revision, "event_time_ms": 1_000, "features": features}
+    return encode(NewItem.model_validate({**defaults, **fields}))
 
 
 def feature(modality: str, seed: int, dim: int | None = None, encoder: str = ENCODER) -> Feature:

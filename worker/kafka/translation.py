@@ -28,6 +28,10 @@ _NOT_MEMBER = (
 _TOO_LARGE = "MessageSizeTooLargeError RecordListTooLargeError"
 _TIMEOUT = "KafkaTimeoutError RequestTimedOutError"
 
+_ADVICE: dict[type[WorkerError], str] = {
+    FencedError: "another process runs with this kafka.group_instance_id: give every member its own",
+}
+
 _TABLE: dict[str, type[WorkerError]] = {
     name: ours
     for names, ours in (
@@ -48,7 +52,8 @@ def translate(error: BaseException, doing: str) -> WorkerError:
     """
     for cls in type(error).__mro__:
         if ours := _TABLE.get(cls.__name__):
-            return ours(f"{doing}: {error}")
+            advice = _ADVICE.get(ours)
+            return ours(f"{doing}: {advice} ({error})" if advice else f"{doing}: {error}")
     translated = ClientError(f"{doing}: {type(error).__name__}: {error}")
     translated.retriable = bool(getattr(error, "retriable", False))
     return translated

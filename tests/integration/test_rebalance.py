@@ -1,0 +1,141 @@
+"""Partitions that change hands while items flow: nothing is lost, and nothing old is written over something new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.brokers import Broker
+from tests.integration.flow import Flow
+from tests.integration.stream import Stream, names
+from tests.integration.worker_thread import WorkerThread
+from tests.worker_process import WorkerProcess
+from worker.kafka.embedded import EmbeddedBroker
+
+NUM_PARTITIONS = 4
+ASSIGNORS = ("range", "roundrobin", "cooperative-sticky")
+# The embedded broker lets a second member wait for as long as a session.
+SHORT_SESSION = {
+    "kafka.session_timeout_ms": 3_000,
+    "kafka.delivery_timeout_ms": 1_000,
+    "kafka.request_timeout_ms": 900,
+}
+
+
+def num_held(worker: WorkerThread) -> int:
+    return sum(partition.state == "running" for partition in worker.status.partitions)
+
+
+def scale_up_and_down(stream: Stream, settings: dict[str, Any]) -> int:
+    """A second member joins, works, and leaves. Returns how many outputs were written twice."""
+    with WorkerThread(settings) as first, Flow(stream) as flow:
+        first.until(lambda: num_held(first) == NUM_PARTITIONS)
+        with WorkerThread(settings) as second:
+            second.until(lambda: (num_held(first), num_held(second)) == (2, 2))
+            second.until(lambda: second.status.accounting.published > 50)
+        taken_over = first.status.accounting.published
+        first.until(lambda: num_held(first) == NUM_PARTITIONS)
+        first.until(lambda: first.status.accounting.published > taken_over + 50)
+        flow.stop()
+        stream.wait_committed(first)
+        first.until(lambda: first.status.accounting.in_flight == 0)
+        verdict = stream.verdict([first.metrics_url])
+        assert verdict.ok, verdict.explain()
+        assert verdict.counts["inputs"] == flow.num_fed
+        totals = second.service.metrics.accounting.totals
+        assert (totals.in_flight, totals.unaccounted()) == (0, 0)
+        return verdict.counts["duplicates"]
+
+
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("assignor", ASSIGNORS)
+def test_a_member_comes_and_goes(make_stream: Callable[..., Stream], real_kafka: Broker, assignor: str) -> None:
+    stream = make_stream(real_kafka, NUM_PARTITIONS)
+    num_duplicates = scale_up_and_down(stream, stream.settings({"kafka.assignor": assignor}))
+    assert num_duplicates == 0, "what has been begun is finished and committed before a partition moves"
+
+
+@pytest.mark.embedded
+def test_a_member_comes_and_goes_on_the_embedded_broker(
+    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
+) -> None:
+    """It refuses commits while it rebalances, so what was published since the last one is published again."""
+    stream = make_stream(own_embedded, NUM_PARTITIONS)
+    scale_up_and_down(stream, stream.settings(SHORT_SESSION))
+
+
+@pytest.mark.real_kafka
+def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
+    make_stream: Callable[..., Stream], real_kafka: Broker
+) -> None:
+    stream = make_stream(real_kafka, NUM_PARTITIONS)
+
+    def member(name: str) -> WorkerThread:
+        return WorkerThread(stream.settings({"kafka.group_instance_id": name}))
+
+    with member("a") as first, Flow(stream) as flow:
+        with member("b") as second:
+            second.until(lambda: (num_held(first), num_held(second)) == (2, 2))
+            before = {partition.partition for partition in second.status.partitions}
+        events = [first.metric("align_rebalances_total", event=event) for event in ("assigned", "revoked", "lost")]
+        with member("b") as second:
+            second.until(lambda: num_held(second) == 2)
+            assert {partition.partition for partition in second.status.partitions} == before
+            flow.stop()
+            stream.wait_committed(first, second)
+            assert events == [
+                first.metric("align_rebalances_total", event=event) for event in ("assigned", "revoked", "lost")
+            ]
+            verdict = stream.verdict([first.metrics_url, second.metrics_url])
+    assert verdict.ok, verdict.explain()
+
+
+@pytest.mark.real_kafka
+def test_a_static_member_whose_name_is_taken_ends(make_stream: Callable[..., Stream], real_kafka: Broker) -> None:
+    stream = make_stream(real_kafka)
+    settings = stream.settings({"kafka.group_instance_id": "same"})
+    with WorkerProcess(settings) as older, Flow(stream):
+        older.wait_ready()
+        with WorkerThread(settings) as newer:
+            assert older.wait(30) == 7
+            newer.until(lambda: num_held(newer) == 2)
+        (line,) = [line for line in older.stderr.splitlines() if line.startswith("align-worker:")]
+        assert "kafka.group_instance_id" in line
+
+
+@pytest.mark.real_kafka
+def test_what_a_killed_owner_published_is_not_undone_by_the_next_one(
+    make_stream: Callable[..., Stream], real_kafka: Broker
+) -> None:
+    """It had published newer revisions and deletes, and committed none of it. As a static member it has its heir at
+    once, and a session so long that it need not prove its membership by a commit meanwhile."""
+    stream = make_stream(real_kafka)
+    catalogue = list(names(60))
+    changed, deleted = catalogue[:30], catalogue[30:]
+    identity = {"kafka.group_instance_id": "a", "kafka.session_timeout_ms": 45_000}
+    stream.feed_items(catalogue, revision=1)
+    with WorkerThread(stream.settings(identity)) as first:
+        stream.wait_committed(first)
+    committed = stream.commits()
+
+    with WorkerProcess(stream.settings({**identity, "commit.interval_ms": 600_000})) as owner:
+        owner.wait_ready()
+        stream.feed_items(catalogue, revision=5)
+        owner.wait_until(lambda: len(stream.output_records()) == 120)
+        stream.feed_items(changed, revision=6)
+        stream.feed(stream.delete(name) for name in deleted)
+        owner.wait_until(lambda: len(stream.output_records()) == 180)
+        owner.kill()
+    assert stream.commits() == committed, "the owner has committed, so that nothing is proven here"
+
+    with WorkerThread(stream.settings(identity)) as heir:
+        stream.wait_committed(heir)
+        heir.until(lambda: heir.status.accounting.in_flight == 0)
+        assert heir.status.accounting.superseded == len(catalogue)
+        verdict = stream.verdict([heir.metrics_url])
+    assert verdict.ok, verdict.explain()
+    again = stream.published()
+    assert sum(revision == 5 for _, revision in again) == len(catalogue)
+    assert dict(again) == dict.fromkeys(changed, 6) | dict.fromkeys(deleted)
