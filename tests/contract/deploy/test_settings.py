@@ -1,0 +1,153 @@
+"""Every setting that a manifest gives is one that the worker has, and what belongs together agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.contract.deploy.artefacts import (
+    COMPOSE,
+    DEPLOY,
+    TARGETS,
+    Document,
+    base_deployment,
+    container,
+    document,
+    pod_spec,
+    rendered,
+    the,
+    with_components,
+)
+from tests.contract.deploy.conftest import LoadSettings
+from worker.errors import ConfigError
+from worker.settings import CONFIG_FILE_VARIABLE, Settings, setting_names, variable
+
+SECRET = "not-a-real-password"
+FILE_VARIABLES = {
+    variable(name)
+    for name in setting_names()
+    if name.rsplit("_", 1)[-1] in ("cafile", "certfile", "keyfile") or name.endswith("token_file")
+}
+
+
+def keys_of(volume: Document, configs: Mapping[str, Any]) -> set[str]:
+    """File names that a volume is known to bring."""
+    if "secret" in volume:
+        return {item["path"] for item in volume["secret"].get("items", [])}
+    if "configMap" in volume:
+        return set(configs[volume["configMap"]["name"]])
+    return set()
+
+
+def mounted(path: str, deployment: Document, configs: Mapping[str, Any]) -> bool:
+    """Whether the container finds a file at this path."""
+    volumes = {each["name"]: each for each in pod_spec(deployment)["volumes"]}
+    place = PurePosixPath(path)
+    return any(
+        place.parent == PurePosixPath(mount["mountPath"]) and place.name in keys_of(volumes[mount["name"]], configs)
+        for mount in container(deployment)["volumeMounts"]
+    )
+
+
+def settings_of(resources: tuple[Document, ...], load_settings: LoadSettings, tmp_path: Path) -> Settings:
+    """What the container would run with. Files from Secrets are stood in for; a path that no volume brings fails."""
+    deployment = the("Deployment", resources)
+    configs = {each["metadata"]["name"]: each["data"] for each in resources if each["kind"] == "ConfigMap"}
+    file, variables = None, {}
+    for each in container(deployment)["env"]:
+        name, value = each["name"], each.get("value", SECRET)
+        assert ("value" in each) != ("valueFrom" in each)
+        if name == CONFIG_FILE_VARIABLE or name in FILE_VARIABLES:
+            assert mounted(value, deployment, configs), f"{name}: nothing is mounted at {value}"
+            stand_in = tmp_path / PurePosixPath(value).name
+            texts = [data[stand_in.name] for data in configs.values() if stand_in.name in data]
+            stand_in.write_text(texts[0] if texts else "")
+            if name == CONFIG_FILE_VARIABLE:
+                file = stand_in
+                continue
+            value = str(stand_in)
+        assert name not in variables, f"{name} is given twice"
+        variables[name] = value
+    return load_settings(variables, file)
+
+
+def test_the_base_file_loads(worker_settings: Settings) -> None:
+    given = yaml.safe_load((DEPLOY / "base" / "worker.yaml").read_text())
+    assert worker_settings.kafka.group_id == given["kafka"]["group_id"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pods_get_settings_that_load(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
+    settings = settings_of(rendered(target), load_settings, tmp_path)
+    ports = {port["name"]: port["containerPort"] for port in container(the("Deployment", rendered(target)))["ports"]}
+    assert ports["http"] == settings.http.port
+
+
+def test_scram_signs_in(load_settings: LoadSettings, tmp_path: Path) -> None:
+    kafka = settings_of(with_components(tmp_path, "scram"), load_settings, tmp_path).kafka
+    assert (kafka.security_protocol, kafka.sasl_mechanism) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert kafka.sasl_password is not None
+    assert kafka.sasl_password.get_secret_value() == SECRET
+    assert kafka.ssl_check_hostname
+
+
+def test_no_manifest_holds_a_password() -> None:
+    for path in DEPLOY.rglob("*.yaml"):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            assert not (name.strip(" -").lower().endswith("password") and value.strip(" |>")), f"{path}: {line}"
+
+
+@pytest.mark.parametrize("target", ["base", "overlays/next-space"])
+def test_the_space_lies_on_the_volume(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
+    settings = settings_of(rendered(target), load_settings, tmp_path)
+    mounts = {
+        each["name"]: each["mountPath"] for each in container(the("Deployment", rendered(target)))["volumeMounts"]
+    }
+    assert settings.space.path is not None
+    assert PurePosixPath(mounts["space"]) in PurePosixPath(settings.space.path).parents
+
+
+def test_the_next_space_shares_nothing_that_the_worker_writes(load_settings: LoadSettings, tmp_path: Path) -> None:
+    first, second = (
+        settings_of(rendered(target), load_settings, tmp_path) for target in ("base", "overlays/next-space")
+    )
+    assert first.topics.items == second.topics.items
+    for name in ("item_vectors", "dead_letters"):
+        assert getattr(first.topics, name) != getattr(second.topics, name)
+    assert first.kafka.group_id != second.kafka.group_id
+    assert first.space.path != second.space.path
+
+
+def test_the_loader_is_checked_at_the_path_that_workers_use(worker_settings: Settings) -> None:
+    assert f"space check {worker_settings.space.path}" in (DEPLOY / "space-volume.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["topics", "space", "worker"])
+def test_compose_gives_settings_that_load(name: str, load_settings: LoadSettings) -> None:
+    service = document(COMPOSE)["services"][name]
+    settings = load_settings(service["environment"], None)
+    assert settings.kafka.bootstrap_servers == "kafka:19092"
+    assert str(settings.space.path) == "/space/current"
+
+
+def test_a_misspelt_variable_would_be_noticed(load_settings: LoadSettings, tmp_path: Path) -> None:
+    deployment = base_deployment()
+    worker = container(deployment)
+    broken = {**worker, "env": [{"name": "ALIGN_KAFKA__GROUPID", "value": "x"}]}
+    spec = {**pod_spec(deployment), "containers": [broken]}
+    resources = ({**deployment, "spec": {"template": {"spec": spec}}},)
+    with pytest.raises(ConfigError, match="GROUPID"):
+        settings_of(resources, load_settings, tmp_path)
+
+
+def test_a_file_that_nothing_mounts_would_be_noticed(load_settings: LoadSettings, tmp_path: Path) -> None:
+    deployment = base_deployment()
+    unmounted = {**container(deployment), "volumeMounts": []}
+    resources = ({**deployment, "spec": {"template": {"spec": {**pod_spec(deployment), "containers": [unmounted]}}}},)
+    with pytest.raises(AssertionError, match="nothing is mounted at /etc/align/worker"):
+        settings_of(resources, load_settings, tmp_path)
