@@ -4,7 +4,7 @@
 |---|---|
 | `KAFKA_HOME` | an unpacked Apache Kafka distribution: real_kafka tests start brokers from it |
 | `ALIGN_TEST_BOOTSTRAP_SERVERS` | real_kafka tests use this cluster; those that stop brokers are skipped |
-| `ALIGN_REQUIRE_REAL_KAFKA=1` | a missing Kafka fails the tests that need one, instead of skipping them |
+| `ALIGN_TEST_REQUIRE_KAFKA=1` | a missing Kafka fails the tests that need one, instead of skipping them |
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _no_kafka(reason: str) -> NoReturn:
-    if os.environ.get("ALIGN_REQUIRE_REAL_KAFKA") == "1":
-        pytest.fail(f"ALIGN_REQUIRE_REAL_KAFKA=1, but {reason}", pytrace=False)
+    if os.environ.get("ALIGN_TEST_REQUIRE_KAFKA") == "1":
+        pytest.fail(f"ALIGN_TEST_REQUIRE_KAFKA=1, but {reason}", pytrace=False)
     pytest.skip(f"needs a real Kafka: {reason}")
 
 

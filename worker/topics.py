@@ -17,6 +17,7 @@ _COMPACTED = {
 MAX_INPUT_BYTES = 4 * 2**20
 # A dead letter carries its record whole, with a kilobyte or two of its own.
 MAX_DEAD_LETTER_BYTES = MAX_INPUT_BYTES + 2**16
+DEAD_LETTER_DAYS = 30  # time to notice them, find the cause and replay
 
 
 def wanted_topics(topics: TopicSettings) -> dict[str, dict[str, str]]:
@@ -24,7 +25,11 @@ def wanted_topics(topics: TopicSettings) -> dict[str, dict[str, str]]:
     return {
         topics.items: {"cleanup.policy": "compact", "max.message.bytes": str(MAX_INPUT_BYTES)},
         topics.item_vectors: dict(_COMPACTED),
-        topics.dead_letters: {"cleanup.policy": "delete", "max.message.bytes": str(MAX_DEAD_LETTER_BYTES)},
+        topics.dead_letters: {
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(MAX_DEAD_LETTER_BYTES),
+            "retention.ms": str(DEAD_LETTER_DAYS * 86_400_000),
+        },
     }
 
 
@@ -63,7 +68,7 @@ def check_topics(client: ClientPort, settings: Settings) -> list[str]:
     """Raise `TopicError` unless the worker can use its topics; returns warnings."""
     described = client.describe_topics(list(wanted_topics(settings.topics)))
     if found := problems(settings.topics, described):
-        raise TopicError("; ".join(found) + " (make them with: align-worker topics create)")
+        raise TopicError("; ".join(found) + " (make them with `align-worker topics create`; a topic that we have no right to describe looks missing, too)")
     return warnings(settings.topics, described)
 
 
