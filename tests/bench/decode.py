@@ -9,18 +9,15 @@ each counts with its fastest round, so that a slow spell of the machine hits all
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
-import pydantic
 
 from schemas import Feature, ItemVector, NewItem, Tensor, all_finite, decode, encode, encode_item_vector
+from tests.bench.host import host_line
 
 DIMS = {"text": 768, "image": 512, "audio": 512}
 POLL_ITEMS = 512
@@ -101,21 +98,12 @@ def fastest_us(runs: dict[str, tuple[Callable[[], object], int]], seconds: float
     return best
 
 
-def host() -> str:
-    """CPU, cores and versions, on one line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-    versions = f"msgpack {'.'.join(map(str, msgpack.version))}, pydantic {pydantic.VERSION}, numpy {np.__version__}"
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure, all cases together")
     best = fastest_us(cases(), parser.parse_args().seconds)
     unpack = next(iter(best.values()))
-    print(f"host: {host()}")
+    print(f"host: {host_line()}")
     print(f"item of {len(encode(item()))} bytes; vector of {VECTOR_DIMS} x float16")
     print(f"{'':44} {'µs/message':>10} {'x unpackb':>10}")
     for name, cost in best.items():

@@ -10,8 +10,6 @@ between machines: read them as ratios within one run.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 import threading
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor
 
 from schemas import Feature
+from tests.bench.host import host_line
 from worker.align.collate import Collator
 from worker.align.collated import Collated
 from worker.align.contract import Contract
@@ -52,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.5, help="time for each figure")
     seconds = parser.parse_args().seconds
-    print(host_line())
+    print(f"host: {host_line()}")
     with tempfile.TemporaryDirectory() as directory:
         space = random_space(Path(directory))
         bench_batches(space, seconds)
@@ -212,20 +211,6 @@ def runs(work: Callable[[], object], seconds: float) -> Iterator[float]:
         work()
         yield time.perf_counter() - started
         done += 1
-
-
-def host_line() -> str:
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown CPU")
-    bf16 = any("avx512_bf16" in line or "amx_bf16" in line for line in _cpuinfo() if line.startswith("flags"))
-    return (
-        f"{model}, {os.cpu_count()} cores, {'with' if bf16 else 'without'} bfloat16 instructions, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {torch.__version__}"
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _batch() -> Collated:

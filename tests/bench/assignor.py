@@ -1,0 +1,98 @@
+"""How long do vectors stop when a worker joins or leaves, with each assignor?
+
+    python -m tests.bench.assignor [--rate 400] [--rounds 3] [--json]
+
+One worker under a steady stream; a second one joins and, some seconds later, is told to leave (SIGTERM). For each of
+the two events: the longest time that any item took around it, and the same for the partition that was hit least. Rounds
+alternate between the assignors. The second worker's start competes for the same cores, so with few of them these are
+upper bounds; compare the assignors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.bench.host import host_line
+from tests.bench.idle import free_port, is_ready
+from tests.bench.stream import TOPIC, Arrival, Stream
+from tests.bench.workload import NUM_PARTITIONS, Bed, open_bed, rounds, wait_until, worker
+
+ASSIGNORS = ("range", "roundrobin", "cooperative-sticky")
+WARM_UP_S = 4.0
+AFTER_S = 8.0
+START_TIMEOUT_S = 60.0
+
+
+class Pause(NamedTuple):
+    """Milliseconds."""
+
+    join_ms: float
+    """Longest latency of any partition."""
+    join_least_ms: float
+    """Longest latency of the partition that was hit least."""
+    leave_ms: float
+    leave_least_ms: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=400.0, help="items per second")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--assignors", default="range,cooperative-sticky", help=f"of {', '.join(ASSIGNORS)}")
+    parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    host, names = host_line(), arguments.assignors.split(",")
+    found: dict[str, list[Pause]] = {name: [] for name in names}
+    with open_bed(arguments.bootstrap_servers) as bed:
+        for _, name in rounds(names, arguments.rounds):
+            found[name].append(measure_pause(bed, name, arguments.rate))
+    medians = {
+        name: Pause(*(statistics.median(values) for values in zip(*pauses, strict=True)))
+        for name, pauses in found.items()
+    }
+    if arguments.json:
+        everything = {name: [pause._asdict() for pause in pauses] for name, pauses in found.items()}
+        print(json.dumps({"host": host, "rounds": everything}))
+        return
+    print(f"host: {host}\n{arguments.rate:g} items/s, median of {arguments.rounds} rounds, longest latency in ms")
+    print(f"{'':20} {'join':>8} {'least hit':>10} {'leave':>8} {'least hit':>10}")
+    for name, pause in medians.items():
+        print(f"{name:20} {pause[0]:8.0f} {pause[1]:10.0f} {pause[2]:8.0f} {pause[3]:10.0f}")
+
+
+def measure_pause(bed: Bed, assignor: str, rate: float) -> Pause:
+    topic = f"items-{uuid.uuid4().hex[:8]}"
+    bed.create_topics([topic], TOPIC)
+    environment = bed.worker_environment(topic, kafka__assignor=assignor)
+    with worker(environment), Stream(bed, topic, environment["ALIGN_TOPICS__ITEM_VECTORS"], rate) as stream:
+        wait_until(lambda: stream.num_read > 0, START_TIMEOUT_S, "first vector")
+        time.sleep(WARM_UP_S)
+        port = free_port()
+        started_ms = time.time() * 1000
+        with worker({**environment, "ALIGN_HTTP__PORT": str(port)}) as second:
+            wait_until(lambda: is_ready(second, port), START_TIMEOUT_S, "second worker ready")
+            time.sleep(AFTER_S)
+            leaving_ms = time.time() * 1000
+        time.sleep(AFTER_S)
+    arrivals = stream.arrivals()
+    join = longest_by_partition(arrivals, started_ms, leaving_ms)
+    leave = longest_by_partition(arrivals, leaving_ms, float("inf"))
+    return Pause(max(join), min(join), max(leave), min(leave))
+
+
+def longest_by_partition(arrivals: Sequence[Arrival], begin_ms: float, end_ms: float) -> list[float]:
+    return [
+        max(each.append_ms for each in arrivals if each.partition == partition and begin_ms <= each.at_ms < end_ms)
+        for partition in range(NUM_PARTITIONS)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Does an item cost the same after a million others?
+
+    python -m tests.bench.flatness [--items 1000000] [--json]
+
+One worker, one run, items that are all distinct; the feeder stays ahead of it. Looked at from outside: CPU time of the
+process per item between marks, and its resident memory at each. Flat means: the last tenth costs what the items between
+10,000 and 100,000 cost, and memory stops growing once the revisions of `revisions.max_items_per_partition` items are
+remembered. Needs 5 KB of disk per item in the temporary directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from tests.bench.host import host_line
+from tests.bench.progress import Sample, Watch
+from tests.bench.workload import Feeder, open_bed, worker
+
+MARKS = (1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+AHEAD = 60_000
+CHUNK = 500
+
+
+class Window(NamedTuple):
+    """From one mark to the next."""
+
+    begin: int
+    end: int
+    cpu_us_per_item: float
+    items_per_s: float
+    rss_mb: float
+    """At its end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.items < 200_000:
+        parser.error("--items must be at least 200000: the last tenth is compared with what lies before 100,000")
+    host = host_line()
+    samples = run(arguments.items, arguments.bootstrap_servers)
+    found = windows(samples, [mark for mark in MARKS if mark < arguments.items] + [arguments.items])
+    early, late = window(samples, 10_000, 100_000), window(samples, int(0.9 * arguments.items), arguments.items)
+    ratios = {
+        "CPU per item, last tenth / 10k to 100k": late.cpu_us_per_item / early.cpu_us_per_item,
+        "RSS growth from 100k on, MB": late.rss_mb - early.rss_mb,
+    }
+    if arguments.json:
+        print(json.dumps({"host": host, "windows": [each._asdict() for each in found], "ratios": ratios}))
+        return
+    print(f"host: {host}\n{'items':>23} {'CPU µs/item':>12} {'items/s':>9} {'RSS MB':>8}")
+    for each in found:
+        print(
+            f"{each.begin:>11,} {each.end:>11,} {each.cpu_us_per_item:12.1f} {each.items_per_s:9,.0f} "
+            f"{each.rss_mb:8.0f}"
+        )
+    print("\n".join(f"{name}: {value:.2f}" for name, value in ratios.items()))
+
+
+def run(num_items: int, bootstrap_servers: str | None) -> list[Sample]:
+    with open_bed(bootstrap_servers) as bed:
+        bed.create_topics(["items"])
+        environment = bed.worker_environment("items")
+        with worker(environment) as child:
+            watch = Watch(bed.bootstrap_servers, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
+            feeder = AheadFeeder(bed.bootstrap_servers, num_items)
+            feeder.start()
+            try:
+                return watch.until(num_items, feeder.saw)
+            finally:
+                feeder.stop()
+
+
+class AheadFeeder:
+    """Keeps a bounded number of items ahead of the worker, on a thread of its own."""
+
+    def __init__(self, bootstrap_servers: str, num_items: int) -> None:
+        self._feeder = Feeder(bootstrap_servers, "items")
+        self._num_items = num_items
+        self._num_done = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def saw(self, sample: Sample) -> None:
+        self._num_done = sample.num_outputs
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and self._feeder.num_fed < self._num_items:
+            if self._feeder.num_fed - self._num_done < AHEAD:
+                self._feeder.feed(min(CHUNK, self._num_items - self._feeder.num_fed))
+            else:
+                time.sleep(0.05)
+        self._feeder.flush()
+
+
+def windows(samples: Sequence[Sample], marks: Sequence[int]) -> list[Window]:
+    return [window(samples, begin, end) for begin, end in pairwise(marks)]
+
+
+def window(samples: Sequence[Sample], begin: int, end: int) -> Window:
+    first, last = (next(each for each in samples if each.num_outputs >= mark) for mark in (begin, end))
+    num_items = last.num_outputs - first.num_outputs
+    cost = (last.cpu_s - first.cpu_s) / num_items * 1e6
+    return Window(begin, end, cost, num_items / (last.at - first.at), last.rss_mb)
+
+
+if __name__ == "__main__":
+    main()

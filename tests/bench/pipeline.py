@@ -1,0 +1,133 @@
+"""What does the whole pipeline keep of the speed of its slowest part, and what does it win over a plain loop?
+
+    python -m tests.bench.pipeline [--items 100000] [--rounds 3] [--json]
+
+A real Kafka with 4 partitions, on the same cores, holds the items before anything is measured. Each variant is a fresh
+process with a fresh group and fresh output topics, and reads from the beginning. It is watched from outside, by the
+end of its output topic and its CPU time, between 10 % and 95 % of the items; nobody else reads or writes. Variants
+take turns, and the figure of each is the median of its rounds.
+
+On a shared machine compare CPU time per item rather than rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.bench.host import host_line
+from tests.bench.progress import Steady, Watch, steady
+from tests.bench.workload import MALLOC, Bed, Feeder, answer, open_bed, process, rounds, worker
+
+FIRST, LAST = 0.10, 0.95  # of the items
+
+
+class Variant(NamedTuple):
+    what: str
+    needs_kafka: bool = True
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "full": Variant("the worker: python -m worker run"),
+    "transport": Variant("its pipeline and client; decoder and model do nothing"),
+    "model": Variant("AlignRuntime.embed alone, batches of 512", needs_kafka=False),
+    "decoding": Variant("the worker's decoder alone", needs_kafka=False),
+    "plain": Variant("plain loop on kafka-python, same codec and model"),
+    "bare": Variant("plain loop on kafka-python, no codec, no model"),
+    "confluent": Variant("plain loop on confluent-kafka, same codec and model"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="separated by commas (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the worker")
+    parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    names = arguments.variants.split(",")
+    settings = dict(each.replace(".", "__").split("=", 1) for each in arguments.set)
+    host = host_line()
+    with open_bed(arguments.bootstrap_servers) as bed:
+        fill(bed, "items", arguments.items)
+        measured: dict[str, list[Steady]] = {name: [] for name in names}
+        for _, name in rounds(names, arguments.rounds):
+            measured[name].append(measure(bed, name, arguments.items, settings))
+            if not arguments.json:
+                print(f"  {name:10} {measured[name][-1].items_per_s:9,.0f}/s", flush=True)
+    figures = {name: median(each) for name, each in measured.items()}
+    if arguments.json:
+        print(json.dumps({"host": host, "figures": as_json(figures), "ratios": ratios(figures)}))
+    else:
+        print("\n".join(report(host, arguments.items, arguments.rounds, settings, figures)))
+
+
+def fill(bed: Bed, topic: str, num_items: int) -> None:
+    bed.create_topics([topic], {"cleanup.policy": "delete"})
+    feeder = Feeder(bed.bootstrap_servers, topic)
+    feeder.feed(num_items)
+    feeder.flush()
+
+
+def measure(bed: Bed, name: str, num_items: int, settings: Mapping[str, str]) -> Steady:
+    environment = bed.worker_environment("items", **settings)
+    if not VARIANTS[name].needs_kafka:
+        found = answer("tests.bench.variants", name, environment=environment)
+        return Steady(found["items_per_s"], found["cpu_us_per_item"], found["cores"])
+    child = (
+        worker(environment)
+        if name == "full"
+        else process("tests.bench.variants", name, environment=environment, stdout=subprocess.DEVNULL)
+    )
+    with child as running:
+        samples = Watch(bed.bootstrap_servers, environment["ALIGN_TOPICS__ITEM_VECTORS"], running).until(num_items)
+    return steady(samples, int(FIRST * num_items), int(LAST * num_items))
+
+
+def median(measured: Sequence[Steady]) -> Steady:
+    return Steady(*(statistics.median(values) for values in zip(*measured, strict=True)))
+
+
+def ratios(figures: Mapping[str, Steady]) -> dict[str, float]:
+    """Of the rates: what the whole keeps of its slowest part, and what it wins over the loops."""
+    rate = {name: figure.items_per_s for name, figure in figures.items()}
+    found = {}
+    if {"full", "transport", "model"} <= rate.keys():
+        found["full / min(transport, model)"] = rate["full"] / min(rate["transport"], rate["model"])
+    for loop in ("plain", "confluent"):
+        if {"full", loop} <= rate.keys():
+            found[f"full / {loop}"] = rate["full"] / rate[loop]
+    if {"transport", "bare"} <= rate.keys():
+        found["transport / bare"] = rate["transport"] / rate["bare"]
+    return found
+
+
+def as_json(figures: Mapping[str, Steady]) -> dict[str, Any]:
+    return {name: figure._asdict() for name, figure in figures.items()}
+
+
+def report(
+    host: str, num_items: int, num_rounds: int, settings: Mapping[str, str], figures: Mapping[str, Steady]
+) -> list[str]:
+    changed = "".join(f", {name}={value}" for name, value in settings.items())
+    malloc = " ".join(f"{name}={value}" for name, value in MALLOC.items())
+    return [
+        f"host: {host}",
+        f"{num_items} items, median of {num_rounds} rounds; {malloc}{changed}",
+        f"{'':11} {'items/s':>9} {'CPU µs/item':>12} {'cores':>6}",
+        *(
+            f"{name:11} {each.items_per_s:9,.0f} {each.cpu_us_per_item:12.1f} {each.cores:6.2f}  {VARIANTS[name].what}"
+            for name, each in figures.items()
+        ),
+        *(f"{name:30} {value:5.2f}" for name, value in ratios(figures).items()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The parts of the worker, and what a user would write instead of it, each as a process of its own.
+
+    python -m tests.bench.variants NAME
+
+Reads the worker's settings from the environment, as `tests.bench.pipeline` sets it. The loops run until SIGTERM, and
+then print the names of their threads as JSON; the parts that need no Kafka run for a while and print rate and cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from tests.bench.loops import bare, confluent, plain
+from tests.bench.parts import decoding, model, runtime_of, space_of
+from tests.bench.workload import MODALITIES, VECTOR_DIM
+from worker.align import Contract, Space
+from worker.decode import DecodedRecords, Decoder
+from worker.fuse import Features, Vector
+from worker.health import Health
+from worker.kafka import make_client
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline
+from worker.publish import OutputFormat
+from worker.records import Item, Record
+from worker.service import ModelEmbedder
+from worker.settings import Settings, load
+
+
+class IdleDecoder(Decoder):
+    """Takes the key for the item and leaves the value alone."""
+
+    def decode(self, records: Sequence[Record]) -> DecodedRecords:
+        return DecodedRecords(
+            [Item(record, (record.key or b"").decode(), 1, record.timestamp, {}) for record in records]
+        )
+
+
+class IdleEmbedder:
+    """One constant vector, of the usual size, for every item."""
+
+    def __init__(self) -> None:
+        self._vector = Vector(bytes(2 * VECTOR_DIM), MODALITIES)
+
+    def vectors(self, features: Sequence[Features]) -> list[Vector | None]:
+        return [self._vector] * len(features)
+
+    def padded_size(self, num_items: int) -> int:
+        return num_items
+
+    def probe(self) -> None:
+        """Nothing can fail."""
+
+
+def transport(settings: Settings, stop: threading.Event) -> None:
+    """The worker's own threads and client, with a decoder and a model that do nothing."""
+    space = space_of(settings)
+    _run_pipeline(settings, stop, space, IdleDecoder(Contract(space.spec)), IdleEmbedder())
+
+
+def in_process(settings: Settings, stop: threading.Event) -> None:
+    """The whole pipeline, without the service around it."""
+    space, runtime = space_of(settings), runtime_of(settings)
+    _run_pipeline(
+        settings, stop, space, Decoder(Contract(space.spec)), ModelEmbedder(runtime, settings.publish.vector_dtype)
+    )
+
+
+def _run_pipeline(settings: Settings, stop: threading.Event, space: Space, decoder: Decoder, embedder: Any) -> None:
+    client = make_client(settings.kafka)
+    client.connect()
+    output = OutputFormat(settings.topics, space.space_id, settings.publish.vector_dtype, space.spec.dim)
+    metrics = Metrics(CollectorRegistry(), settings.topics.items)
+    Pipeline(settings, client, decoder, embedder, output, metrics, Health()).run(stop)
+
+
+def _stop(stop: threading.Event) -> None:
+    """Says which thread is which before they end."""
+    if not stop.is_set():
+        print(json.dumps({thread.native_id: thread.name for thread in threading.enumerate()}), flush=True)
+    stop.set()
+
+
+LOOPS: dict[str, Callable[[Settings, threading.Event], None]] = {
+    "transport": transport,
+    "in_process": in_process,
+    "bare": bare,
+    "plain": plain,
+    "confluent": confluent,
+}
+PARTS: dict[str, Callable[[Settings], dict[str, float]]] = {"model": model, "decoding": decoding}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=[*LOOPS, *PARTS])
+    name = parser.parse_args().name
+    settings = load()
+    if name in PARTS:
+        print(json.dumps(PARTS[name](settings)))
+        return
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: _stop(stop))
+    LOOPS[name](settings, stop)
+
+
+if __name__ == "__main__":
+    main()
