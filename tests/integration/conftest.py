@@ -46,6 +46,13 @@ def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamM
         stream.close()
 
 
+@pytest.fixture(scope="session")
+def own_kafka(own_kafka_allowed: None) -> Iterator[RealKafka]:
+    """A real Kafka to be killed and frozen. Whoever does so brings it back."""
+    with RealKafka() as kafka:
+        yield kafka
+
+
 @pytest.fixture
 def own_embedded() -> Iterator[EmbeddedBroker]:
     """An embedded broker to be hurt."""

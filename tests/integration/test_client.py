@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+import pytest
+
+from tests.brokers.addresses import free_ports
 from tests.integration.stream import Stream, names
 from tests.worker_process import as_text
-from worker.kafka import Commit, ConsumerPort, make_client
+from worker.errors import CallTimeoutError, WorkerError
+from worker.kafka import ClientPort, Commit, ConsumerPort, make_client
+from worker.kafka.embedded import EmbeddedBroker
 from worker.records import TopicPartition
-from worker.settings import load
+from worker.settings import KafkaSettings, load
 
 NUM_PER_PARTITION = 60
 FEW = 10
@@ -32,10 +38,13 @@ class Listener:
         self.partitions -= set(partitions)
 
 
+def client_of(stream: Stream) -> ClientPort:
+    return make_client(load({name: as_text(value) for name, value in stream.settings().items()}).kafka)
+
+
 @contextmanager
 def member(stream: Stream) -> Iterator[ConsumerPort]:
-    settings = load({name: as_text(value) for name, value in stream.settings().items()})
-    consumer = make_client(settings.kafka).consumer()
+    consumer = client_of(stream).consumer()
     try:
         consumer.subscribe([stream.items], Listener())
         yield consumer
@@ -69,3 +78,51 @@ def test_a_partition_that_was_paused_with_records_at_hand_goes_on_after_it(strea
         assert seen[halted] == FEW
         consumer.resume([halted])
         poll_until(consumer, seen, lambda: seen[halted] == NUM_PER_PARTITION, FEW)
+
+
+class Receipt:
+    def __init__(self) -> None:
+        self.settled = threading.Event()
+        self.error: WorkerError | None = None
+
+    def acknowledged(self, offset: int) -> None:
+        self.settled.set()
+
+    def failed(self, error: WorkerError) -> None:
+        self.error = error
+        self.settled.set()
+
+
+@pytest.mark.embedded
+def test_a_producer_that_cannot_flush_is_closed_all_the_same(
+    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
+) -> None:
+    """The library by itself leaves it open, to write old records once the broker is back."""
+    stream = make_stream(own_embedded)
+    before = set(threading.enumerate())
+    producer = client_of(stream).producer()
+    first, late = Receipt(), Receipt()
+    producer.send(stream.vectors, 0, b"k", b"first", (), first)
+    assert first.settled.wait(10)
+    own_embedded.set_down()
+    producer.send(stream.vectors, 0, b"k", b"late", (), late)
+    started = time.monotonic()
+    producer.close(0.3)
+    assert time.monotonic() - started < 2
+    assert late.settled.wait(2)
+    assert first.error is None
+    assert late.error is not None
+    assert set(threading.enumerate()) <= before
+    own_embedded.set_up()
+    assert [record.value for record in stream.output_records()] == [b"first"]
+
+
+def test_a_client_that_cannot_be_made_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.kafka.kafka_python.BOOTSTRAP_TIMEOUT_MS", 200)
+    (port,) = free_ports(1)
+    client = make_client(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}"))
+    before = set(threading.enumerate())
+    for make in (client.consumer, client.producer, lambda: client.describe_topics(["items"])):
+        with pytest.raises(CallTimeoutError):
+            make()
+    assert set(threading.enumerate()) <= before

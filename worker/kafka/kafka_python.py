@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -19,7 +19,8 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, NoError, UnknownTopicOrPartitionError
+from kafka.errors import for_code as error_for_code
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 PROBE_TIMEOUT_S = 1.0
-NUM_BOOTSTRAP_ATTEMPTS = 5  # each failed one leaves a thread behind in the client
+CONNECT_RETRY_S = 1.0
 RETRY_BACKOFF_MS = 20
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 CALL_TIMEOUT_MS = 10_000
@@ -58,34 +59,34 @@ class KafkaPythonClient:
 
     def connect(self) -> None:
         deadline = time.monotonic() + self._settings.connect_timeout_s
-        attempts = 0
-        while True:
-            remaining_s = deadline - time.monotonic()
-            if remaining_s <= 0 or attempts >= NUM_BOOTSTRAP_ATTEMPTS:
-                raise UnreachableError(
-                    f"no broker answered at kafka.bootstrap_servers={self._settings.bootstrap_servers} within "
-                    f"kafka.connect_timeout_s={self._settings.connect_timeout_s:g}"
-                )
-            if not self.reachable():
-                log.warning(
-                    "no broker answers yet",
-                    extra={"action": "connect_wait", "remaining_s": round(remaining_s)},
-                )
-                time.sleep(min(1.0, max(remaining_s, 0)))
-                continue
-            attempts += 1
-            with LogTail() as tail:
-                try:
-                    self._open_groupless().close(timeout_ms=1_000)
-                except CallTimeoutError:
-                    continue
-                except KafkaTimeoutError as error:
-                    if cause := diagnose(tail.lines()):
-                        raise cause from error
-                    continue
-                except KafkaError as error:
-                    raise translate(error, "connecting") from error
-            return
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            if self.reachable():
+                if self._is_answered(min(BOOTSTRAP_TIMEOUT_MS, int(remaining_s * 1000))):
+                    return
+            else:
+                time.sleep(min(CONNECT_RETRY_S, remaining_s))
+            log.warning(
+                "no broker answers yet",
+                extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - time.monotonic()))},
+            )
+        raise UnreachableError(
+            f"no broker answered at kafka.bootstrap_servers={self._settings.bootstrap_servers} within "
+            f"kafka.connect_timeout_s={self._settings.connect_timeout_s:g}"
+        )
+
+    def _is_answered(self, timeout_ms: int) -> bool:
+        """Whether a broker tells us of its cluster in time. Raises `AccessError` when it is clear that none will."""
+        network = KafkaNetClient(**{**self._common, "request_timeout_ms": timeout_ms})
+        with LogTail() as tail, contextlib.closing(network):
+            try:
+                network.check_version(timeout_ms=timeout_ms)
+            except KafkaTimeoutError as error:
+                if cause := diagnose(tail.lines()):
+                    raise cause from error
+                return False
+            except KafkaError as error:
+                raise translate(error, "connecting") from error
+        return True
 
     def reachable(self) -> bool:
         for host, port in _addresses(self._settings.bootstrap_servers):
@@ -94,25 +95,19 @@ class KafkaPythonClient:
         return False
 
     def describe_topics(self, names: Collection[str]) -> Mapping[str, TopicDescription]:
-        with translated("asking for topics"):
-            consumer = self._open_groupless()
-            try:
-                existing = [name for name in names if name in consumer.topics()]
-                partitions = {name: consumer.partitions_for_topic(name) or set() for name in existing}
-            finally:
-                consumer.close(timeout_ms=1_000)
-        limits = self._max_message_bytes(existing)
-        return {name: TopicDescription(len(partitions[name]), limits[name]) for name in existing}
+        with translated("asking for topics"), self._admin() as admin:
+            partitions = _num_partitions(admin.describe_topics(list(names)))
+            limits = self._max_message_bytes(admin, list(partitions))
+        return {name: TopicDescription(count, limits[name]) for name, count in partitions.items()}
 
-    def _max_message_bytes(self, names: Sequence[str]) -> Mapping[str, int]:
+    def _max_message_bytes(self, admin: KafkaAdminClient, names: Sequence[str]) -> Mapping[str, int]:
         """Topic limits; the broker's default for those that we may not or cannot ask for."""
         limits = dict.fromkeys(names, DEFAULT_MAX_MESSAGE_BYTES)
-        if not names or self._settings.api_version is not None:  # the embedded broker has no admin calls
+        if not names or self._settings.api_version is not None:  # the embedded broker has no configurations
             return limits
         try:
-            with contextlib.closing(KafkaAdminClient(**self._common)) as admin:
-                resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-                described = admin.describe_configs(resources, config_filter="all")
+            resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+            described = admin.describe_configs(resources, config_filter="all")
         except KafkaError as error:
             log.warning("cannot read topic limits: %s", error, extra={"action": "topic_limits_unknown"})
             return limits
@@ -121,7 +116,7 @@ class KafkaPythonClient:
         return limits
 
     def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
-        with translated("creating topics"), contextlib.closing(KafkaAdminClient(**self._common)) as admin:
+        with translated("creating topics"), self._admin() as admin:
             admin.create_topics(
                 [
                     NewTopic(
@@ -138,7 +133,8 @@ class KafkaPythonClient:
     def consumer(self) -> KafkaPythonConsumer:
         settings = self._settings
         with translated("opening a consumer"):
-            consumer = KafkaConsumer(
+            consumer = _open(
+                KafkaConsumer,
                 **self._common,
                 group_id=settings.group_id,
                 group_instance_id=settings.group_instance_id,
@@ -156,11 +152,12 @@ class KafkaPythonClient:
         return KafkaPythonConsumer(consumer)
 
     def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
-        settings = self._settings
+        settings, fence = self._settings, _Fence(lease)
         with translated("opening a producer"):
-            producer = KafkaProducer(
+            producer = _open(
+                KafkaProducer,
                 **self._common,
-                **({} if lease is None else {"kafka_client": lambda **config: _FencedNetClient(lease, **config)}),
+                kafka_client=lambda **config: _FencedNetClient(fence, **config),
                 acks="all",
                 enable_idempotence=settings.api_version is None,  # the embedded broker checks no sequence numbers
                 max_in_flight_requests_per_connection=5 if settings.api_version is None else 1,
@@ -172,7 +169,7 @@ class KafkaPythonClient:
                 compression_type=None if settings.compression == "none" else settings.compression,
                 metrics_enabled=False,
             )
-        return KafkaPythonProducer(producer)
+        return KafkaPythonProducer(producer, fence)
 
     def read(
         self,
@@ -221,10 +218,14 @@ class KafkaPythonClient:
             finally:
                 consumer.close(timeout_ms=1_000)
 
+    def _admin(self) -> contextlib.closing[KafkaAdminClient]:
+        return contextlib.closing(_open(KafkaAdminClient, **self._common))
+
     def _open_groupless(self, **config: Any) -> KafkaConsumer:
-        if not self.reachable():  # a constructor that fails leaves a thread behind
+        if not self.reachable():
             raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")
-        return KafkaConsumer(
+        return _open(
+            KafkaConsumer,
             **self._common,
             **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, **config},
             group_id=None,
@@ -233,6 +234,34 @@ class KafkaPythonClient:
             check_crcs=self._settings.check_crcs,
             metrics_enabled=False,
         )
+
+
+def _open(kind: Callable[..., Any], *, kafka_client: Callable[..., Any] = KafkaNetClient, **config: Any) -> Any:
+    """Make a client of the library. One that fails on the way leaves no thread and no socket, as it does by itself."""
+    made: list[Any] = []
+
+    def network(**settings: Any) -> Any:
+        made.append(kafka_client(**settings))
+        return made[-1]
+
+    try:
+        return kind(**config, kafka_client=network)
+    except BaseException:
+        for client in made:
+            client.close()
+        raise
+
+
+def _num_partitions(described: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Partitions of the topics that exist, by name, from the answer to a metadata request."""
+    found = {}
+    for topic in described:
+        error = error_for_code(topic["error_code"])
+        if error is NoError:
+            found[topic["name"]] = len(topic["partitions"])
+        elif error is not UnknownTopicOrPartitionError:
+            raise error(f"topic {topic['name']!r}")
+    return found
 
 
 class KafkaPythonConsumer:
@@ -318,8 +347,9 @@ class KafkaPythonProducer:
     """An idempotent producer. After a record of it has failed, throw it away: kafka-python then fails every later
     record with the same error."""
 
-    def __init__(self, producer: KafkaProducer) -> None:
+    def __init__(self, producer: KafkaProducer, fence: _Fence) -> None:
         self._producer = producer
+        self._fence = fence
 
     def send(
         self,
@@ -337,8 +367,17 @@ class KafkaPythonProducer:
         future.add_callback(_acknowledge, receipt).add_errback(_fail, receipt, topic)
 
     def close(self, timeout_s: float) -> None:
-        with contextlib.suppress(KafkaError):
+        try:
             self._producer.close(timeout=timeout_s)
+        except KafkaError:
+            # It could not flush in time, and by itself it would live on: what it holds would be written whenever the
+            # broker comes back, after newer records of the producer that has taken its place.
+            self._fence.shut()
+            sender = self._producer._sender  # noqa: SLF001  # closing it is all that `close` has not come to
+            sender.force_close()
+            sender.join(timeout_s)
+            self._producer._closed = True  # noqa: SLF001  # else it tries again when it is collected
+        self._fence.shut()
 
 
 def _acknowledge(receipt: Receipt, metadata: Any) -> None:
@@ -349,19 +388,33 @@ def _fail(receipt: Receipt, topic: str, error: BaseException) -> None:
     receipt.failed(translate(error, f"sending to {topic}"))
 
 
+class _Fence:
+    """What stands between a producer and the socket: its lease, and that it has not been closed."""
+
+    def __init__(self, lease: Lease | None) -> None:
+        self._lease = lease
+        self._is_shut = False
+
+    def shut(self) -> None:
+        self._is_shut = True
+
+    def lets_pass(self) -> bool:
+        return not self._is_shut and (self._lease is None or self._lease.is_valid())
+
+
 class _FencedNetClient(KafkaNetClient):  # type: ignore[misc]  # the client carries no types
-    """Asks the lease at the last step before the socket.
+    """Asks the fence at the last step before the socket.
 
     A process that was frozen for longer than its session wakes up with produce requests ready to go, while another
     member already writes newer vectors for the same items; kafka-python sends them even past their delivery timeout.
     """
 
-    def __init__(self, lease: Lease, **config: Any) -> None:
+    def __init__(self, fence: _Fence, **config: Any) -> None:
         super().__init__(**config)
-        self._lease = lease
+        self._fence = fence
 
     def send(self, node_id: int, request: Any, **kwargs: Any) -> Any:
-        if isinstance(request, ProduceRequest) and not self._lease.is_valid():
+        if isinstance(request, ProduceRequest) and not self._fence.lets_pass():
             return Future().failure(KafkaTimeoutError("this member's lease on its partitions has expired"))
         return super().send(node_id, request, **kwargs)
 

@@ -1,0 +1,137 @@
+"""A broker that is away, or does not answer: waited out, and nothing lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.brokers import RealKafka
+from tests.integration.flow import Flow
+from tests.integration.stream import Stream, names
+from tests.integration.worker_thread import WorkerThread
+from tests.worker_process import WorkerProcess
+from worker.kafka.embedded import EmbeddedBroker
+
+AWAY_S = 4.0
+
+
+def run_through(stream: Stream, worker: WorkerThread, outage: Callable[[], None]) -> None:
+    """Items flow before, during and after."""
+    worker.wait_ready()
+    with Flow(stream) as flow:
+        worker.until(lambda: worker.status.accounting.published > 100)
+        outage()
+        published = worker.status.accounting.published
+        worker.until(lambda: worker.status.accounting.published > published + 100, name="publishing again")
+    stream.wait_committed(worker)
+    worker.until(lambda: worker.status.accounting.in_flight == 0)
+    verdict = stream.verdict([worker.metrics_url])
+    assert verdict.ok, verdict.explain()
+    assert verdict.counts["inputs"] == flow.num_fed
+    assert worker.service.health.livez().ok
+
+
+@pytest.mark.embedded
+def test_connections_that_are_refused_for_a_while(
+    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
+) -> None:
+    stream = make_stream(own_embedded)
+
+    def outage() -> None:
+        own_embedded.set_down()
+        time.sleep(AWAY_S)
+        own_embedded.set_up()
+
+    with WorkerThread(stream.settings()) as worker:
+        run_through(stream, worker, outage)
+
+
+@pytest.mark.real_kafka
+def test_a_killed_broker_that_comes_back(make_stream: Callable[..., Stream], own_kafka: RealKafka) -> None:
+    stream = make_stream(own_kafka)
+
+    def outage() -> None:
+        own_kafka.kill()
+        own_kafka.start()
+
+    with WorkerThread(stream.settings()) as worker:
+        run_through(stream, worker, outage)
+
+
+@pytest.mark.real_kafka
+def test_a_broker_that_falls_silent(make_stream: Callable[..., Stream], own_kafka: RealKafka) -> None:
+    """Longer than deliveries, requests and the session may take."""
+    stream = make_stream(own_kafka)
+
+    def outage() -> None:
+        own_kafka.pause()
+        time.sleep(2 * AWAY_S)
+        own_kafka.resume()
+
+    with WorkerThread(stream.settings()) as worker:
+        run_through(stream, worker, outage)
+
+
+@contextmanager
+def mute_server() -> Iterator[str]:
+    """Accepts connections, reads, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connections.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+            for connection in connections:
+                connection.close()
+
+
+def test_a_broker_that_never_answers_ends_the_start_in_time(stream: Stream) -> None:
+    with mute_server() as address:
+        settings = stream.settings({"kafka.bootstrap_servers": address, "kafka.connect_timeout_s": 3})
+        started = time.monotonic()
+        with WorkerProcess(settings) as worker:
+            assert worker.wait(30) == 6
+        assert time.monotonic() - started < 3 + 8  # the process has to be born, too
+        assert "kafka.bootstrap_servers" in worker.stderr.splitlines()[-1]
+        assert "kafka.connect_timeout_s=3" in worker.stderr.splitlines()[-1]
+
+
+def test_a_port_that_nobody_listens_on_ends_the_start_in_time(stream: Stream) -> None:
+    with mute_server() as address:
+        pass
+    settings = stream.settings({"kafka.bootstrap_servers": address, "kafka.connect_timeout_s": 2})
+    started = time.monotonic()
+    with WorkerThread(settings) as worker:
+        assert worker.failure(20).exit_code == 6
+    assert 2 <= time.monotonic() - started < 5
+
+
+@pytest.mark.embedded
+def test_a_broker_that_comes_late_is_waited_for(
+    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
+) -> None:
+    stream = make_stream(own_embedded)
+    stream.feed_items(names(20))
+    own_embedded.set_down()
+    with WorkerThread(stream.settings()) as worker:
+        time.sleep(2)
+        assert not worker.service.health.startupz().ok
+        own_embedded.set_up()
+        stream.wait_committed(worker)
+    assert len(stream.published()) == 20
