@@ -60,7 +60,8 @@ class Fused(NamedTuple):
 def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None]) -> Fused:
     """Compute the vectors of a batch. Items that cannot be computed become rejections of their share.
 
-    An older input that such an item had displaced takes its place, as if the batch had been computed one by one. Raises `SystemicError` when the fault is not in the items.
+    An older input that such an item had displaced takes its place, as if the batch had been computed one by one.
+    Raises `SystemicError` when the fault is not in the items.
     """
     vectors: dict[int, Vector] = {}
     work = items_of(batch)

@@ -185,7 +185,7 @@ class Tenure:
         return self.num_consumed - self.num_settled if self.is_live else 0
 
     def has_news(self) -> bool:
-        """Whether the watermark has moved since the last commit. Not always up: a log that was made anew starts at 0."""
+        """Whether the watermark has moved since the last commit. A log that was made anew moves it down."""
         return self.commit.offset != self.committed_offset
 
     def has_open_shares(self) -> bool:

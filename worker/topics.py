@@ -68,7 +68,10 @@ def check_topics(client: ClientPort, settings: Settings) -> list[str]:
     """Raise `TopicError` unless the worker can use its topics; returns warnings."""
     described = client.describe_topics(list(wanted_topics(settings.topics)))
     if found := problems(settings.topics, described):
-        raise TopicError("; ".join(found) + " (make them with `align-worker topics create`; a topic that we have no right to describe looks missing, too)")
+        raise TopicError(
+            f"{'; '.join(found)} (make them with `align-worker topics create`; a topic that we may not describe looks "
+            f"missing, too)"
+        )
     return warnings(settings.topics, described)
 
 

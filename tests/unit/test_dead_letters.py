@@ -4,7 +4,17 @@ import pytest
 
 from schemas import DeadLetter, Reason, encode
 from tests.fakes import FakeClient, FakeCluster
-from worker.dead_letters import REPLAY_HEADER, Selection, Stored, full, hex_dump, one_line, read_letters, readable, replay
+from worker.dead_letters import (
+    REPLAY_HEADER,
+    Selection,
+    Stored,
+    full,
+    hex_dump,
+    one_line,
+    read_letters,
+    readable,
+    replay,
+)
 from worker.errors import ClientError, TopicError
 from worker.settings import Settings
 
