@@ -144,6 +144,7 @@ class FakeConsumer:
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[FakeRecord]]:
         while self._pending:
             self._apply(*self._pending.pop(0))
+        self._paused &= set(self._positions)  # a partition that comes back in the same rebalance is still paused
         polled = {}
         with self._cluster.lock:
             for tp in sorted(set(self._positions) - self._paused):
@@ -167,7 +168,6 @@ class FakeConsumer:
             self._listener.lost(partitions)
         for tp in partitions:
             del self._positions[tp]
-            self._paused.discard(tp)
 
     def is_stable(self) -> bool:
         return not self._pending

@@ -247,10 +247,12 @@ class Pipeline:
             commits = self._consumer.committed([held.partition for held in new])
             for held in new:
                 # The poll that brought the partition may have returned records of it, and the client keeps its position
-                # when a partition comes back to the same member: only the commit says what is finished.
+                # when a partition comes back to the same member: only the commit says what is finished. It keeps its
+                # pause, too, or has none if the partition was away: pausing it here makes that certain.
                 commit = commits.get(held.partition) or Commit(self._consumer.beginning(held.partition))
                 self._consumer.seek(held.partition, commit.offset)
-                self._paused.discard(held.partition)
+                self._consumer.pause([held.partition])
+                self._paused.add(held.partition)
                 self._restorer.request(self.assignment.begin(held, commit), held.revisions.known_until)
         except NotMemberError:
             return

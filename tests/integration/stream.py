@@ -162,7 +162,8 @@ class Stream:
         while not self.is_committed(ends):
             for worker in workers:
                 worker.require_alive()
-            assert time.monotonic() < deadline, f"committed {self.commits()} of {ends} after {timeout:g} s"
+            told = [worker.status for worker in workers]
+            assert time.monotonic() < deadline, f"committed {self.commits()} of {ends} after {timeout:g} s: {told}"
             time.sleep(0.05)
 
     def verdict(self, metrics_urls: Sequence[str] = ()) -> Verdict:

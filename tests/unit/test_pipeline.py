@@ -20,6 +20,7 @@ from worker.metrics import Metrics
 from worker.pipeline import Pipeline, backoff_s
 from worker.publish import OutputFormat
 from worker.records import TopicPartition
+from worker.restore import Restored
 from worker.settings import BatchSettings, CommitSettings, Settings, ShutdownSettings
 from worker.tenure import format_note
 
@@ -253,6 +254,22 @@ def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():
         harness.until_committed()
     assert Counter(vectors(cluster))[("new", 1)] == 1
     assert max(Counter(vectors(cluster)).values()) == 1
+
+
+def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
+    """And is restored before the loop has come round, so that nothing else pauses it."""
+    cluster = FakeCluster(1)
+    feed(cluster, 5)
+    harness = Harness(cluster)
+    restorer = harness.pipeline._restorer
+    restorer.request = lambda tenure, *_: None  # the first owner never gets that far
+    with harness:
+        harness.until(lambda: harness.consumer._paused == {P0})
+        restorer.request = lambda tenure, *_: restorer._results.put(Restored(tenure, {}, 0))
+        harness.consumer.rebalance("revoked", [P0])
+        harness.consumer.rebalance("assigned", [P0])
+        harness.until_committed()
+    assert sorted(vectors(cluster)) == [(f"p0-{n}", 1) for n in range(5)]
 
 
 def test_a_lost_partition_commits_nothing():
