@@ -1,0 +1,122 @@
+"""Workers under supervision: one that ends by itself is started again, as Kubernetes would, and remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from tests.worker_process import WorkerProcess
+
+LEAVE_TIMEOUT_S = 45.0
+
+
+class Exit(NamedTuple):
+    """A worker that ended without being told to, or not as it was told."""
+
+    member: str
+    code: int
+    last_line: str
+
+    def __str__(self) -> str:
+        return f"{self.member} ended with {self.code}: {self.last_line}"
+
+
+@dataclass
+class Member:
+    """A place in the fleet, and the process that has it at present."""
+
+    name: str
+    worker: WorkerProcess
+    is_frozen: bool = False
+
+
+class Fleet:
+    """The members. Used by one thread; `tend` must be called often."""
+
+    def __init__(self, make: Callable[[], WorkerProcess], logs: Path, say: Callable[[str], None]) -> None:
+        self._make = make
+        self._logs = logs
+        self._say = say
+        self._num_started = 0
+        self.members: list[Member] = []
+        self.exits: list[Exit] = []
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for member in self.members:
+            member.worker.close()
+            self._keep_log(member)
+
+    def start(self) -> Member:
+        """One more member; does not wait for it."""
+        member = Member(*self._launch())
+        self.members.append(member)
+        return member
+
+    def kill(self, member: Member) -> None:
+        """SIGKILL, and a new process in its place."""
+        member.worker.kill()
+        self._replace(member)
+
+    def freeze(self, member: Member) -> None:
+        member.worker.signal(signal.SIGSTOP)
+        member.is_frozen = True
+
+    def thaw(self, member: Member) -> None:
+        member.worker.signal(signal.SIGCONT)
+        member.is_frozen = False
+
+    def leave(self, member: Member) -> None:
+        """SIGTERM, and no new process. It should drain and end with 0."""
+        self.members.remove(member)
+        member.worker.signal(signal.SIGTERM)
+        code = member.worker.wait(LEAVE_TIMEOUT_S)
+        if code != 0:
+            self._remember(member, code)
+        member.worker.close()
+        self._keep_log(member)
+
+    def tend(self) -> None:
+        """Replace members whose process has ended by itself."""
+        for member in self.members:
+            code = member.worker.exit_code
+            if code is not None:
+                self._remember(member, code)
+                self._replace(member)
+
+    def statuses(self) -> dict[str, Mapping[str, Any]]:
+        """What the members that can answer say of themselves."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for member in self.members:
+            if not member.is_frozen:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    found[member.name] = member.worker.status()
+        return found
+
+    def _remember(self, member: Member, code: int) -> None:
+        line = next(iter(member.worker.stderr.splitlines()[::-1]), "(it logged nothing)")
+        self.exits.append(Exit(member.name, code, line))
+        self._say(str(self.exits[-1]))
+
+    def _replace(self, member: Member) -> None:
+        member.worker.close()
+        self._keep_log(member)
+        member.name, member.worker = self._launch()
+        member.is_frozen = False
+
+    def _launch(self) -> tuple[str, WorkerProcess]:
+        self._num_started += 1
+        return f"worker-{self._num_started}", self._make().start()
+
+    def _keep_log(self, member: Member) -> None:
+        (self._logs / f"{member.name}.log").write_text(member.worker.stderr)
