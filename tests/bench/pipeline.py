@@ -37,6 +37,7 @@ VARIANTS: Mapping[str, Variant] = {
     "model": Variant("AlignRuntime.embed alone, batches of 512", needs_kafka=False),
     "decoding": Variant("the worker's decoder alone", needs_kafka=False),
     "plain": Variant("plain loop on kafka-python, same codec and model"),
+    "plain_calm": Variant("the same, its interpreter set up as the worker's"),
     "bare": Variant("plain loop on kafka-python, no codec, no model"),
     "confluent": Variant("plain loop on confluent-kafka, same codec and model"),
 }

@@ -44,7 +44,7 @@ class Watch:
     """Looks at a process and at the end of the topic it writes."""
 
     def __init__(self, bootstrap_servers: str, topic: str, child: subprocess.Popen[bytes]) -> None:
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
         self._partitions = [TopicPartition(topic, number) for number in range(NUM_PARTITIONS)]
         self._child = child
         self._last = 0

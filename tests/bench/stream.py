@@ -93,7 +93,7 @@ class Stream:
 
 
 def _reader(servers: str, topic: str) -> Consumer:
-    reader = Consumer({"bootstrap.servers": servers, "group.id": "reader", "enable.auto.commit": False})
+    reader = Consumer({"bootstrap.servers": servers, "group.id": "reader", "enable.auto.commit": False, "log_level": 0})
     reader.assign([TopicPartition(topic, number, 0) for number in range(NUM_PARTITIONS)])
     return reader
 

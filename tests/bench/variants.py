@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from tests.bench.loops import bare, confluent, plain
 from tests.bench.parts import decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
+from worker import service
 from worker.align import Contract, Space
 from worker.decode import DecodedRecords, Decoder
 from worker.fuse import Features, Vector
@@ -29,7 +31,6 @@ from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.publish import OutputFormat
 from worker.records import Item, Record
-from worker.service import ModelEmbedder
 from worker.settings import Settings, load
 
 
@@ -66,10 +67,9 @@ def transport(settings: Settings, stop: threading.Event) -> None:
 
 def in_process(settings: Settings, stop: threading.Event) -> None:
     """The whole pipeline, without the service around it."""
-    space, runtime = space_of(settings), runtime_of(settings)
-    _run_pipeline(
-        settings, stop, space, Decoder(Contract(space.spec)), ModelEmbedder(runtime, settings.publish.vector_dtype)
-    )
+    space = space_of(settings)
+    embedder = service.ModelEmbedder(runtime_of(settings), settings.publish.vector_dtype)
+    _run_pipeline(settings, stop, space, Decoder(Contract(space.spec)), embedder)
 
 
 def _run_pipeline(settings: Settings, stop: threading.Event, space: Space, decoder: Decoder, embedder: Any) -> None:
@@ -77,7 +77,20 @@ def _run_pipeline(settings: Settings, stop: threading.Event, space: Space, decod
     client.connect()
     output = OutputFormat(settings.topics, space.space_id, settings.publish.vector_dtype, space.spec.dim)
     metrics = Metrics(CollectorRegistry(), settings.topics.items)
+    calm_interpreter()
     Pipeline(settings, client, decoder, embedder, output, metrics, Health()).run(stop)
+
+
+def plain_calm(settings: Settings, stop: threading.Event) -> None:
+    """The plain loop in an interpreter that is set up as the worker's is."""
+    calm_interpreter()
+    plain(settings, stop)
+
+
+def calm_interpreter() -> None:
+    """What `Service` does for the whole process."""
+    sys.setswitchinterval(service.SWITCH_INTERVAL_S)
+    service._calm_garbage_collector()
 
 
 def _stop(stop: threading.Event) -> None:
@@ -92,6 +105,7 @@ LOOPS: dict[str, Callable[[Settings, threading.Event], None]] = {
     "in_process": in_process,
     "bare": bare,
     "plain": plain,
+    "plain_calm": plain_calm,
     "confluent": confluent,
 }
 PARTS: dict[str, Callable[[Settings], dict[str, float]]] = {"model": model, "decoding": decoding}

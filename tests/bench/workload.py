@@ -133,6 +133,7 @@ class Feeder:
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
+                "log_level": 0,
                 "linger.ms": linger_ms,
                 "batch.size": 2**20,
                 "queue.buffering.max.kbytes": 64 * 2**10,
