@@ -58,6 +58,7 @@ PRODUCER_CLOSE_S = 0.5
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 10.0
 DEAD_LETTER_RETRY_S = 15.0
+LIMITS_RETRY_S = 15.0
 NUM_RECENT_DEAD_LETTERS = 20
 
 
@@ -112,6 +113,8 @@ class Pipeline:
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
         self._num_output_partitions = 0  # not known yet
+        self._has_refused = False
+        self._limits_learned_at = 0.0
         self._num_failures = 0
         self._retry_at: float | None = None
         self._next_commit = 0.0
@@ -387,6 +390,7 @@ class Pipeline:
         accounting.superseded["stale_revision"] += share.num_stale
         accounting.superseded["same_batch"] += share.num_same_batch
         accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
+        self._has_refused |= any(rejection.reason is Reason.PUBLISH_REFUSED for rejection in share.rejections)
         self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
         finished_ms = (share.finished_at or 0.0) * 1000
         metrics.last_publish.set(finished_ms / 1000)
@@ -411,6 +415,9 @@ class Pipeline:
                 break
         if self._producers is None and self._retry_at is not None and now >= self._retry_at:
             self._reopen_producers(now)
+        if self._has_refused and now >= self._limits_learned_at + LIMITS_RETRY_S:  # somebody may have raised them
+            self._has_refused = False
+            self._learn_limits()
 
     def _stop_partition(self, held: Held, error: WorkerError | None, now: float) -> None:
         """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
@@ -454,7 +461,12 @@ class Pipeline:
             log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
 
     def _open_producers(self) -> None:
-        self._producers = Producers(self._client.producer(self._lease), self._client.producer(self._lease))
+        outputs = self._client.producer(self._lease)
+        try:
+            self._producers = Producers(outputs, self._client.producer(self._lease))
+        except WorkerError:
+            outputs.close(PRODUCER_CLOSE_S)
+            raise
         self._publisher.use(self._producers)
         self._retry_at = None
 
@@ -478,6 +490,7 @@ class Pipeline:
 
     def _learn_limits(self) -> None:
         """How large a record the output topics take. What is not known is not limited."""
+        self._limits_learned_at = time.monotonic()
         topics = self._settings.topics
         try:
             described = self._client.describe_topics([topics.item_vectors, topics.dead_letters])
