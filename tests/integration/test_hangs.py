@@ -75,6 +75,7 @@ class TestAJoinThatNobodyDrivesOn:
             client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
 
         ended: list[tuple[int, bool]] = []
+        worker = WorkerThread(stream.settings({"watchdog.group_unstable_s": 2}))
         exits = functools.partial(
             Watchdog, exit_process=lambda code: ended.append((code, worker.service.health.livez().ok))
         )
@@ -85,7 +86,7 @@ class TestAJoinThatNobodyDrivesOn:
         monkeypatch.setattr("worker.pipeline.POLL_TIMEOUT_MS", 5)
         monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
         monkeypatch.setattr("worker.service.Watchdog", exits)
-        with WorkerThread(stream.settings({"watchdog.group_unstable_s": 2})) as worker:
+        with worker:
             while not ended:
                 count = stream.num_partitions
                 worker.until(functools.partial(ended_or_works_on, count))
