@@ -120,8 +120,9 @@ class Share:
 
     def _finish(self) -> None:
         self.finished_at = time.time()
-        if self._on_finished is not None:
-            self._on_finished()
+        on_finished, self._on_finished = self._on_finished, None  # it may refer to us: a cycle would keep the records
+        if on_finished is not None:
+            on_finished()
 
     @property
     def is_done(self) -> bool:
@@ -195,6 +196,7 @@ class Tenure:
         """Stop counting for anything; returns the number of records given up."""
         num_given_up = self.in_flight
         self.is_live = False
+        self._shares.clear()  # they refer to us: a cycle would keep their records
         return num_given_up
 
 

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 
 from schemas import Reason
@@ -109,6 +112,26 @@ def test_everyone_is_told_once_when_a_share_is_finished(tenure):
     share.failed(ClientError("y"))
     share.acknowledged(3)
     assert told == [1]
+
+
+def test_a_finished_share_is_freed_at_once_and_its_records_with_it(tenure):
+    """Without the help of the garbage collector, which hardly ever runs in the worker."""
+
+    class Watched:
+        """Lives as long as the share that its callback refers to."""
+
+    share, watched = tenure.open_share(), Watched()
+    share.add(item("a", 10))
+    share.expect(lambda share=share, watched=watched: None)
+    freed = weakref.ref(watched)
+    gc.disable()
+    try:
+        share.acknowledged(4)
+        tenure.settle()
+        del share, watched
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_retiring_gives_up_what_is_not_settled(tenure):
