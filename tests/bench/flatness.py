@@ -71,7 +71,7 @@ def run(num_items: int, bootstrap_servers: str | None) -> list[Sample]:
         bed.create_topics(["items"])
         environment = bed.worker_environment("items")
         with worker(environment) as child:
-            watch = Watch(bed.bootstrap_servers, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
+            watch = Watch(bed, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
             feeder = AheadFeeder(bed.bootstrap_servers, num_items)
             feeder.start()
             try:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.bench.host import host_line
+from tests.bench.progress import process_cpu_s
 from tests.bench.workload import Bed, open_bed, wait_until, worker
 
 START_TIMEOUT_S = 120.0
@@ -67,11 +68,11 @@ def measure_idle(bed: Bed, seconds: float) -> Idle:
         wait_until(lambda: is_ready(child, port), START_TIMEOUT_S, "ready")
         ready_s = time.monotonic() - started
         process = psutil.Process(child.pid)
-        ready_cpu_s = cpu_s(process)
+        ready_cpu_s = process_cpu_s(process)
         time.sleep(SETTLE_S)
-        begin, before_s = time.monotonic(), cpu_s(process)
+        begin, before_s = time.monotonic(), process_cpu_s(process)
         time.sleep(seconds)
-        share = (cpu_s(process) - before_s) / (time.monotonic() - begin)
+        share = (process_cpu_s(process) - before_s) / (time.monotonic() - begin)
         return Idle(ready_s, ready_cpu_s, share, process.memory_info().rss / 2**20)
 
 
@@ -85,11 +86,6 @@ def is_ready(child: subprocess.Popen[bytes], port: int) -> bool:
             return True
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import psutil
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from tests.bench.workload import NUM_PARTITIONS
+from tests.bench.workload import NUM_PARTITIONS, Bed
 
 INTERVAL_S = 0.1
 STALL_S = 60.0
@@ -30,6 +30,10 @@ class Sample(NamedTuple):
     cpu_s: float
     """User and system time of the process since it began."""
     rss_mb: float
+    broker_cpu_s: float
+    """The same of our own Kafka; 0 if it is somebody else's."""
+    others_cpu_s: float
+    """Of everybody else on the machine, since some moment."""
 
 
 class Steady(NamedTuple):
@@ -38,25 +42,31 @@ class Steady(NamedTuple):
     items_per_s: float
     cpu_us_per_item: float
     cores: float
+    """CPU time of the process per second."""
+    broker_us_per_item: float
+    others_cores: float
+    """CPU time per second of everybody else on the machine: what the rate suffered from."""
 
 
 class Watch:
     """Looks at a process and at the end of the topic it writes."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, child: subprocess.Popen[bytes]) -> None:
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    def __init__(self, bed: Bed, topic: str, child: subprocess.Popen[bytes]) -> None:
+        self._admin = AdminClient({"bootstrap.servers": bed.bootstrap_servers, "log_level": 0})
         self._partitions = [TopicPartition(topic, number) for number in range(NUM_PARTITIONS)]
         self._child = child
-        self._last = 0
         self._process = psutil.Process(child.pid)
+        self._brokers = [psutil.Process(pid) for pid in bed.broker_pids]
+        self._last = 0
 
     def sample(self) -> Sample:
         if self._child.poll() is not None:
             raise RuntimeError(f"the process ended with {self._child.returncode}")
         num_outputs = self._num_outputs()
-        with self._process.oneshot():
-            cpu, memory = self._process.cpu_times(), self._process.memory_info()
-            return Sample(time.monotonic(), num_outputs, cpu.user + cpu.system, memory.rss / 2**20)
+        cpu_s, broker_cpu_s = process_cpu_s(self._process), sum(map(process_cpu_s, self._brokers))
+        ours_s = cpu_s + broker_cpu_s + time.process_time()
+        rss_mb = self._process.memory_info().rss / 2**20
+        return Sample(time.monotonic(), num_outputs, cpu_s, rss_mb, broker_cpu_s, machine_cpu_s() - ours_s)
 
     def _num_outputs(self) -> int:
         end = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -87,7 +97,34 @@ def steady(samples: Sequence[Sample], first: int, last: int) -> Steady:
     """Between the first sample with `first` outputs and the last with at most `last`."""
     begin = next(sample for sample in samples if sample.num_outputs >= first)
     end = next(sample for sample in reversed(samples) if sample.num_outputs <= last)
-    num_items, seconds, cpu_s = end.num_outputs - begin.num_outputs, end.at - begin.at, end.cpu_s - begin.cpu_s
+    num_items, seconds = end.num_outputs - begin.num_outputs, end.at - begin.at
     if num_items <= 0:
         raise ValueError(f"too few samples between {first} and {last} outputs: feed more items")
-    return Steady(num_items / seconds, cpu_s / num_items * 1e6, cpu_s / seconds)
+    return Steady(
+        items_per_s=num_items / seconds,
+        cpu_us_per_item=(end.cpu_s - begin.cpu_s) / num_items * 1e6,
+        cores=(end.cpu_s - begin.cpu_s) / seconds,
+        broker_us_per_item=(end.broker_cpu_s - begin.broker_cpu_s) / num_items * 1e6,
+        others_cores=(end.others_cpu_s - begin.others_cpu_s) / seconds,
+    )
+
+
+def process_cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def machine_cpu_s() -> float:
+    """Time that the cores of the machine were busy, of all processes together."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + getattr(times, "steal", 0.0))
+
+
+def wait_quiet(limit_cores: float, timeout_s: float) -> None:
+    """Until the machine does less than that for three seconds; at the time-out, go on all the same."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        before_s = machine_cpu_s()
+        time.sleep(3)
+        if (machine_cpu_s() - before_s) / 3 < limit_cores:
+            return

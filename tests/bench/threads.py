@@ -59,7 +59,7 @@ def measure(bed: Bed, name: str, num_items: int, settings: dict[str, str]) -> Th
     environment = bed.worker_environment("items", **settings)
     arguments = ("tests.bench.variants", name)
     with process(*arguments, environment=environment, stdout=subprocess.PIPE) as child:
-        watch = Watch(bed.bootstrap_servers, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
+        watch = Watch(bed, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
         begin = watch.until(int(FIRST * num_items))[-1].num_outputs
         before = cpu_s(child)
         end = watch.until(int(LAST * num_items))[-1].num_outputs

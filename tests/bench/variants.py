@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tests.bench.loops import bare, confluent, plain
-from tests.bench.parts import decoding, model, runtime_of, space_of
+from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker import service
 from worker.align import Contract, Space
@@ -85,12 +84,6 @@ def plain_calm(settings: Settings, stop: threading.Event) -> None:
     """The plain loop in an interpreter that is set up as the worker's is."""
     calm_interpreter()
     plain(settings, stop)
-
-
-def calm_interpreter() -> None:
-    """What `Service` does for the whole process."""
-    sys.setswitchinterval(service.SWITCH_INTERVAL_S)
-    service._calm_garbage_collector()
 
 
 def _stop(stop: threading.Event) -> None:

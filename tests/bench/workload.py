@@ -77,11 +77,12 @@ def _packed(time_ms: int) -> bytes:
 
 @dataclass(frozen=True)
 class Bed:
-    """A running Kafka, a space, and a place for files."""
+    """A running Kafka, and a space."""
 
     bootstrap_servers: str
     space: Path
-    directory: Path
+    broker_pids: Sequence[int] = ()
+    """Processes of the Kafka, where it is our own."""
 
     def create_topics(self, names: Sequence[str], config: Mapping[str, str] | None = None) -> None:
         """Topics that nothing is deleted from or compacted in while a figure is taken."""
@@ -117,9 +118,12 @@ def open_bed(bootstrap_servers: str | None) -> Iterator[Bed]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="align-bench-")))
         create(directory / "space", DIMS, VECTOR_DIM)
-        if bootstrap_servers is None:
-            bootstrap_servers = stack.enter_context(RealKafka()).bootstrap_servers
-        yield Bed(bootstrap_servers, directory / "space", directory)
+        if bootstrap_servers is not None:
+            yield Bed(bootstrap_servers, directory / "space")
+            return
+        kafka = stack.enter_context(RealKafka())
+        pids = [node.process.pid for node in kafka._nodes if node.process is not None]
+        yield Bed(kafka.bootstrap_servers, directory / "space", pids)
 
 
 class Feeder:
