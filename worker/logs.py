@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 DEFAULT_ACTION = "log"
 CLIENT_LOGGER = "kafka"
+CLIENT_LOOP_LOGGER = "kafka.net.selector"
+"""Warns of every step that takes 0.1 s, which any pause of a busy machine does, and each time in other words."""
 REPEAT_WINDOW_S = 10.0
 
 _MAX_CHARS, _MAX_TRACE_CHARS, _MAX_ENTRIES, _MAX_DEPTH = 4_000, 20_000, 50, 4
@@ -51,6 +53,7 @@ def configure(level: str, format: Literal["json", "text"]) -> None:
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.getLogger(CLIENT_LOGGER).setLevel(logging.WARNING)
+    logging.getLogger(CLIENT_LOOP_LOGGER).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread_death

@@ -27,14 +27,15 @@ EPOCH_2026 = 1_767_225_600.0
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]]]:
     """Gives what was written to stderr; puts the process's logging back afterwards."""
-    root, client = logging.getLogger(), logging.getLogger("kafka")
-    handlers, levels = root.handlers[:], (root.level, client.level)
+    root, client, loop = map(logging.getLogger, ("root", "kafka", "kafka.net.selector"))
+    handlers, levels = root.handlers[:], (root.level, client.level, loop.level)
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield lambda: capsys.readouterr().err.splitlines()
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     client.setLevel(levels[1])
+    loop.setLevel(levels[2])
     sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
@@ -328,6 +329,13 @@ def test_the_client_stays_at_warning_whatever_the_level(lines: Callable[[], list
     logging.getLogger("kafka.net").warning("the only trace of a fault")
     [line] = lines()
     assert line.endswith("the only trace of a fault")
+
+
+def test_pauses_of_the_machine_are_no_warnings(lines: Callable[[], list[str]]) -> None:
+    logs.configure("debug", "json")
+    logging.getLogger("kafka.net.selector").warning("Task <0x7fe8245357d0> ran for 0.101s")
+    logging.getLogger("kafka.net.selector").error("IO loop crashed")
+    assert [json.loads(line)["message"] for line in lines()] == ["IO loop crashed"]
 
 
 def test_repeats_of_the_client_are_held_back(lines: Callable[[], list[str]]) -> None:
