@@ -29,7 +29,8 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.errors import AccessError, CallTimeoutError, ConfigError, UnreachableError
-from worker.kafka.diagnosis import LogTail, diagnose
+from worker.kafka.certificates import check_certificates
+from worker.kafka.diagnosis import LogTail, diagnose, suspect
 from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
 from worker.kafka.translation import translate, translated
 from worker.records import Headers, Record, TopicPartition
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 BOOTSTRAP_TIMEOUT_MS = 5_000
 PROBE_TIMEOUT_S = 1.0
 CONNECT_RETRY_S = 1.0
+NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
 RETRY_BACKOFF_MS = 20
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 CALL_TIMEOUT_MS = 10_000
@@ -59,33 +61,39 @@ class KafkaPythonClient:
 
     def connect(self) -> None:
         deadline = time.monotonic() + self._settings.connect_timeout_s
-        while (remaining_s := deadline - time.monotonic()) > 0:
-            if self.reachable():
-                if self._is_answered(min(BOOTSTRAP_TIMEOUT_MS, int(remaining_s * 1000))):
+        num_attempts = 0
+        with LogTail() as tail:
+            while (remaining_s := deadline - time.monotonic()) > 0:
+                if not self.reachable():
+                    time.sleep(min(CONNECT_RETRY_S, remaining_s))
+                elif self._is_answered(min(BOOTSTRAP_TIMEOUT_MS, int(remaining_s * 1000))):
                     return
-            else:
-                time.sleep(min(CONNECT_RETRY_S, remaining_s))
-            log.warning(
-                "no broker answers yet",
-                extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - time.monotonic()))},
-            )
+                elif cause := diagnose(tail.lines()):
+                    raise cause
+                else:
+                    num_attempts += 1
+                    if num_attempts >= NUM_PATIENT_ATTEMPTS and (cause := suspect(tail.lines(), self._settings)):
+                        raise cause
+                log.warning(
+                    "no broker answers yet",
+                    extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - time.monotonic()))},
+                )
+            if cause := suspect(tail.lines(), self._settings):
+                raise cause
         raise UnreachableError(
             f"no broker answered at kafka.bootstrap_servers={self._settings.bootstrap_servers} within "
             f"kafka.connect_timeout_s={self._settings.connect_timeout_s:g}"
         )
 
     def _is_answered(self, timeout_ms: int) -> bool:
-        """Whether a broker tells us of its cluster in time. Raises `AccessError` when it is clear that none will."""
-        network = KafkaNetClient(**{**self._common, "request_timeout_ms": timeout_ms})
-        with LogTail() as tail, contextlib.closing(network):
-            try:
+        """Whether a broker lets us in and tells us of its cluster in time."""
+        try:
+            with contextlib.closing(KafkaNetClient(**{**self._common, "request_timeout_ms": timeout_ms})) as network:
                 network.check_version(timeout_ms=timeout_ms)
-            except KafkaTimeoutError as error:
-                if cause := diagnose(tail.lines()):
-                    raise cause from error
-                return False
-            except KafkaError as error:
-                raise translate(error, "connecting") from error
+        except KafkaTimeoutError:
+            return False
+        except KafkaError as error:
+            raise translate(error, "connecting") from error
         return True
 
     def reachable(self) -> bool:
@@ -493,6 +501,7 @@ def _connection_config(settings: KafkaSettings) -> dict[str, Any]:
         "api_version": settings.api_version,
     }
     if settings.security_protocol.endswith("SSL"):
+        check_certificates(settings)
         config |= {
             "ssl_cafile": settings.ssl_cafile and str(settings.ssl_cafile),
             "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
