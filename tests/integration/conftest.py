@@ -9,6 +9,7 @@ import pytest
 
 from tests.brokers import Broker, RealKafka
 from tests.brokers.broker import embedded, real
+from tests.conftest import USERS
 from tests.integration.stream import DIMS, SPACE_DIM, Stream
 from worker.align import Space, command
 from worker.kafka.embedded import EmbeddedBroker
@@ -50,6 +51,19 @@ def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamM
 def own_kafka(own_kafka_allowed: None) -> Iterator[RealKafka]:
     """A real Kafka to be killed and frozen. Whoever does so brings it back."""
     with RealKafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(own_kafka_allowed: None) -> Iterator[RealKafka]:
+    """A real Kafka with all its ways in, which forbids what ACLs forbid, to all but those who come in by PLAINTEXT."""
+    access_control = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "true",
+        "listener.name.sasl_plaintext.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512,OAUTHBEARER",
+    }
+    with RealKafka(sasl=USERS, tls=True, properties=access_control) as kafka:
         yield kafka
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from worker.kafka.diagnosis import diagnose, suspect
+from worker.settings import KafkaSettings
 
 HUNG_UP = "<KafkaConnection node_id=bootstrap-0>: Connection lost: KafkaConnectionError: socket disconnected"
 
@@ -31,11 +32,11 @@ def test_the_setting_to_look_at_is_named(line, setting):
 def test_a_broker_that_is_away_is_no_refusal():
     lines = ["Connection failed: ECONNREFUSED", HUNG_UP, HUNG_UP, HUNG_UP]
     assert diagnose(lines) is None
-    assert suspect(lines) is None
+    assert suspect(lines, KafkaSettings()) is None
 
 
 def test_a_listener_that_hangs_up_again_and_again_is_suspected():
-    assert suspect([HUNG_UP] * 2) is None
-    error = suspect([HUNG_UP] * 3)
+    assert suspect([HUNG_UP] * 2, KafkaSettings()) is None
+    error = suspect([HUNG_UP] * 3, KafkaSettings())
     assert error is not None
     assert "kafka.security_protocol" in str(error)

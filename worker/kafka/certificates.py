@@ -1,4 +1,4 @@
-"""The TLS files that settings name, looked at before a broker is: with a bad one the client would try in vain for ever."""
+"""The TLS files that settings name, looked at before any broker is: with a bad one the client tries for ever."""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ _NOT_MEMBER = (
 _TOO_LARGE = "MessageSizeTooLargeError RecordListTooLargeError"
 _TIMEOUT = "KafkaTimeoutError RequestTimedOutError"
 
-_ADVICE: dict[type[WorkerError], str] = {
-    FencedError: "another process runs with this kafka.group_instance_id: give every member its own",
+_ADVICE = {
+    "AuthorizationError": "the broker's access control forbids it to our user: grant the ACL",
+    "FencedInstanceIdError": "another process runs with this kafka.group_instance_id: give every member its own",
 }
 
 _TABLE: dict[str, type[WorkerError]] = {
@@ -52,7 +53,7 @@ def translate(error: BaseException, doing: str) -> WorkerError:
     """
     for cls in type(error).__mro__:
         if ours := _TABLE.get(cls.__name__):
-            advice = _ADVICE.get(ours)
+            advice = _ADVICE.get(cls.__name__)
             return ours(f"{doing}: {advice} ({error})" if advice else f"{doing}: {error}")
     translated = ClientError(f"{doing}: {type(error).__name__}: {error}")
     translated.retriable = bool(getattr(error, "retriable", False))
