@@ -20,7 +20,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from tests.brokers import Listener, RealKafka
+from tests.brokers import Listener, Outgoing, RealKafka
 from tests.brokers.certificates import Authority
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
@@ -195,6 +195,7 @@ def test_what_is_forbidden_on_a_topic_ends_the_worker(
 ) -> None:
     stream.feed_items(names(5))
     stream.feed([stream.record("poison", b"\xc1")])
+    stream.feed(Outgoing(stream.vectors, b"foreign", b"\xc1", partition) for partition in range(2))  # to be read back
     way_in = in_group("kafka", secure_kafka.client_settings(Listener.SASL_PLAINTEXT))
     name = stream.topics[topic]
     with (

@@ -115,12 +115,16 @@ class KafkaPythonClient:
             return limits
         try:
             resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-            described = admin.describe_configs(resources, config_filter="all")
+            described = admin.describe_configs(resources, config_filter="all")[ConfigResourceType.TOPIC.name.lower()]
         except KafkaError as error:
             log.warning("cannot read topic limits: %s", error, extra={"action": "topic_limits_unknown"})
             return limits
-        for name, config in described[ConfigResourceType.TOPIC.name.lower()].items():
-            limits[name] = int(config["max.message.bytes"]["value"])
+        for name in names:
+            if limit := described.get(name, {}).get("max.message.bytes"):
+                limits[name] = int(limit["value"])
+            else:  # an access control that forbids it gives no error but an empty answer
+                detail = "may not read the configuration of topic %s, taking it to have max.message.bytes=%d"
+                log.warning(detail, name, limits[name], extra={"action": "topic_limits_unknown"})
         return limits
 
     def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
