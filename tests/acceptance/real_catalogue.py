@@ -114,7 +114,7 @@ class Reader:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            records = self._consumer.consume(500, 0.05)
+            records = self._consumer.consume(500, 0.005)
             now_ms = time.time() * 1000
             for record in records:
                 value: Any = record.value()
