@@ -33,13 +33,14 @@ def _loop(settings: Settings, stop: threading.Event, outputs: Callable[[Sequence
     kafka, topics = settings.kafka, settings.topics
     servers = kafka.bootstrap_servers.split(",")
     consumer = KafkaConsumer(
-        topics.items,
         bootstrap_servers=servers,
         group_id=kafka.group_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_bytes=kafka.fetch_max_bytes,
     )
+    consumer.subscribe([topics.items])
+    consumer.partitions_for_topic(topics.items)  # or the first join may hang for ever, as the worker's adapter knows
     producer = KafkaProducer(
         bootstrap_servers=servers, acks="all", linger_ms=kafka.linger_ms, batch_size=kafka.produce_batch_bytes
     )
