@@ -1,6 +1,6 @@
 """A catalogue and what users did with it, as arrays.
 
-    I items   U users   E events   N vectors of one modality   K elements of such a vector
+I items   U users   E events   N vectors of one modality   K elements of such a vector
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Features:
     @property
     def dim(self) -> int:
         """K."""
-        return self.vectors_NK.shape[1]
+        return int(self.vectors_NK.shape[1])
 
     def mean_IK(self) -> Floats:
         """The mean vector of each item; zeros where it has none."""
         sums_IK = np.zeros((len(self.starts) - 1, self.dim), np.float32)
         np.add.at(sums_IK, np.repeat(np.arange(len(sums_IK)), self.counts_I), self.vectors_NK)
-        means_IK: Floats = sums_IK / np.maximum(self.counts_I, 1)[:, None].astype(np.float32)
+        means_IK: Floats = np.divide(sums_IK, np.maximum(self.counts_I, 1)[:, None], dtype=np.float32)
         return means_IK
 
 
