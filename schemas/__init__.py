@@ -1,6 +1,6 @@
 """The wire contract: the messages on the topics, as values and as bytes. README.md is for other languages."""
 
-from schemas.codec import decode, encode, encode_item_vector
+from schemas.codec import decode, encode, encode_item_vector, split_messages
 from schemas.dead_letter import DeadLetter
 from schemas.export import MESSAGES, json_schema
 from schemas.items import Content, ItemVector, NewItem
@@ -32,4 +32,5 @@ __all__ = [
     "encode",
     "encode_item_vector",
     "json_schema",
+    "split_messages",
 ]

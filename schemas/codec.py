@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal, TypeVar
 
@@ -96,6 +96,39 @@ def decode(message: type[M], data: bytes, *, check_values: bool = True, limits: 
     if limits is not DEFAULT_LIMITS and (bound := exceeded(value, limits)):
         raise SchemaError(Reason.TOO_LARGE, printable(bound[0]), f"is over limits.{bound[1]} of this reader")
     return value
+
+
+def split_messages(chunks: Iterable[bytes], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+    """The encoded messages that lie one after another in a stream of bytes, each whole and as yet unchecked.
+
+    Holds one chunk and one message at a time. Raises SchemaError where the stream cannot be divided any further.
+    """
+    unpacker, rest, start = msgpack.Unpacker(max_buffer_size=0), bytearray(), 0
+    for chunk in chunks:
+        unpacker.feed(chunk)
+        rest += chunk
+        first = 0
+        for end in _ends(unpacker):
+            yield bytes(rest[first : end - start])
+            first = end - start
+        del rest[:first]
+        start += first
+        if len(rest) > limits.dead_letter_bytes:
+            raise SchemaError(Reason.TOO_LARGE, "", f"a message is over the limit of {limits.dead_letter_bytes} bytes")
+    if rest:
+        raise SchemaError(Reason.NOT_MSGPACK, "", "the data end in the middle of a message")
+
+
+def _ends(unpacker: Any) -> Iterator[int]:
+    """Where the messages end of which all bytes have been fed, counted from the first byte of the stream."""
+    while True:
+        try:
+            unpacker.skip()
+        except msgpack.OutOfData:
+            return
+        except (ValueError, RecursionError) as error:
+            raise _unpack_error(error) from None
+        yield unpacker.tell()
 
 
 def _refuse_larger(data: bytes, byte_limit: str, limits: Limits) -> None:

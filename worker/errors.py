@@ -9,6 +9,7 @@
     ├── FencedError             7    another member took this one's identity
     ├── StalledError            8    a part of the process stopped moving
     ├── SystemicError           9    no record can be processed (no memory for a batch of one, …)
+    ├── DataError              10    a file of items or events is missing, broken or not what was expected
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
@@ -77,6 +78,12 @@ class SystemicError(WorkerError):
     """Nothing can be processed: going on would dead-letter the whole topic."""
 
     exit_code = 9
+
+
+class DataError(WorkerError):
+    """A file of data cannot be used. The message names the file, where in it, and what is wrong."""
+
+    exit_code = 10
 
 
 class ClientError(WorkerError):

@@ -71,6 +71,7 @@ def test_the_public_names_are_these():
         "encode",
         "encode_item_vector",
         "json_schema",
+        "split_messages",
     ]
     assert all(hasattr(schemas, name) for name in schemas.__all__)
 

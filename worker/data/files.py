@@ -1,0 +1,131 @@
+"""Items and events in files: messages of the wire contract, one after another (schemas/README.md, *At rest*).
+
+Files are read and written as streams: what is held in memory is a message, not the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zstandard
+
+from schemas import Message, NewItem, SchemaError, UserEvent, decode, encode, split_messages
+from worker.errors import DataError
+
+M = TypeVar("M", bound=Message)
+
+CHUNK_BYTES = 256 * 1024
+_ZSTANDARD_BYTES = 4 * 1024  # read at a time; they can become 30,000 times as many
+
+# No message begins with one of these bytes: a message is a map.
+_GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+def read_items(path: Path | str) -> Iterator[NewItem]:
+    """The items in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
+    return _read(NewItem, Path(path))
+
+
+def read_events(path: Path | str) -> Iterator[UserEvent]:
+    """The events in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
+    return _read(UserEvent, Path(path))
+
+
+def write_items(path: Path | str, items: Iterable[NewItem]) -> int:
+    """Write a file of items, compressed if its name ends in `.gz` or `.zst`. Returns how many there are.
+
+    The file appears when it is complete; until then, and if anything fails, whatever had its name stays.
+    """
+    return _write(Path(path), items)
+
+
+def write_events(path: Path | str, events: Iterable[UserEvent]) -> int:
+    """Write a file of events, as `write_items` does."""
+    return _write(Path(path), events)
+
+
+def _read(message: type[M], path: Path) -> Iterator[M]:
+    number, offset = 1, 0
+    try:
+        for data in split_messages(_chunks(path)):
+            yield decode(message, data)
+            number, offset = number + 1, offset + len(data)
+    except SchemaError as error:
+        raise DataError(f"{path}: {message.__name__} {number}, at byte {offset}: {error}") from None
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """The bytes of the file, decompressed."""
+    try:
+        with path.open("rb") as file:
+            head = file.peek(len(_ZSTANDARD))
+            if head.startswith(_GZIP):
+                yield from _blocks(gzip.GzipFile(fileobj=file))
+            elif head.startswith(_ZSTANDARD):
+                yield from _decompressed(file)
+            else:
+                yield from _blocks(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: the compressed data are damaged or cut off: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def _decompressed(file: Any) -> Iterator[bytes]:
+    """Frame by frame: the reader of the library takes the end of a file that was cut off for the end of the data."""
+    frame: Any = None
+    while data := file.read(_ZSTANDARD_BYTES):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(data)
+            data = b""
+            if frame.eof:
+                data, frame = frame.unused_data, None
+    if frame is not None:
+        raise EOFError("the last frame is incomplete")
+
+
+def _write(path: Path, messages: Iterable[Message]) -> int:
+    count = 0
+    with _replaced(path) as file:
+        for message in messages:
+            file.write(encode(message))
+            count += 1
+    return count
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Any]:
+    """A file to write that takes the name `path` once it is complete."""
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file, _compressed(file, path.suffix) as plain:
+            yield plain
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # it is there only if something failed, which is then the error to show
+            unfinished.unlink()
+
+
+def _compressed(file: Any, suffix: str) -> Any:
+    if suffix == ".gz":
+        # Neither name nor time: the same messages make the same file.
+        return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0)
+    elif suffix == ".zst":
+        return zstandard.ZstdCompressor().stream_writer(file)
+    return file
