@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +64,8 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.users_E)
 
-    def where(self, chosen_E: Bools) -> Interactions:
-        """Those chosen, in the same order."""
+    def where(self, chosen_E: Bools | Ints) -> Interactions:
+        """Those marked, in the same order; or those with the given indices, in the order of these."""
         return Interactions(
             self.users_E[chosen_E], self.items_E[chosen_E], self.times_ms_E[chosen_E], self.weights_E[chosen_E]
         )
@@ -81,7 +83,7 @@ class Dataset:
     neighbors: Sequence[tuple[int, ...]]
     """`[I]`: the items that each names as its neighbours, by index; those that the catalogue lacks are left out."""
     fingerprint: str
-    """Hash of the messages that it was read from."""
+    """Hash of all of the above: equal for equal datasets, whatever files they were read from."""
 
     @property
     def num_items(self) -> int:
@@ -90,3 +92,27 @@ class Dataset:
     @property
     def num_users(self) -> int:
         return len(self.user_ids)
+
+
+def fingerprint_of(
+    item_ids: Sequence[str],
+    user_ids: Sequence[str],
+    features: Mapping[str, Features],
+    events: Interactions,
+    neighbors: Sequence[tuple[int, ...]],
+) -> str:
+    """What `Dataset.fingerprint` is for a dataset of these."""
+    digest = blake2b(digest_size=16)
+
+    def add(*parts: str | NDArray[Any]) -> None:
+        for part in parts:
+            data = memoryview(part.encode()) if isinstance(part, str) else np.ascontiguousarray(part).ravel().data
+            digest.update(data.nbytes.to_bytes(8, "little"))  # or other parts could run together to the same bytes
+            digest.update(data)
+
+    add(*item_ids, "users", *user_ids)
+    for name, feature in sorted(features.items()):
+        add(name, feature.encoder, feature.starts, feature.vectors_NK)
+    add("events", events.users_E, events.items_E, events.times_ms_E, events.weights_E)
+    add("neighbors", *(np.array(found, np.int64) for found in neighbors))
+    return digest.hexdigest()

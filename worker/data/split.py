@@ -63,14 +63,13 @@ def split_by_time(events: Interactions, cold_val_I: Bools, cold_test_I: Bools) -
 
 def first_of_pairs(events: Interactions) -> Bools:
     """Marks the first positive event of every user with every item, and all that are not positive."""
-    positive_E = events.weights_E > 0
-    pairs = np.stack([events.users_E, events.items_E], 1)[positive_E]
-    _, first = np.unique(pairs, axis=0, return_index=True)
-    marks = np.zeros(len(pairs), bool)
-    marks[first] = True
-    result = ~positive_E
-    result[np.flatnonzero(positive_E)] = marks
-    return result
+    positive = np.flatnonzero(events.weights_E > 0)
+    items_P = events.items_E[positive]
+    pairs_P = events.users_E[positive] * (items_P.max(initial=0) + 1) + items_P
+    _, first = np.unique(pairs_P, return_index=True)
+    marks_E: Bools = events.weights_E <= 0
+    marks_E[positive[first]] = True
+    return marks_E
 
 
 def sample_cold_items(num_items: int, share: float, seed: int, among_I: Bools) -> Bools:

@@ -1,0 +1,242 @@
+"""From files of items and of events to one dataset.
+
+The result does not depend on the order of the files or of the messages in them: items and users are in the order of
+their ids, events in that of time, and where messages contradict one another the choice is made by what they hold.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from schemas import Feature, NewItem, UserEvent, encode
+from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
+from worker.data.files import read_events, read_items
+from worker.errors import ConfigError, DataError
+
+MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """What was read and is not in the dataset, in messages."""
+
+    superseded: int = 0
+    """Items of which a newer revision was read."""
+    duplicates: int = 0
+    """Events whose id had been read."""
+    unknown_items: int = 0
+    """Events with an item that the catalogue lacks."""
+    unweighted: Counter[str] = field(default_factory=Counter)
+    """By type, events that say nothing of taste, for want of a weight or with weight 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A dataset, and what its files held besides."""
+
+    dataset: Dataset
+    left_out: LeftOut
+
+
+def load_dataset(item_files: Sequence[Path], event_files: Sequence[Path], event_weights: Mapping[str, float]) -> Loaded:
+    """Read a catalogue and its events. `event_weights` says what an event is worth, by type.
+
+    Of each item the newest revision counts, of each event id one event: of several, the earliest. Events with unknown
+    items and of types without a weight are left out.
+    """
+    return assemble(
+        (item for path in item_files for item in read_items(path)),
+        (event for path in event_files for event in read_events(path)),
+        event_weights,
+    )
+
+
+def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weights: Mapping[str, float]) -> Loaded:
+    """`load_dataset` of messages, wherever they come from."""
+    for name, weight in event_weights.items():
+        if not abs(weight) <= MAX_WEIGHT:
+            raise ConfigError(
+                f"event weights: {name}={weight}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+            )
+    left_out = LeftOut()
+    catalogue = _newest(items, left_out)
+    if not catalogue:
+        raise DataError("there are no items in the files")
+    item_ids = [item.item_id for item in catalogue]
+    index = {item_id: number for number, item_id in enumerate(item_ids)}
+    user_ids, interactions = _interactions(events, index, event_weights, left_out)
+    features = _features(catalogue)
+    neighbors = [tuple(index[other] for other in item.neighbors if other in index) for item in catalogue]
+    fingerprint = fingerprint_of(item_ids, user_ids, features, interactions, neighbors)
+    return Loaded(Dataset(item_ids, user_ids, features, interactions, neighbors, fingerprint), left_out)
+
+
+# ---------------------------------------------------------------------- items
+
+
+def _newest(items: Iterable[NewItem], left_out: LeftOut) -> list[NewItem]:
+    """The items as they are now, by id: of each the newest whole message, and what newer partial ones change in it."""
+    whole: dict[str, NewItem] = {}
+    partial: dict[str, list[NewItem]] = {}
+    num_read = num_used = 0
+    for message in items:
+        num_read += 1
+        if message.partial:
+            partial.setdefault(message.item_id, []).append(message)
+        elif message.item_id not in whole or _is_newer(message, whole[message.item_id]):
+            whole[message.item_id] = message
+    newest = []
+    for item_id in sorted(whole.keys() | partial.keys()):
+        item: NewItem | None = whole.get(item_id)
+        parts = [part for part in partial.get(item_id, ()) if item is None or _is_newer(part, item)]
+        num_used += len(parts) + (item is not None)
+        for part in sorted(parts, key=_age):
+            item = part if item is None else _merged(item, part)
+        assert item is not None
+        newest.append(item)
+    left_out.superseded = num_read - num_used
+    return newest
+
+
+def _is_newer(item: NewItem, other: NewItem) -> bool:
+    if item.revision != other.revision:
+        return item.revision > other.revision
+    return _age(item) > _age(other)
+
+
+def _age(item: NewItem) -> tuple[int, bool, int, bytes]:
+    """Orders the messages of one item. The last two only matter between messages that claim the same revision."""
+    return item.revision, item.partial, item.event_time_ms, encode(item)
+
+
+def _merged(item: NewItem, part: NewItem) -> NewItem:
+    return part.model_copy(
+        update={
+            "features": {**item.features, **part.features},
+            "content": {**item.content, **part.content},
+            "neighbors": part.neighbors or item.neighbors,
+        }
+    )
+
+
+def _features(catalogue: Sequence[NewItem]) -> dict[str, Features]:
+    names = sorted({name for item in catalogue for name in item.features})
+    return {name: _modality(name, catalogue) for name in names}
+
+
+def _modality(name: str, catalogue: Sequence[NewItem]) -> Features:
+    found = [(item.item_id, item.features[name]) for item in catalogue if name in item.features]
+    first_id, first = found[0]
+    for item_id, feature in found:
+        if (feature.encoder, feature.dims) != (first.encoder, first.dims):
+            raise DataError(
+                f"features.{name}: item {first_id!r} has {_kind(first)}, item {item_id!r} has {_kind(feature)}; "
+                "vectors can only be compared if one encoder made them"
+            )
+    counts_I = np.array([item.features[name].num_vectors if name in item.features else 0 for item in catalogue])
+    starts: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_I)])
+    vectors_NK: Floats = np.empty((int(starts[-1]), first.dims), np.float32)
+    for start, (_, feature) in zip(starts[:-1][counts_I > 0], found, strict=True):
+        vectors_NK[start : start + feature.num_vectors] = feature.to_numpy()
+    return Features(first.encoder, vectors_NK, starts)
+
+
+def _kind(feature: Feature) -> str:
+    return f"vectors of {feature.dims} elements by encoder {feature.encoder!r}"
+
+
+# ---------------------------------------------------------------------- events
+
+
+class _Columns:
+    """Events as columns: tens of bytes each, where millions of messages would take a hundred times that."""
+
+    def __init__(self) -> None:
+        self.users = array("q")
+        self.items = array("q")
+        self.times_ms = array("q")
+        self.weights = array("f")
+        self.id_hashes = array("q")
+        self._ids = bytearray()
+        self._id_ends = array("q", [0])
+
+    def append(self, event: UserEvent, user: int, item: int, weight: float) -> None:
+        self.users.append(user)
+        self.items.append(item)
+        self.times_ms.append(event.event_time_ms)
+        self.weights.append(weight)
+        self.id_hashes.append(hash(event.event_id))
+        self._ids += event.event_id.encode()
+        self._id_ends.append(len(self._ids))
+
+    def id(self, row: int) -> bytes:
+        return bytes(self._ids[self._id_ends[row] : self._id_ends[row + 1]])
+
+
+def _interactions(
+    events: Iterable[UserEvent], index: Mapping[str, int], event_weights: Mapping[str, float], left_out: LeftOut
+) -> tuple[list[str], Interactions]:
+    """The ids of the users and the events, in the order that they are to have."""
+    columns, numbers = _Columns(), dict[str, int]()
+    for event in events:
+        weight = event_weights.get(event.event_type, 0.0)
+        item = index.get(event.item_id)
+        if not weight:
+            left_out.unweighted[event.event_type] += 1
+        elif item is None:
+            left_out.unknown_items += 1
+        else:
+            columns.append(event, numbers.setdefault(event.user_id, len(numbers)), item, weight)
+    user_ids = sorted(numbers)
+    rank = np.empty(len(user_ids), np.int64)
+    rank[[numbers[user_id] for user_id in user_ids]] = np.arange(len(user_ids))
+    everything = Interactions(
+        rank[np.array(columns.users, np.int64)],
+        np.array(columns.items, np.int64),
+        np.array(columns.times_ms, np.int64),
+        np.array(columns.weights, np.float32),
+    )
+    once_E = _once(everything, columns)
+    left_out.duplicates = int(np.count_nonzero(~once_E))
+    order = _in_order(everything.times_ms_E, np.flatnonzero(once_E), columns)
+    return user_ids, everything.where(order)
+
+
+def _once(events: Interactions, columns: _Columns) -> Bools:
+    """Marks one event of each id: of several the earliest, whatever order they were read in."""
+    once_E = np.ones(len(events), bool)
+
+    def rank(row: int) -> tuple[float, ...]:
+        columns_of_rank = (events.times_ms_E, events.users_E, events.items_E, events.weights_E)
+        return tuple(column_E[row].item() for column_E in columns_of_rank)
+
+    hashes_E = np.array(columns.id_hashes, np.int64)
+    order = np.argsort(hashes_E, kind="stable")
+    for alike in _runs(hashes_E[order]):
+        first: dict[bytes, int] = {}
+        for row in sorted(order[alike].tolist(), key=rank):
+            once_E[row] = first.setdefault(columns.id(row), row) == row
+    return once_E
+
+
+def _in_order(times_ms_E: Ints, rows: Ints, columns: _Columns) -> Ints:
+    """The rows by time, of equal times by id."""
+    order: Ints = rows[np.argsort(times_ms_E[rows], kind="stable")]
+    for alike in _runs(times_ms_E[order]):
+        order[alike] = sorted(order[alike].tolist(), key=columns.id)
+    return order
+
+
+def _runs(keys: Ints) -> Iterator[slice]:
+    """Where a sorted array has the same value more than once in a row."""
+    bounds = np.flatnonzero(np.diff(keys)) + 1
+    starts, ends = np.concatenate([[0], bounds]), np.concatenate([bounds, [len(keys)]])
+    several = ends - starts > 1
+    for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
+        yield slice(start, end)
