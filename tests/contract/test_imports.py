@@ -50,7 +50,7 @@ def test_schemas_stand_alone(path):
     assert not packages & {"worker", "torch", *CLIENT_LIBRARIES}
 
 
-@pytest.mark.parametrize("path", modules("worker/align"), ids=str)
+@pytest.mark.parametrize("path", modules("worker/align") + modules("worker/encode"), ids=str)
 def test_the_model_knows_no_kafka(path):
     for name in imports(path):
         assert name.split(".")[0] not in CLIENT_LIBRARIES

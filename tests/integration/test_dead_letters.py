@@ -19,7 +19,8 @@ from worker.__main__ import main
 from worker.align import Space, command
 
 NUM_GOOD = 1_500
-NOT_OF_INPUTS = {Reason.MODEL_FAILURE, Reason.PUBLISH_REFUSED}
+OF_RAW_CONTENT = {Reason.UNDECODABLE, Reason.DECODER_FAILED, Reason.URI_REFUSED, Reason.FETCH_FAILED}
+NOT_OF_INPUTS = {Reason.MODEL_FAILURE, Reason.PUBLISH_REFUSED} | OF_RAW_CONTENT
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,134 @@
+"""Decoders in processes: what a file can do to one, it does to that one alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from schemas import Reason
+from tests import media_files
+from worker.encode.decoder_pool import DecoderPool, Job, _LateError
+from worker.encode.media.decoding import decode
+from worker.encode.media.errors import ContentError
+from worker.encode.media.forms import MediaLimits, PictureForm, SoundForm, TextForm
+
+FORMS = (PictureForm(24, 32, frames=4), SoundForm(16_000, 0.25, windows=2), TextForm(100))
+GOOD = Job(media_files.picture(), [FORMS[0]])
+# Half a second of work and 150 MB: enough to be caught in the middle of it.
+LARGE = Job(media_files.picture("PNG", np.zeros((7_000, 7_000, 3), np.uint8)), [FORMS[0]])
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    made = DecoderPool(2)
+    yield made
+    made.close()
+
+
+def test_a_process_decodes_to_the_same_values(pool: DecoderPool) -> None:
+    files = [make() for make in media_files.EVERY_KIND.values()]
+    for data, parts in zip(files, pool.decode_all([Job(data, FORMS) for data in files]), strict=True):
+        expected = decode(data, FORMS, MediaLimits())
+        assert isinstance(parts, list)
+        for part, wanted in zip(parts, expected, strict=True):
+            assert type(part) is type(wanted)
+            assert part is None or all(np.array_equal(a, b) for a, b in zip(part, wanted, strict=True))  # type: ignore[arg-type]
+    assert pool.num_started == 2
+
+
+def test_a_refusal_comes_back_with_its_reason(pool: DecoderPool) -> None:
+    bad, good = pool.decode_all([Job(b"no picture", [FORMS[0]]), GOOD])
+    assert isinstance(bad, ContentError)
+    assert bad.reason is Reason.UNDECODABLE
+    assert isinstance(good, list)
+
+
+def test_a_file_that_takes_too_long_is_given_up_and_the_next_one_is_decoded() -> None:
+    pool = DecoderPool(1, timeout_s=10)
+    assert pool.decode(GOOD)
+    pool._timeout_s = 0.05
+    with pytest.raises(ContentError, match=r"longer than 0\.05 s") as caught:
+        pool.decode(LARGE)
+    assert caught.value.reason is Reason.DECODER_FAILED
+    pool._timeout_s = 10
+    assert pool.decode(GOOD)
+    pool.close()
+
+
+def test_a_decoder_ends_itself_when_nobody_is_left_to_do_it() -> None:
+    pool = DecoderPool(1, timeout_s=0.01)
+    decoder = pool._start()
+    pool._idle.get()
+    large = Job(media_files.picture("PNG", np.zeros((7_000, 7_000, 3), np.uint8)), list(FORMS[:1]) * 40)
+    with pytest.raises(_LateError):
+        decoder.ask(large, 0.01)
+    assert decoder._process.wait(30) == -signal.SIGALRM
+    decoder.end()
+    pool.close()
+
+
+def test_a_frozen_decoder_is_replaced(pool: DecoderPool) -> None:
+    pool.decode(GOOD)
+    decoder = pool._idle.get()
+    assert decoder is not None
+    os.kill(decoder._process.pid, signal.SIGSTOP)
+    pool._idle.put(decoder)
+    pool._timeout_s = 0.2
+    with pytest.raises(ContentError, match="longer than"):
+        pool.decode(LARGE)
+    pool._timeout_s = 20
+    assert pool.decode(GOOD)
+
+
+def test_a_decoder_that_crashes_costs_the_file_it_was_at(pool: DecoderPool) -> None:
+    pool.decode(GOOD)
+    decoder = pool._idle.get()
+    assert decoder is not None
+    pool._idle.put(decoder)
+    outcome: list[object] = []
+    thread = threading.Thread(target=lambda: outcome.extend(pool.decode_all([LARGE])))
+    thread.start()
+    while decoder.num_files < 2:
+        thread.join(0.001)
+    os.kill(decoder._process.pid, signal.SIGSEGV)
+    thread.join(30)
+    (error,) = outcome
+    assert isinstance(error, ContentError)
+    assert error.reason is Reason.DECODER_FAILED
+    assert "crashed" in error.detail
+    assert pool.decode(GOOD)
+
+
+def test_a_decoder_that_died_in_between_costs_nothing(pool: DecoderPool) -> None:
+    pool.decode(GOOD)
+    decoder = pool._idle.get()
+    assert decoder is not None
+    decoder._process.kill()
+    decoder._process.wait()
+    pool._idle.put(decoder)
+    assert pool.decode(GOOD)
+
+
+def test_memory_is_bounded() -> None:
+    pool = DecoderPool(1, memory_bytes=100 * 2**20)
+    with pytest.raises(ContentError, match="more memory") as caught:
+        pool.decode(LARGE)
+    assert caught.value.reason is Reason.DECODER_FAILED
+    assert pool.decode(GOOD)
+    assert pool.num_started == 1
+    pool.close()
+
+
+def test_no_process_outlives_the_pool() -> None:
+    pool = DecoderPool(1)
+    pool.decode(GOOD)
+    decoder = pool._idle.get()
+    assert decoder is not None
+    pool._idle.put(decoder)
+    pool.close()
+    assert decoder._process.poll() is not None

@@ -1,0 +1,1 @@
+"""Raw content to features: files are decoded in processes of their own, then encoded in batches of equal cost."""

@@ -1,0 +1,207 @@
+"""Decoders in processes of their own: a file that crashes, hangs or bloats one costs that file and nothing else.
+
+A thread cannot be ended while C code holds it; a process can. The processes are started with a fresh interpreter, not
+forked, because the worker has threads and perhaps a GPU. They start at the first file, in about half a second.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any, NamedTuple
+
+import msgpack
+
+from schemas import Reason
+from worker.encode.decoder_process import LENGTH_BYTES
+from worker.encode.media.errors import ContentError
+from worker.encode.media.forms import Form, MediaLimits, Part, form_to_plain, part_from_plain
+from worker.errors import SystemicError
+
+START_TIMEOUT_S = 60.0
+MAX_REPLY_BYTES = 2**30
+MAX_FILES = 20_000  # of one process, so that what its libraries leak is bounded
+CHUNK_BYTES = 2**20
+
+
+class Job(NamedTuple):
+    """One file, and what is wanted of it."""
+
+    data: bytes
+    forms: Sequence[Form]
+
+
+class _DiedError(Exception):
+    """The process ended without an answer."""
+
+
+class _LateError(Exception):
+    """The process did not answer in time."""
+
+
+class DecoderPool:
+    """`num_processes` decoders. Any number of threads may call it; `close` ends the processes.
+
+    A file may take `timeout_s` seconds and `memory_bytes` of a process's memory.
+    """
+
+    def __init__(
+        self,
+        num_processes: int,
+        *,
+        timeout_s: float = 20.0,
+        memory_bytes: int = 2**30,
+        limits: MediaLimits | None = None,
+    ) -> None:
+        self._setup = {
+            "timeout_s": timeout_s,
+            "memory_bytes": memory_bytes,
+            "limits": asdict(limits or MediaLimits()),
+        }
+        self._timeout_s = timeout_s
+        self._idle: LifoQueue[_Decoder | None] = LifoQueue()
+        for _ in range(num_processes):
+            self._idle.put(None)
+        self._threads = ThreadPoolExecutor(num_processes, "decode")
+        self._lock = threading.Lock()
+        self.num_started = 0
+
+    def decode_all(self, jobs: Sequence[Job]) -> list[list[Part | None] | ContentError]:
+        """One result per job, in order."""
+        return list(self._threads.map(self._decode_or_error, jobs))
+
+    def decode(self, job: Job) -> list[Part | None]:
+        """The file in each of its forms. Raises `ContentError`; `SystemicError` if no decoder can be started."""
+        decoder = self._idle.get()
+        try:
+            if decoder is None or decoder.num_files >= MAX_FILES or not decoder.is_alive():
+                if decoder is not None:
+                    decoder.end()
+                decoder = None  # stays so if the start fails
+                decoder = self._start()
+            try:
+                return decoder.ask(job, self._timeout_s)
+            except (_DiedError, _LateError, ValueError, KeyError, TypeError) as error:
+                decoder.end()
+                decoder = None
+                raise ContentError(Reason.DECODER_FAILED, _detail(error, self._timeout_s)) from error
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """Wait for the jobs that are under way and end the processes."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            if (decoder := self._idle.get()) is not None:
+                decoder.end()
+
+    def _decode_or_error(self, job: Job) -> list[Part | None] | ContentError:
+        try:
+            return self.decode(job)
+        except ContentError as error:
+            return error
+
+    def _start(self) -> _Decoder:
+        with self._lock:
+            self.num_started += 1
+        try:
+            return _Decoder(self._setup)
+        except (_DiedError, _LateError, OSError) as error:
+            raise SystemicError(f"encode: a decoder process cannot be started: {error}") from error
+
+
+class _Decoder:
+    """One process and the two pipes to it. One thread at a time."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        root = str(Path(__file__).parents[2])
+        search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "worker.encode.decoder_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        os.set_blocking(self._in.fileno(), False)
+        self.num_files = 0
+        try:
+            self._exchange(setup, START_TIMEOUT_S)
+        except BaseException:
+            self.end()
+            raise
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, job: Job, timeout_s: float) -> list[Part | None]:
+        self.num_files += 1
+        reply = self._exchange({"data": job.data, "forms": [form_to_plain(form) for form in job.forms]}, timeout_s)
+        if "reason" in reply:
+            raise ContentError(Reason(reply["reason"]), str(reply["detail"]))
+        return [part_from_plain(part) for part in reply["parts"]]
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._in.close()
+        self._out.close()
+
+    def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        packed: bytes = msgpack.packb(message)
+        self._send(len(packed).to_bytes(LENGTH_BYTES, "little") + packed, deadline)
+        length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "little")
+        if length > MAX_REPLY_BYTES:
+            raise ValueError(f"a reply of {length} bytes")
+        reply: dict[str, Any] = msgpack.unpackb(self._receive(length, deadline))
+        return reply
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            _await(self._in.fileno(), select.POLLOUT, deadline)
+            try:
+                rest = rest[os.write(self._in.fileno(), rest[:CHUNK_BYTES]) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError as error:
+                raise _DiedError from error
+
+    def _receive(self, num_bytes: int, deadline: float) -> bytes:
+        parts: list[bytes] = []
+        while num_bytes:
+            _await(self._out.fileno(), select.POLLIN, deadline)
+            part = os.read(self._out.fileno(), min(num_bytes, CHUNK_BYTES))
+            if not part:
+                raise _DiedError
+            parts.append(part)
+            num_bytes -= len(part)
+        return b"".join(parts)
+
+
+def _await(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise _LateError
+
+
+def _detail(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, _LateError):
+        return f"decoding takes longer than {timeout_s:g} s"
+    if isinstance(error, _DiedError):
+        return "the decoder crashed on the file"
+    return f"the decoder answered with nonsense: {error}"

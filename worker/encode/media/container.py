@@ -1,0 +1,83 @@
+"""Opens sound and film files with PyAV, so that they can do nothing but be read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+from av.stream import Stream
+from av.subtitles.subtitle import AssSubtitle, BitmapSubtitle
+from av.video.frame import VideoFrame
+
+from worker.encode.media.errors import ContentError, too_large, undecodable
+from worker.encode.media.forms import MediaLimits
+
+Decoded = VideoFrame | AudioFrame | AssSubtitle | BitmapSubtitle
+
+MICROSECOND = 1e-6
+MAX_BROKEN_PACKETS = 1_000
+
+av.logging.set_level(None)
+
+
+@contextmanager
+def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContainer]:
+    """The file, as the format it was found to be. Raises `ContentError` for one that cannot be read or is too long.
+
+    What FFmpeg raises while the file is read inside the block becomes a `ContentError`, too.
+    """
+    try:
+        # Without protocols nothing in the file can name another file or host.
+        options = {"protocol_whitelist": "none"}
+        with av.open(io.BytesIO(data), mode="r", format=name, options=options) as container:
+            require_short_enough(declared_seconds(container) or 0.0, limits)
+            yield container
+    except (ContentError, MemoryError):
+        raise
+    except (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, LookupError, RuntimeError) as error:
+        raise undecodable(f"the {name} file cannot be read: {error}") from error
+
+
+def declared_seconds(container: InputContainer) -> float | None:
+    """What the file says of its length; None if it says nothing."""
+    duration = container.duration
+    return duration * MICROSECOND if duration is not None and duration > 0 else None
+
+
+def require_short_enough(seconds: float, limits: MediaLimits) -> None:
+    if seconds > limits.seconds:
+        raise too_large(f"{seconds:.1f} s are over the limit of {limits.seconds:.1f} s")
+
+
+def one_thread(stream: Stream) -> None:
+    """Decode in the calling thread: the pool of processes is where the parallel work is."""
+    context = stream.codec_context
+    if context is not None:
+        context.thread_count = 1
+
+
+def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:
+    """What can be decoded of a track. Broken packets are left out, up to a number; a broken container ends it."""
+    num_broken = 0
+    packets = container.demux(stream)
+    while num_broken < MAX_BROKEN_PACKETS:
+        try:
+            packet = next(packets, None)
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            num_broken += 1
+            continue
+        yield from frames

@@ -1,0 +1,116 @@
+"""What is asked of a decoder, and what it gives back.
+
+One content can be asked for in several forms: of a film, the frames for one encoder, the sound for another and the
+subtitles for a third. N frames or windows, H height, W width, T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """Pixels of a picture, or of frames of a film."""
+
+    height: int
+    width: int
+    fit: Literal["stretch", "crop"] = "stretch"
+    """`crop`: the shorter side is fitted, the middle of the longer one kept."""
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    frames: int = 1
+    """Frames taken of a film, at the middles of so many equal parts of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundForm:
+    """Samples of a sound or of a film's sound track, mixed to one channel."""
+
+    rate: int
+    """Samples per second."""
+    seconds: float
+    """Length of a window."""
+    windows: int = 1
+    """Windows taken of a longer sound, spread evenly over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """A text, or a film's title and subtitles."""
+
+    chars: int
+    """Cut after so many characters."""
+
+
+Form = PictureForm | SoundForm | TextForm
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
+    """What a file may ask of a decoder. Checked against what it declares before any work, and against what it does."""
+
+    bytes: int = 64 * 2**20
+    pixels: int = 50_000_000
+    """Of a picture or a frame: 50 million are 150 MB decoded."""
+    seconds: float = 600.0
+    """Of a sound or a film."""
+    frames: int = 20_000
+    """Decoded of a film on the way to those taken."""
+
+
+class Pictures(NamedTuple):
+    pixels_NHW3: NDArray[np.uint8]
+    times_s: tuple[float, ...]
+    """When each is shown; 0 for a still picture."""
+
+
+class Sound(NamedTuple):
+    """Windows of `SoundForm.seconds`; a sound shorter than that gives one that is as short as it is."""
+
+    samples_NT: NDArray[np.float32]
+    times_s: tuple[float, ...]
+    """When each window begins."""
+
+
+class Text(NamedTuple):
+    text: str
+
+
+Part = Pictures | Sound | Text
+
+
+def form_to_plain(form: Form) -> dict[str, Any]:
+    return {"form": type(form).__name__, **asdict(form)}
+
+
+def form_from_plain(plain: Mapping[str, Any]) -> Form:
+    fields = dict(plain)
+    kind: type[Form] = {kind.__name__: kind for kind in (PictureForm, SoundForm, TextForm)}[fields.pop("form")]
+    return kind(**fields)
+
+
+def part_to_plain(part: Part | None) -> dict[str, Any] | None:
+    """Nothing but numbers, strings and bytes."""
+    if part is None:
+        return None
+    if isinstance(part, Text):
+        return {"part": "Text", "text": part.text}
+    array = part[0]
+    return {"part": type(part).__name__, "shape": list(array.shape), "data": array.tobytes(), "times": part.times_s}
+
+
+def part_from_plain(plain: Mapping[str, Any] | None) -> Part | None:
+    """Raises `ValueError` or `KeyError` for what `part_to_plain` does not write: the sender read hostile files."""
+    if plain is None:
+        return None
+    if plain["part"] == "Text":
+        return Text(str(plain["text"]))
+    times_s = tuple(float(time) for time in plain["times"])
+    if plain["part"] == "Pictures":
+        return Pictures(np.frombuffer(plain["data"], np.uint8).reshape(plain["shape"]), times_s)
+    return Sound(np.frombuffer(plain["data"], np.float32).reshape(plain["shape"]), times_s)
