@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 import signal
 import sys
@@ -97,14 +98,29 @@ def _add_space(commands: Any) -> None:
         "--dim", type=_positive, default=256, help="size of the published vectors (default: %(default)s)"
     )
     create.add_argument("--fusion", default="self_attention", help="kind of fusion (default: %(default)s)")
-    create.add_argument("--layers", type=_positive, default=1, help="(default: %(default)s)")
-    create.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
+    create.add_argument("--layers", type=_positive, help="of self_attention (default: 1)")
+    create.add_argument("--heads", type=_positive, help="of an attention (default: 4)")
     create.add_argument(
         "--max-vectors",
         action="append",
         default=[],
         metavar="NAME=N",
         help="vectors of a modality per item (default: 1)",
+    )
+    create.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        metavar="TYPE=WEIGHT",
+        help="what a user event of this type is worth; others are not used (default: view=0.3 like=1 save=1.5 "
+        "purchase=2 dislike=-0.5)",
+    )
+    create.add_argument(
+        "--half-life-days",
+        type=_positive_number,
+        default=7.0,
+        metavar="DAYS",
+        help="after which a user event is worth half (default: %(default)s)",
     )
     create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     show = _command(spaces, "show", _space_show, "print what a space holds, as JSON")
@@ -194,6 +210,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _positive_number(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0 and finite")
+    return value
+
+
 def _print_json(value: Any, *, indent: int | None = 2) -> None:
     print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
 
@@ -242,6 +265,8 @@ def _space_create(arguments: argparse.Namespace) -> int:
         heads=arguments.heads,
         max_vectors=_sizes("--max-vectors", arguments.max_vectors),
         seed=arguments.seed,
+        half_life_days=arguments.half_life_days,
+        event_weights=_weights("--event", arguments.event),
     )
     print(f"space {space.space_id} in {arguments.path}")
     return 0
@@ -390,3 +415,13 @@ def _sizes(flag: str, texts: Sequence[str]) -> dict[str, int]:
             raise ConfigError(f"{flag} {name}={text}: expected a whole number of at least 1")
         sizes[name] = int(text)
     return sizes
+
+
+def _weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
+    weights = {}
+    for name, text in _pairs(flag, texts).items():
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"{flag} {name}={text}: expected a number") from None
+    return weights

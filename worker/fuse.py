@@ -31,6 +31,7 @@ class Vector(NamedTuple):
     """Little-endian elements."""
     modalities: tuple[str, ...]
     modality_data: Mapping[str, bytes] | None = None
+    prior: float | None = None
 
 
 class Embedder(Protocol):

@@ -72,6 +72,7 @@ class OutputFormat:
             shape=(self.dim,),
             data=vector.data,
             modalities=vector.modalities,
+            prior=vector.prior,
             modality_vectors=vector.modality_data,
             produced_at_ms=now_ms,
             source_offset=item.record.offset,

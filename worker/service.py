@@ -49,14 +49,16 @@ class ModelEmbedder:
     def __init__(self, runtime: AlignRuntime, vector_dtype: Literal["f2", "f4"]) -> None:
         self._runtime = runtime
         self._dtype = vector_dtype
+        self._has_prior = runtime.space.spec.prior is not None
 
     def vectors(self, features: Sequence[Features]) -> list[Vector | None]:
         embedded = self._runtime.embed(features)
         rows, bad = embedded.rows(self._dtype), embedded.bad_rows
         alone = [None] * len(rows) if embedded.modality_vectors is None else embedded.modality_rows(self._dtype)
+        priors = embedded.priors.tolist() if self._has_prior else [None] * len(rows)
         return [
-            None if index in bad else Vector(row, modalities, modality_data)
-            for index, (row, modalities, modality_data) in enumerate(zip(rows, embedded.modalities, alone, strict=True))
+            None if index in bad else Vector(*values)
+            for index, values in enumerate(zip(rows, embedded.modalities, alone, priors, strict=True))
         ]
 
     def padded_size(self, num_items: int) -> int:

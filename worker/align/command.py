@@ -20,6 +20,8 @@ from worker.align.warm_up import WarmUpReport
 from worker.errors import SpaceError
 
 HIDDEN_PER_DIM = 4  # the usual width of a transformer's feed-forward part (Vaswani et al. 2017)
+HALF_LIFE_DAYS = 7.0
+EVENT_WEIGHTS: Mapping[str, float] = {"view": 0.3, "like": 1.0, "save": 1.5, "purchase": 2.0, "dislike": -0.5}
 MAX_PATTERNS = 64
 ITEMS_PER_PATTERN = 16
 BATCH_TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
@@ -32,15 +34,17 @@ def create(
     dim: int,
     *,
     fusion: str = "self_attention",
-    layers: int = 1,
-    heads: int = 4,
+    layers: int | None = None,
+    heads: int | None = None,
     hidden: int | None = None,
     seed: int = 0,
     encoders: Mapping[str, str] | None = None,
     max_vectors: Mapping[str, int] | None = None,
+    half_life_days: float = HALF_LIFE_DAYS,
+    event_weights: Mapping[str, float] | None = None,
 ) -> Space:
     """Write an untrained space. `modalities` gives each one's dim; without an encoder it accepts any encoder's
-    vectors.
+    vectors. What is None has the default of the fusion kind, where it has such a setting.
 
     Raises `SpaceError` for values that make no space, and if the directory is not empty.
     """
@@ -50,13 +54,20 @@ def create(
             raise SpaceError(f"{option}: {', '.join(unknown)} is not a modality; there is: {', '.join(modalities)}")
     if fusion not in FUSION_KINDS:
         raise SpaceError(f"fusion.kind {fusion!r} is unknown; there is: {', '.join(FUSION_KINDS)}")
+    sizes = {"layers": layers, "heads": heads, "hidden": hidden or HIDDEN_PER_DIM * dim}
     document = {
         "dim": dim,
+        "width": dim,
         "modalities": {
             name: {"dim": size, "encoder": encoders.get(name), "max_vectors": max_vectors.get(name, 1)}
             for name, size in modalities.items()
         },
-        "fusion": {"kind": fusion, "layers": layers, "heads": heads, "hidden": hidden or HIDDEN_PER_DIM * dim},
+        "fusion": {"kind": fusion, **{name: size for name, size in sizes.items() if size is not None}},
+        "user": {
+            "kind": "decayed_sum",
+            "half_life_ms": half_life_days * 86_400_000,
+            "event_weights": event_weights or EVENT_WEIGHTS,
+        },
     }
     try:
         spec = SpaceSpec.model_validate(document)

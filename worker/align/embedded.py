@@ -17,6 +17,8 @@ from worker.align.features import FeatureLike, Features
 Array = NDArray[np.float32]
 VectorType = Literal["f2", "f4"]
 
+NUM_FUSED = 3
+"""Outputs of the model before those of single modalities: vectors, lengths, priors."""
 NO_MODALITY = "features: the item has no modality of the space"
 
 UNIT_TOLERANCE: Mapping[str, float] = {"f2": 5e-4, "f4": 2e-6}
@@ -37,8 +39,10 @@ class Embedded:
     """For each item those that took part, in alphabetical order."""
     bad_rows: Mapping[int, str]
     """Items without a vector, and why: no modality, or a result that is not finite."""
+    priors: Array
+    """`[B]`: what to add to a dot product with the vector; 0 in a bad row, and where the space has none."""
     modality_vectors: Mapping[str, Array] | None = None
-    """By modality `[B, D]`: the vector as if an item had nothing else; zeros where it does not have it."""
+    """By modality `[B, D]`: the vector of that modality alone, unit length; zeros where an item does not have it."""
 
     def rows(self, dtype: VectorType) -> list[bytes]:
         """Each vector as little-endian elements."""
@@ -53,25 +57,26 @@ class Embedded:
 
 
 def from_outputs(batch: Collated, outputs: Sequence[Array], items: Sequence[Features]) -> Embedded:
-    """What the model gave for a batch: vectors and lengths of the items, then of each part of the layout alone."""
-    vectors_BD, usable_B = outputs[0], _usable(batch, outputs)
+    """What the model gave for a batch: vectors, lengths and priors of the items, then vectors and lengths of each part
+    of the layout alone."""
+    vectors_BD, priors_B, usable_B = outputs[0], outputs[2], _usable(batch, outputs)
     bad_rows = {} if usable_B.all() else {row: _why(items[row]) for row in np.flatnonzero(~usable_B).tolist()}
     if not batch.layout.dense:
         bad_rows |= {row: NO_MODALITY for row, names in enumerate(batch.modalities) if not names}
     if bad_rows:
-        vectors_BD[list(bad_rows)] = 0.0
-    if len(outputs) == 2:
-        return Embedded(vectors_BD, batch.modalities, bad_rows)
-    alone = {part.name: outputs[2 + 2 * index] for index, part in enumerate(batch.layout.parts)}
+        vectors_BD[list(bad_rows)] = priors_B[list(bad_rows)] = 0.0
+    if len(outputs) == NUM_FUSED:
+        return Embedded(vectors_BD, batch.modalities, bad_rows, priors_B)
+    alone = {part.name: outputs[NUM_FUSED + 2 * index] for index, part in enumerate(batch.layout.parts)}
     for name, alone_BD in alone.items():
         alone_BD[[row for row, names in enumerate(batch.modalities) if name not in names or row in bad_rows]] = 0.0
-    return Embedded(vectors_BD, batch.modalities, bad_rows, alone)
+    return Embedded(vectors_BD, batch.modalities, bad_rows, priors_B, alone)
 
 
 def _usable(batch: Collated, outputs: Sequence[Array]) -> NDArray[np.bool_]:
     """Rows of which every vector means something, those of single modalities included."""
-    usable_B = _finite_and_long(outputs[1])
-    for part, lengths_B in zip(batch.layout.parts, outputs[3::2], strict=False):
+    usable_B = _finite_and_long(outputs[1]) & np.isfinite(outputs[2]) & np.isfinite(outputs[0]).all(1)
+    for part, lengths_B in zip(batch.layout.parts, outputs[NUM_FUSED + 1 :: 2], strict=False):
         absent_B = np.array([part.name not in names for names in batch.modalities])
         usable_B &= _finite_and_long(lengths_B) | absent_B
     return usable_B
@@ -85,7 +90,8 @@ def _finite_and_long(lengths_B: Array) -> NDArray[np.bool_]:
 def without_vectors(count: int, dim: int, modality_vectors: bool) -> Embedded:
     """Items none of which has a modality."""
     bad_rows = dict.fromkeys(range(count), NO_MODALITY)
-    return Embedded(np.zeros((count, dim), np.float32), [()] * count, bad_rows, {} if modality_vectors else None)
+    vectors_BD, priors_B = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
+    return Embedded(vectors_BD, [()] * count, bad_rows, priors_B, {} if modality_vectors else None)
 
 
 def concatenated(pieces: Sequence[Embedded]) -> Embedded:
@@ -97,6 +103,7 @@ def concatenated(pieces: Sequence[Embedded]) -> Embedded:
         np.concatenate([piece.vectors for piece in pieces]),
         [names for piece in pieces for names in piece.modalities],
         {start + row: why for start, piece in zip(starts, pieces, strict=False) for row, why in piece.bad_rows.items()},
+        np.concatenate([piece.priors for piece in pieces]),
         _concatenated_alone(pieces),
     )
 

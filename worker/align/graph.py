@@ -42,7 +42,8 @@ class GraphedModel:
         """False once a layout could not be traced."""
 
     def __call__(self, batch: Collated) -> list[NDArray[np.float32]]:
-        """Vectors `[items, D]` and lengths `[items]`: fused, and with `modality_vectors` of each part of the layout."""
+        """Vectors `[items, D]`, lengths and priors `[items]`; with `modality_vectors` then vectors and lengths of each
+        part of the layout alone."""
         tensors = batch.tensors
         if self._device != "cpu":
             tensors = tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
@@ -63,10 +64,7 @@ class GraphedModel:
 
     def _eager(self, layout: Layout) -> Computation:
         def compute(*tensors: Tensor) -> tuple[Tensor, ...]:
-            if self._modality_vectors:
-                return tuple(output for pair in self._model.alone(layout, tensors) for output in pair)
-            fused: tuple[Tensor, ...] = self._model(layout, tensors)
-            return fused
+            return self._model.outputs(layout, tensors, modality_vectors=self._modality_vectors)
 
         return compute
 

@@ -1,10 +1,14 @@
-"""The model of a space: a linear head per modality, fusion, an output map.
+"""The model of a space: a head per modality, fusion, an output map; beside it what is published with the vector.
 
-    B items   T tokens of an item   D dim of the space   N vectors of one modality   K elements of such a vector
+    B items   T tokens of an item   N vectors of one modality   K elements of such a vector
+    W width of a token   D dim of the space = R learned + C content
 
-    token    = W_m norm(x) + e_m                 e_m, the bias, is the type embedding of the modality
-    z        = fusion({token})
-    vector   = unit(W_o norm(z) + b_o)
+    token     h = W_m norm(x) + e_m              e_m, the bias, is the type embedding of the modality
+    learned   r = unit(W_o norm(fusion({h})) + b_o)                  [B, R]
+    content   c = unit([P_m x + p_m for each modality])              [B, C], frozen, of the raw features
+    vector    v = unit([r ; √β c])                                   [B, D]
+    alone     u_m = unit([A_m mean(h_m) ; 0])                        [B, D], of one modality, for search across them
+    prior     a · x + a_0 of one modality, 0 without it              [B]
 
 `norm` is layer normalisation without scale and shift, because the linear map that follows has both. Features are
 normalised in float32 whatever the model computes in, and so is the result.
@@ -13,14 +17,17 @@ normalised in float32 whatever the model computes in, and so is the result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, layer_norm
+from torch.nn.functional import dropout, embedding, layer_norm, normalize, pad
 
 from worker.align.collated import Layout, Part
 from worker.align.fusion import build_fusion
-from worker.align.spec import SpaceSpec
+from worker.align.fusion.slots import Slots, consecutive, masked_mean, zero_masked
+from worker.align.spec import ModalitySpec, SpaceSpec
+from worker.align.users import UserModel
 
 FEATURE_EPS = 1e-6  # variance of a unit vector of 4,096 elements is 2e-4: this moves it by less than 1 %
 
@@ -28,9 +35,39 @@ FEATURE_EPS = 1e-6  # variance of a unit vector of 4,096 elements is 2e-4: this 
 class Head(nn.Linear):
     """Vectors of one modality to tokens of the space."""
 
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__(dim, width)
+        self.input_dropout = 0.0
+        """Share of the normalised elements that training leaves out."""
+
     def forward(self, vectors_NK: Tensor) -> Tensor:
         norm_NK = layer_norm(vectors_NK, (self.in_features,), eps=FEATURE_EPS)
+        if self.training:
+            norm_NK = dropout(norm_NK, self.input_dropout)
         return super().forward(norm_NK.to(self.weight.dtype))
+
+
+class Outputs(NamedTuple):
+    """What the model gives for a batch, all float32.
+
+    A length that is not finite or is 0 marks a row whose vector means nothing.
+    """
+
+    vectors_BD: Tensor
+    lengths_B: Tensor
+    priors_B: Tensor
+    """0 where the space has no prior."""
+
+
+class Tokens(NamedTuple):
+    """A batch as the fusion sees it, and what the heads left aside for the other outputs."""
+
+    tokens_BTW: Tensor
+    mask_BT: Tensor | None
+    """None: there is a token everywhere."""
+    slots: tuple[Slots, ...]
+    content_BC: Tensor | None
+    priors_B: Tensor
 
 
 class AlignModel(nn.Module):
@@ -38,56 +75,187 @@ class AlignModel(nn.Module):
 
     def __init__(self, spec: SpaceSpec) -> None:
         super().__init__()
+        self._spec = spec
+        self._numbers = {name: number for number, name in enumerate(spec.modalities)}
         for name, modality in spec.modalities.items():
-            self.add_module(_head(name), Head(modality.dim, spec.dim))
-        self.fusion = build_fusion(spec.fusion, spec.dim)
-        self.output = nn.Linear(spec.dim, spec.dim)
+            self._add_modality(name, modality)
+        self.fusion = build_fusion(spec)
+        self.output = nn.Linear(spec.width, spec.learned_dim)
+        if spec.prior is not None:
+            self.prior = nn.Linear(spec.modalities[spec.prior].dim, 1)
+        if spec.graph is not None:
+            self.graph = NeighborAttention(spec.dim, spec.graph.width)
+        self.user = None if spec.user is None else UserModel(spec.user, spec.dim)
 
-    def forward(self, layout: Layout, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Unit vectors `[B, D]` and what their lengths were `[B]`, both float32.
+    def _add_modality(self, name: str, modality: ModalitySpec) -> None:
+        self.add_module(f"head_{name}", Head(modality.dim, self._spec.width))
+        self.add_module(f"alone_{name}", nn.Linear(self._spec.width, self._spec.learned_dim))
+        if modality.content_dim:
+            self.add_module(f"content_{name}", nn.Linear(modality.dim, modality.content_dim))
+        if modality.ordered:
+            places = nn.Parameter(torch.zeros(modality.max_vectors, self._spec.width))
+            self.register_parameter(f"places_{name}", places)
 
-        A length that is not finite or is 0 marks a row whose vector means nothing.
-        """
-        return self.embed(*self.tokens(layout, tensors))
+    def forward(self, layout: Layout, tensors: Sequence[Tensor]) -> Outputs:
+        return self.embed(self.tokens(layout, tensors))
 
-    def alone(self, layout: Layout, tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What `forward` returns, then the same for each part as if an item had nothing else."""
-        tokens_BTD, mask_BT = self.tokens(layout, tensors)
-        results, first = [self.embed(tokens_BTD, mask_BT)], 0
-        for part in layout.parts:
-            slots = slice(first, first + part.num_slots)
-            results.append(self.embed(tokens_BTD[:, slots], None if mask_BT is None else mask_BT[:, slots]))
-            first += part.num_slots
+    def outputs(self, layout: Layout, tensors: Sequence[Tensor], *, modality_vectors: bool) -> tuple[Tensor, ...]:
+        """`forward`, and with `modality_vectors` then vectors and lengths of each part of the layout alone."""
+        collected = self.tokens(layout, tensors)
+        fused = self.embed(collected)
+        if not modality_vectors:
+            return fused
+        return (*fused, *(output for pair in self.alone(collected) for output in pair))
+
+    def tokens(self, layout: Layout, tensors: Sequence[Tensor]) -> Tokens:
+        """Heads, and the vectors of each modality to their slots."""
+        remaining = iter(tensors)
+        vectors = {part.name: self._vectors(part, remaining) for part in layout.parts if part.dtypes}
+        positions_BT = None if layout.dense else next(remaining)
+        tokens_BTW = _placed([self._head(name)(vectors_NK) for name, vectors_NK in vectors.items()], positions_BT)
+        slots = consecutive((self._numbers[part.name], part.num_slots) for part in layout.parts)
+        by_name = {part.name: each for part, each in zip(layout.parts, slots, strict=True)}
+        mask_BT = None if positions_BT is None else positions_BT > 0
+        return Tokens(
+            self._with_places(tokens_BTW, by_name),
+            mask_BT,
+            slots,
+            self._content(vectors, by_name, positions_BT),
+            self._priors(vectors, by_name, positions_BT, tokens_BTW),
+        )
+
+    def embed(self, tokens: Tokens) -> Outputs:
+        fused_BW = self.fusion(tokens.tokens_BTW, tokens.mask_BT, tokens.slots)
+        raw_BR = self.output(layer_norm(fused_BW, (self._spec.width,))).float()
+        lengths_B = torch.linalg.vector_norm(raw_BR, dim=1)
+        learned_BR = raw_BR / lengths_B[:, None]
+        if tokens.content_BC is None:
+            return Outputs(pad(learned_BR, (0, self._spec.content_dim)), lengths_B, tokens.priors_B)
+        content_BC = normalize(tokens.content_BC.float(), dim=1)
+        both_BD = torch.cat([learned_BR, content_BC * self._spec.content_weight**0.5], 1)
+        return Outputs(normalize(both_BD, dim=1), lengths_B, tokens.priors_B)
+
+    def alone(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
+        """Unit vectors `[B, D]` of each part of the layout alone, and what their lengths were, both float32."""
+        names = list(self._numbers)
+        tokens_BTW = zero_masked(tokens.tokens_BTW, tokens.mask_BT)
+        results = []
+        for part in tokens.slots:
+            mask_BT = None if tokens.mask_BT is None else part.of(tokens.mask_BT)
+            project = getattr(self, f"alone_{names[part.modality]}")
+            raw_BR = project(masked_mean(part.of(tokens_BTW), mask_BT)).float()
+            lengths_B = torch.linalg.vector_norm(raw_BR, dim=1)
+            results.append((pad(raw_BR / lengths_B[:, None], (0, self._spec.content_dim)), lengths_B))
         return results
 
-    def tokens(self, layout: Layout, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Tokens `[B, T, D]` and where there are any, `[B, T]`; None for everywhere."""
-        remaining = iter(tensors)
-        heads = [self._head_rows(part, remaining) for part in layout.parts if part.dtypes]
-        if layout.dense:
-            return torch.stack(heads, 1), None
-        positions_BT = next(remaining)
-        nothing_1D = torch.zeros_like(heads[0][:1])
-        return embedding(positions_BT, torch.cat([nothing_1D, *heads])), positions_BT > 0
+    def _head(self, name: str) -> Head:
+        head: Head = getattr(self, f"head_{name}")
+        return head
 
-    def embed(self, tokens_BTD: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-        fused_BD = self.fusion(tokens_BTD, mask_BT)
-        raw_BD = self.output(layer_norm(fused_BD, (self.output.in_features,))).float()
-        length_B1 = torch.linalg.vector_norm(raw_BD, dim=1, keepdim=True)
-        return raw_BD / length_B1, length_B1[:, 0]
+    def _vectors(self, part: Part, remaining: Iterator[Tensor]) -> Tensor:
+        dim = self._spec.modalities[part.name].dim
+        vectors = [_float_vectors(dim, dtype == "i1", remaining) for dtype in part.dtypes]
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
 
-    def _head_rows(self, part: Part, remaining: Iterator[Tensor]) -> Tensor:
-        head = getattr(self, _head(part.name))
-        vectors = [_float_vectors(head.in_features, dtype == "i1", remaining) for dtype in part.dtypes]
-        tokens_ND: Tensor = head(vectors[0] if len(vectors) == 1 else torch.cat(vectors))
-        return tokens_ND
+    def _with_places(self, tokens_BTW: Tensor, slots: dict[str, Slots]) -> Tensor:
+        """Tokens of ordered modalities with the embedding of their place added."""
+        if not any(self._spec.modalities[name].ordered for name in slots):
+            return tokens_BTW
+        return torch.cat([self._placed_part(part.of(tokens_BTW), name) for name, part in slots.items()], 1)
+
+    def _placed_part(self, tokens_BTW: Tensor, name: str) -> Tensor:
+        if not self._spec.modalities[name].ordered:
+            return tokens_BTW
+        places_TW: Tensor = getattr(self, f"places_{name}")
+        return tokens_BTW + places_TW[: tokens_BTW.shape[1]]
+
+    def _content(
+        self, vectors: dict[str, Tensor], slots: dict[str, Slots], positions_BT: Tensor | None
+    ) -> Tensor | None:
+        """`[B, C]`, zeros for a modality that an item lacks. None if the batch has no such modality at all."""
+        columns: list[Tensor | int] = []
+        for name, modality in self._spec.modalities.items():
+            if not modality.content_dim:
+                continue
+            if name not in vectors:
+                columns.append(modality.content_dim)
+                continue
+            rows_NC = getattr(self, f"content_{name}")(vectors[name].to(self.output.weight.dtype))
+            columns.append(self._item_means(rows_NC, name, vectors, slots[name], positions_BT))
+        known = next((column for column in columns if isinstance(column, Tensor)), None)
+        if known is None:
+            return None
+        return torch.cat(
+            [column if isinstance(column, Tensor) else known.new_zeros(known.shape[0], column) for column in columns], 1
+        )
+
+    def _priors(
+        self, vectors: dict[str, Tensor], slots: dict[str, Slots], positions_BT: Tensor | None, tokens_BTW: Tensor
+    ) -> Tensor:
+        name = self._spec.prior
+        if name is None or name not in vectors:
+            return torch.zeros_like(tokens_BTW[:, 0, 0], dtype=torch.float32)
+        rows_N1 = self.prior(vectors[name].to(self.output.weight.dtype))
+        priors_B1 = self._item_means(rows_N1, name, vectors, slots[name], positions_BT)
+        return priors_B1[:, 0].float()
+
+    def _item_means(
+        self,
+        rows_NX: Tensor,
+        name: str,
+        vectors: dict[str, Tensor],
+        slots: Slots,
+        positions_BT: Tensor | None,
+    ) -> Tensor:
+        """`[B, X]`: the mean over an item's vectors of one modality of what a map made of each; 0 where it has none."""
+        if positions_BT is None:
+            return rows_NX
+        before = 0
+        for other, others_NK in vectors.items():
+            if other == name:
+                break
+            before += others_NK.shape[0]
+        positions_BS = slots.of(positions_BT)
+        mask_BS = positions_BS > 0
+        placed_BSX = embedding((positions_BS - before).clamp(min=0), pad(rows_NX, (0, 0, 1, 0)))
+        return masked_mean(zero_masked(placed_BSX, mask_BS), mask_BS)
+
+
+class NeighborAttention(nn.Module):
+    """Attention of an item over the vectors of its neighbours.
+
+        v' = unit(v + α Σ_j a_j v_j),   a = softmax_j(Q v · K v_j / √width)
+
+    One hop: the v_j are vectors before this step, so an item's change cannot run on from neighbour to neighbour. Its
+    values are not mapped: the sum of vectors of a space lies in the space.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(dim, width)
+        self.key = nn.Linear(dim, width, bias=False)
+        self.strength = nn.Parameter(torch.zeros(()))
+        """α."""
+
+    def forward(self, vectors_BD: Tensor, neighbors_BND: Tensor, mask_BN: Tensor) -> Tensor:
+        """`[B, D]`, unit length; of an item without neighbours the vector it came with."""
+        vectors_BD, neighbors_BND = vectors_BD.float(), zero_masked(neighbors_BND.float(), mask_BN)
+        query_BA, key_BNA = self.query(vectors_BD), self.key(neighbors_BND)
+        scores_BN = torch.bmm(key_BNA, query_BA[:, :, None])[:, :, 0] * query_BA.shape[1] ** -0.5
+        weights_BN = scores_BN.masked_fill(~mask_BN, torch.finfo(scores_BN.dtype).min).softmax(1)
+        mixed_BD = torch.bmm(weights_BN[:, None, :], neighbors_BND)[:, 0]
+        moved_BD = normalize(vectors_BD + self.strength * mixed_BD, dim=1)
+        return torch.where(mask_BN.any(1, keepdim=True), moved_BD, vectors_BD)
+
+
+def _placed(rows: list[Tensor], positions_BT: Tensor | None) -> Tensor:
+    """Tokens `[B, T, W]` from the rows of each modality; zeros where there are none."""
+    if positions_BT is None:
+        return torch.stack(rows, 1)
+    nothing_1W = torch.zeros_like(rows[0][:1])
+    return embedding(positions_BT, torch.cat([nothing_1W, *rows]))
 
 
 def _float_vectors(dim: int, scaled: bool, remaining: Iterator[Tensor]) -> Tensor:
     vectors_NK = next(remaining).float().view(-1, dim)
     return vectors_NK * next(remaining)[:, None] if scaled else vectors_NK
-
-
-def _head(modality: str) -> str:
-    """Name of a modality's head among the parameters. The prefix keeps it from meeting a name of nn.Module's."""
-    return f"head_{modality}"

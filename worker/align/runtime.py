@@ -41,7 +41,7 @@ class AlignRuntime:
 
     `threads` 0 takes one core less than there are. `padded_sizes` None takes the powers of two up to `max_batch`;
     with one single size a vector is bit-identical whatever else is in its batch. With `modality_vectors` the vector
-    of each modality alone is computed too: for each one more pass of fusion and output, though not of the heads.
+    of each modality alone is computed too.
 
     Raises `ConfigError` for a device, dtype or sizes that cannot be had.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, get_args
+from math import isfinite
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,16 +13,16 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from worker.errors import SpaceError
 
 FORMAT_VERSION: Literal[1] = 1
-FusionKind = Literal["self_attention"]
-FUSION_KINDS: tuple[str, ...] = get_args(FusionKind)
 
 ModalityName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+EventType = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class _Part(BaseModel):
@@ -35,14 +36,95 @@ class ModalitySpec(_Part):
     """The encoder whose vectors the space was made for. None accepts any."""
     max_vectors: int = Field(1, ge=1, le=1_024)
     """Most vectors one item may bring: frames, patches, sentences."""
+    ordered: bool = False
+    """The vectors of an item are a sequence, as frames are, and each place in it has a learned embedding. Otherwise
+    they are a set."""
+    content_dim: int = Field(0, ge=0, le=8_192)
+    """Elements of the frozen content block that are made of this modality. 0: it takes no part there."""
 
 
-class FusionSpec(_Part):
-    kind: FusionKind = "self_attention"
+class SelfAttentionSpec(_Part):
+    """A transformer over the tokens and a summary token, whose row is the result."""
+
+    kind: Literal["self_attention"] = "self_attention"
     layers: int = Field(1, ge=1, le=24)
     heads: int = Field(4, ge=1, le=128)
     hidden: int = Field(ge=1, le=65_536)
     """Width of the feed-forward part."""
+
+
+class CrossAttentionSpec(_Part):
+    """One modality queries the others."""
+
+    kind: Literal["cross_attention"] = "cross_attention"
+    query: ModalityName | None = None
+    """The modality that asks. None, and for an item that lacks it: a learned query, which asks all there are."""
+    heads: int = Field(4, ge=1, le=128)
+    hidden: int = Field(ge=1, le=65_536)
+    """Width of the feed-forward part."""
+
+
+class GatedSpec(_Part):
+    """A weighted mean of the tokens; each token's weight is learned from what it holds."""
+
+    kind: Literal["gated"] = "gated"
+    hidden: int = Field(ge=1, le=65_536)
+    """Width of the gate."""
+
+
+class ConcatMlpSpec(_Part):
+    """Two dense layers over one slot per modality; what is missing has a learned filling."""
+
+    kind: Literal["concat_mlp"] = "concat_mlp"
+    hidden: int = Field(ge=1, le=65_536)
+
+
+FusionSpec = Annotated[SelfAttentionSpec | CrossAttentionSpec | GatedSpec | ConcatMlpSpec, Field(discriminator="kind")]
+FUSION_KINDS: tuple[str, ...] = ("self_attention", "cross_attention", "gated", "concat_mlp")
+
+
+class GraphSpec(_Part):
+    """Attention over the vectors of an item's neighbours, after fusion; one hop."""
+
+    width: int = Field(ge=1, le=8_192)
+    """Elements of its queries and keys."""
+    max_neighbors: int = Field(32, ge=1, le=1_024)
+    """Neighbours that take part; those named first."""
+
+
+class _User(_Part):
+    last: int = Field(50, ge=1, le=10_000)
+    """Events that are kept of a user, the newest."""
+    event_weights: dict[EventType, float] = Field(min_length=1, max_length=256)
+    """What an event of each type is worth, negative for a dislike. Events of other types are not used."""
+
+    @field_validator("event_weights")
+    @classmethod
+    def _not_zero(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if not isfinite(weight) or weight == 0:
+                raise ValueError(f"{name}={weight}: a weight is finite and not 0; leave out what is not to be used")
+        return dict(sorted(weights.items()))
+
+
+class DecayedSum(_User):
+    """The user's events, each worth less the older it is."""
+
+    kind: Literal["decayed_sum"] = "decayed_sum"
+    half_life_ms: float = Field(gt=0)
+    """Time after which an event is worth half."""
+    half_life_events: float | None = Field(None, gt=0)
+    """Number of newer events after which an event is worth half, whatever the time. None: that does not matter."""
+
+
+class Attention(_User):
+    """A learned query over the user's events."""
+
+    kind: Literal["attention"] = "attention"
+    hidden: int = Field(ge=1, le=8_192)
+
+
+UserSpec = Annotated[DecayedSum | Attention, Field(discriminator="kind")]
 
 
 def _sorted(modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:
@@ -53,17 +135,44 @@ class SpaceSpec(_Part):
     """What fixes the shape of a space. Modalities are kept in alphabetical order, everywhere."""
 
     dim: int = Field(ge=1, le=8_192)
-    """Elements of a vector in the space, D."""
+    """Elements of a vector in the space, D: of the learned block, then of the content block."""
+    width: int = Field(ge=1, le=8_192)
+    """Elements of a token, W."""
     modalities: Annotated[dict[ModalityName, ModalitySpec], AfterValidator(_sorted)] = Field(
         min_length=1, max_length=62
     )
     fusion: FusionSpec
+    content_weight: float = Field(0.5, gt=0, le=100)
+    """Square of the length of the content block, where the learned block has length 1. Without effect where no
+    modality has a part in it."""
+    prior: ModalityName | None = None
+    """The modality that an item's popularity is read from. None: there is no prior, vectors rank by cosine alone."""
+    graph: GraphSpec | None = None
+    user: UserSpec | None = None
+    """How users are pooled from items. None: the space is for items only."""
 
     @model_validator(mode="after")
-    def _heads_divide_dim(self) -> SpaceSpec:
-        if self.dim % self.fusion.heads:
-            raise ValueError(f"fusion.heads={self.fusion.heads} does not divide dim={self.dim}")
+    def _fits(self) -> SpaceSpec:
+        heads = getattr(self.fusion, "heads", 1)
+        if self.width % heads:
+            raise ValueError(f"fusion.heads={heads} does not divide width={self.width}")
+        if self.learned_dim < 1:
+            raise ValueError(f"dim={self.dim} leaves nothing to learn: content_dim adds up to {self.content_dim}")
+        named = {"prior": self.prior, "fusion.query": getattr(self.fusion, "query", None)}
+        for field, name in named.items():
+            if name is not None and name not in self.modalities:
+                raise ValueError(f"{field}: {name!r} is not a modality; there is: {', '.join(self.modalities)}")
         return self
+
+    @property
+    def content_dim(self) -> int:
+        """C: elements of the content block."""
+        return sum(modality.content_dim for modality in self.modalities.values())
+
+    @property
+    def learned_dim(self) -> int:
+        """R: elements of the learned block."""
+        return self.dim - self.content_dim
 
     def canonical(self) -> bytes:
         """The bytes that stand for this spec in a space_id: equal specs, equal bytes."""
@@ -92,8 +201,9 @@ def parse_manifest(text: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise SpaceError(f"space.json: format_version {version!r} is not supported; this worker reads {FORMAT_VERSION}")
     fusion = document.get("fusion")
-    if isinstance(fusion, dict) and fusion.get("kind", FUSION_KINDS[0]) not in FUSION_KINDS:
-        raise SpaceError(f"space.json: fusion.kind {fusion['kind']!r} is unknown; there is: {', '.join(FUSION_KINDS)}")
+    if isinstance(fusion, dict) and fusion.get("kind") not in FUSION_KINDS:
+        kind = fusion.get("kind")
+        raise SpaceError(f"space.json: fusion.kind {kind!r} is unknown; there is: {', '.join(FUSION_KINDS)}")
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
@@ -110,10 +220,18 @@ def _object(text: str) -> dict[str, Any]:
     return document
 
 
+def _field(location: tuple[int | str, ...]) -> str:
+    """The path to a field in the document, without what pydantic adds: `[key]`, and the kind of a union's member."""
+    parts = [str(part) for part in location if part != "[key]"]
+    if len(parts) > 1 and parts[0] in ("fusion", "user"):
+        del parts[1]
+    return ".".join(parts) or "space"
+
+
 def explain(error: ValidationError) -> str:
     """Every complaint of pydantic on one line, each after the name of its field."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc'] if part != '[key]') or 'space'}: "
+        f"{_field(problem['loc'])}: "
         + ("unknown field" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, "))
         for problem in error.errors()
     )

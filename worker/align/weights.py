@@ -15,14 +15,22 @@ from torch import Tensor
 
 from worker.align.model import AlignModel
 from worker.align.spec import SpaceSpec
+from worker.align.users import UserModel
 from worker.errors import SpaceError
 
 Weights = Mapping[str, Tensor]
 """float32, on the CPU, by the model's parameter names."""
 
+IN_FLOAT32 = ("user.", "graph.")
+"""Parameters that are not rounded to the dtype of the model: what they work on is float32."""
 START_AS_IDENTITY = ("value.weight", "merge.weight", "output.weight")
-START_AT_ZERO = ("narrow.weight", "fusion.summary")
+START_AT_ZERO = ("narrow.weight", "score.weight", "fusion.filling")
+START_AT: Mapping[str, float] = {
+    "graph.strength": 0.5,
+    "user.pool.decay": math.log(math.expm1(math.log(2) / 3)),  # softplus of it halves an event's weight every 3 events
+}
 TYPE_EMBEDDING = 0.02  # standard deviation at the start: far below that of a token, which is 1
+EMBEDDINGS = ("head_", "places_")
 
 
 def expected_shapes(spec: SpaceSpec) -> dict[str, tuple[int, ...]]:
@@ -34,8 +42,8 @@ def initial_weights(spec: SpaceSpec, seed: int) -> dict[str, Tensor]:
     """Untrained parameters that depend on the spec and the seed alone.
 
     An untrained space averages random projections of the modalities that an item has, which keeps the neighbourhoods
-    of its features: the maps after the heads start as the identity, the feed-forward part and the summary at zero.
-    The rest keeps the variance of its input (LeCun et al. 1998). Only uniform draws: they do not depend on the
+    of its features: the maps after the heads start as the identity, the feed-forward part and the learned tokens at
+    zero. The rest keeps the variance of its input (LeCun et al. 1998). Only uniform draws: they do not depend on the
     processor.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -43,11 +51,14 @@ def initial_weights(spec: SpaceSpec, seed: int) -> dict[str, Tensor]:
 
 
 def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if name.endswith(START_AS_IDENTITY):
+    if name in START_AT:
+        return torch.full(shape, START_AT[name])
+    if name.endswith(START_AS_IDENTITY) or (name.startswith("alone_") and len(shape) == 2):
         return torch.eye(*shape)
-    if name.endswith(START_AT_ZERO) or (len(shape) == 1 and not name.startswith("head_")):
+    is_embedding = name.startswith(EMBEDDINGS) and not name.endswith("weight")
+    if name.endswith(START_AT_ZERO) or (len(shape) == 1 and not is_embedding):
         return torch.zeros(shape)
-    deviation = TYPE_EMBEDDING if len(shape) == 1 else shape[1] ** -0.5
+    deviation = TYPE_EMBEDDING if is_embedding else shape[1] ** -0.5
     uniform: Tensor = torch.rand(shape, generator=generator)
     return torch.mul(uniform * 2 - 1, math.sqrt(3) * deviation)
 
@@ -58,18 +69,31 @@ def build_model(
     """The model for inference: parameters in `dtype` on `device`, without gradients."""
     with torch.device("meta"):
         model = AlignModel(spec)
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    parameters = {
+        name: tensor.to(device, torch.float32 if name.startswith(IN_FLOAT32) else dtype)
+        for name, tensor in weights.items()
+    }
+    model.load_state_dict(parameters, assign=True)
     model.requires_grad_(False)
     model.eval()
     return model
 
 
+def build_user_model(spec: SpaceSpec, weights: Weights, device: str = "cpu") -> UserModel:
+    """The user model of a space, for inference. Raises `SpaceError` for a space without one."""
+    if spec.user is None:
+        raise SpaceError("space.path: the space says nothing of users; make one with `user` in space.json")
+    model = UserModel(spec.user, spec.dim)
+    own = {name.removeprefix("user."): weight for name, weight in weights.items() if name.startswith("user.")}
+    model.load_state_dict(own, assign=True)
+    return model.requires_grad_(False).eval().to(device)
+
+
 def content_id(spec: SpaceSpec, weights: Weights) -> str:
     """The space_id: 16 hexadecimal digits of a SHA-256 over everything that determines a vector.
 
-    That is the format version, dims, modalities with their encoders and limits, fusion, and every parameter by name,
-    shape and value. Evaluation figures, notes, the fingerprint of the training data and the way the file is laid out
-    are not part of it.
+    That is the format version, all that the spec says, and every parameter by name, shape and value. Evaluation
+    figures, notes, the fingerprint of the training data and the layout of the file are not part of it.
     """
     digest = hashlib.sha256(spec.canonical())
     for name, tensor in sorted(weights.items()):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.align.features import ElementType
 from worker.align.space import Space, write_space
-from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.align.weights import expected_shapes
 
 Array = NDArray[np.float64]
@@ -59,8 +59,9 @@ def spec(
     parts = modalities or {"text": 24, "image": 17, "audio": 9}
     return SpaceSpec(
         dim=dim,
+        width=dim,
         modalities={name: ModalitySpec(dim=part) if isinstance(part, int) else part for name, part in parts.items()},
-        fusion=FusionSpec(layers=layers, heads=heads, hidden=2 * dim),
+        fusion=SelfAttentionSpec(layers=layers, heads=heads, hidden=2 * dim),
     )
 
 
@@ -109,6 +110,15 @@ def plain_vector(space: Space, item: Item) -> Array:
         state = plain_layer(state, weights, f"fusion.layers.{layer}", space.spec.fusion.heads)
     raw = weights["output.weight"] @ normalised(state[0]) + weights["output.bias"]
     return raw / np.linalg.norm(raw)
+
+
+def plain_alone(space: Space, name: str, source: Feature) -> Array:
+    """The vector of one modality alone by the textbook, in float64."""
+    weights = {key: tensor.double().numpy() for key, tensor in space.weights.items()}
+    tokens = [weights[f"head_{name}.weight"] @ normalised(vector, 1e-6) for vector in values_of(source)]
+    token = np.mean(tokens, 0) + weights[f"head_{name}.bias"]
+    raw = weights[f"alone_{name}.weight"] @ token + weights[f"alone_{name}.bias"]
+    return np.concatenate([raw / np.linalg.norm(raw), np.zeros(space.spec.content_dim)])
 
 
 def plain_layer(rows_TD: Array, weights: Mapping[str, Array], prefix: str, heads: int) -> Array:

@@ -38,8 +38,8 @@ def test_create_writes_a_space_that_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": "magic"}, "'magic' is unknown; there is: self_attention"),
-        ({"heads": 5}, "fusion.heads=5 does not divide dim=32"),
+        ({"fusion": "magic"}, "'magic' is unknown; there is: self_attention, cross_attention, gated, concat_mlp"),
+        ({"heads": 5}, "fusion.heads=5 does not divide width=32"),
         ({"layers": 0}, "fusion.layers: "),
         ({"encoders": {"txt": "e5"}}, "encoder: txt is not a modality; there is: text"),
         ({"max_vectors": {"txt": 2}}, "max_vectors: txt is not a modality"),
@@ -55,7 +55,9 @@ def test_show_is_the_manifest_the_id_and_the_size(tmp_path: Path) -> None:
     space = make_space(tmp_path)
     shown = json.loads(json.dumps(command.show(tmp_path / "space")))
     assert shown["space_id"] == space.space_id
-    assert shown["modalities"]["text"] == {"dim": 24, "encoder": None, "max_vectors": 1}
+    assert shown["modalities"]["text"] == {
+        "dim": 24, "encoder": None, "max_vectors": 1, "ordered": False, "content_dim": 0,
+    }  # fmt: skip
     assert shown["num_parameters"] * 4 == shown["weights_bytes"]
     assert shown["num_parameters"] == sum(tensor.numel() for tensor in space.weights.values())
 

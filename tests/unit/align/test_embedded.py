@@ -40,7 +40,8 @@ def test_published_rows_have_unit_length(dtype: VectorType, dim: int) -> None:
 
 
 def piece(count: int, names: tuple[str, ...], bad: dict[int, str]) -> Embedded:
-    return Embedded(unit_vectors(count, 4), [names] * count, bad, {name: unit_vectors(count, 4) for name in names})
+    alone = {name: unit_vectors(count, 4) for name in names}
+    return Embedded(unit_vectors(count, 4), [names] * count, bad, np.arange(count, dtype=np.float32), alone)
 
 
 def test_pieces_are_joined_in_order() -> None:
@@ -49,6 +50,7 @@ def test_pieces_are_joined_in_order() -> None:
     assert np.array_equal(joined.vectors, np.concatenate([one.vectors, other.vectors]))
     assert joined.modalities == [("text",)] * 3 + [("image",)] * 2
     assert joined.bad_rows == {2: "a", 3: "b"}
+    assert joined.priors.tolist() == [0, 1, 2, 0, 1]
     assert joined.modality_vectors is not None
     assert not joined.modality_vectors["image"][:3].any()
     assert [list(row) for row in joined.modality_rows("f2")] == [["text"]] * 3 + [["image"]] * 2
@@ -56,23 +58,25 @@ def test_pieces_are_joined_in_order() -> None:
 
 def test_modality_rows_need_modality_vectors() -> None:
     with pytest.raises(ValueError, match="without modality_vectors"):
-        Embedded(unit_vectors(1, 4), [("text",)], {}).modality_rows("f2")
+        Embedded(unit_vectors(1, 4), [("text",)], {}, np.zeros(1, np.float32)).modality_rows("f2")
 
 
 def test_rows_without_a_finite_length_are_bad_and_hold_nothing() -> None:
     lengths = np.array([1, np.inf, np.nan, 0, 2], np.float32)
     item = {"text": feature(np.ones(3))}
     batch = Collated(Layout((Part("text", ("f4",), 1),), True), (), 5, [("text",)] * 5)
-    embedded = from_outputs(batch, [unit_vectors(5, 4), lengths], [item] * 5)
-    assert list(embedded.bad_rows) == [1, 2, 3]
-    assert embedded.vectors.any(1).tolist() == [True, False, False, False, True]
+    priors = np.array([1, 2, 3, 4, np.inf], np.float32)
+    embedded = from_outputs(batch, [unit_vectors(5, 4), lengths, priors], [item] * 5)
+    assert list(embedded.bad_rows) == [1, 2, 3, 4]
+    assert embedded.priors.tolist() == [1, 0, 0, 0, 0]
+    assert embedded.vectors.any(1).tolist() == [True, False, False, False, False]
 
 
 def test_a_row_is_bad_if_a_modality_alone_has_no_vector_and_the_item_has_it() -> None:
     parts = (Part("image", ("f4",), 1), Part("text", ("f4",), 1))
     batch = Collated(Layout(parts, False), (), 2, [("image", "text"), ("text",)])
     nothing, something = np.full(2, np.nan, np.float32), np.ones(2, np.float32)
-    outputs = [unit_vectors(2, 4), something, unit_vectors(2, 4), nothing, unit_vectors(2, 4), something]
+    outputs = [unit_vectors(2, 4), something, something, unit_vectors(2, 4), nothing, unit_vectors(2, 4), something]
     embedded = from_outputs(batch, outputs, [{"text": feature(np.ones(3))}] * 2)
     assert list(embedded.bad_rows) == [0]
     assert embedded.modality_vectors is not None

@@ -60,8 +60,7 @@ def test_a_graph_made_at_one_size_gives_the_same_bits_at_every_size(
         batch = collate(make(count))
         outputs = graphed(batch)
         with torch.inference_mode():
-            pairs = model.alone(batch.layout, batch.tensors)
-        expected = [output for pair in pairs[: None if modality_vectors else 1] for output in pair]
+            expected = model.outputs(batch.layout, batch.tensors, modality_vectors=modality_vectors)
         assert len(outputs) == len(expected)
         for output, eager in zip(outputs, expected, strict=True):
             assert np.array_equal(output, eager.numpy()[:count])
@@ -105,11 +104,11 @@ def test_past_the_limit_of_graphs_the_result_is_the_same(tmp_path: Path, monkeyp
 
 
 def test_a_failing_model_is_not_taken_for_failing_tracing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **options: object) -> None:
         raise RuntimeError("the device is on fire")
 
     model = model_in(tmp_path)
-    monkeypatch.setattr(model, "forward", fail)
+    monkeypatch.setattr(model, "outputs", fail)
     graphed = GraphedModel(model)
     with pytest.raises(RuntimeError, match="the device is on fire"):
         graphed(collate(dense(3)))

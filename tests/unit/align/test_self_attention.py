@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.align.builders import spec
 from worker.align.fusion.self_attention import Layer, SelfAttention
-from worker.align.spec import FusionSpec
+from worker.align.spec import SelfAttentionSpec
 
 DIM, TOKENS, BATCH = 24, 6, 9
 
@@ -30,12 +31,13 @@ def full_last_layer(fusion: SelfAttention, tokens_BTD: Tensor, mask_BT: Tensor |
 @pytest.mark.parametrize("masked", [False, True])
 def test_only_the_summary_row_is_computed_and_it_is_the_same(layers: int, masked: bool) -> None:
     torch.manual_seed(0)
-    fusion = SelfAttention(FusionSpec(layers=layers, heads=4, hidden=48), DIM).double().requires_grad_(False)
+    of = SelfAttentionSpec(layers=layers, heads=4, hidden=48)
+    fusion = SelfAttention(of, spec(dim=DIM)).double().requires_grad_(False)
     fusion.summary.normal_()
     tokens_BTD = random(BATCH, TOKENS, DIM).double()
     mask_BT = random(BATCH, TOKENS, seed=1) > 0 if masked else None
     expected = full_last_layer(fusion, tokens_BTD, mask_BT)
-    torch.testing.assert_close(fusion(tokens_BTD, mask_BT), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fusion(tokens_BTD, mask_BT, []), expected, rtol=0, atol=1e-12)
 
 
 def test_a_bias_of_keys_and_values_would_add_nothing() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.align.builders import make_space, spec
 from worker.align.space import Space, create_space, write_space
-from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.align.weights import initial_weights
 from worker.errors import SpaceError
 
@@ -146,7 +146,7 @@ def test_a_broken_manifest(directory: Path, text: str, message: str) -> None:
         (lambda d: d.update(colour="red"), "space.json: colour: unknown field"),
         (lambda d: d["modalities"]["text"].update(size=3), r"modalities\.text\.size: unknown field"),
         (lambda d: d["fusion"].update(kind="astrology"), "'astrology' is unknown; there is: self_attention"),
-        (lambda d: d["fusion"].update(heads=5), "fusion.heads=5 does not divide dim=32"),
+        (lambda d: d["fusion"].update(heads=5), "fusion.heads=5 does not divide width=32"),
         (lambda d: d.update(dim=0), "space.json: dim: "),
         (lambda d: d.pop("fusion"), "space.json: fusion: Field required"),
         (lambda d: d.update(modalities={}), "space.json: modalities: "),
@@ -211,4 +211,4 @@ def test_specs_are_frozen() -> None:
 
 def test_sizes_are_bounded() -> None:
     with pytest.raises(ValueError, match="less than or equal"):
-        SpaceSpec(dim=1 << 30, modalities={"text": ModalitySpec(dim=3)}, fusion=FusionSpec(hidden=8))
+        SpaceSpec(dim=1 << 30, width=8, modalities={"text": ModalitySpec(dim=3)}, fusion=SelfAttentionSpec(hidden=8))

@@ -1,6 +1,6 @@
 """Self-attention over the tokens of one item and a learned summary token, whose row is the result.
 
-    B items   T tokens   D dim of the space   H heads   E = D / H
+    B items   T tokens   D width of a token   H heads   E = D / H
     C rows of the summary: 1 where it is the same for every item, else B
 
 Pre-norm transformer layers (as in ItemSage, Baltescu et al. 2022). Only the summary's row of the last layer is read,
@@ -16,26 +16,28 @@ every score of a row, and one of the values adds the same to every result, as th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, pad, scaled_dot_product_attention
 
-from worker.align.spec import FusionSpec
+from worker.align.fusion.slots import Slots, zero_masked
+from worker.align.spec import SelfAttentionSpec, SpaceSpec
 
 
 class SelfAttention(nn.Module):
     """`fusion.kind = self_attention`."""
 
-    def __init__(self, spec: FusionSpec, dim: int) -> None:
+    def __init__(self, spec: SelfAttentionSpec, space: SpaceSpec) -> None:
         super().__init__()
-        self.summary = nn.Parameter(torch.zeros(dim))
-        self._layers = [Layer(dim, spec.heads, spec.hidden) for _ in range(spec.layers)]
+        self.summary = nn.Parameter(torch.zeros(space.width))
+        self._layers = [Layer(space.width, spec.heads, spec.hidden) for _ in range(spec.layers)]
         self.layers = nn.ModuleList(self._layers)
 
-    def forward(self, tokens_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, mask_BT: Tensor | None, slots: Sequence[Slots]) -> Tensor:
         summary_CD = self.summary[None]
-        if mask_BT is not None:
-            tokens_BTD = tokens_BTD.masked_fill(~mask_BT[:, :, None], 0.0)
+        tokens_BTD = zero_masked(tokens_BTD, mask_BT)
         inner, last = self._layers[:-1], self._layers[-1]
         if inner:
             summary_CD, tokens_BTD = self._through(inner, tokens_BTD, mask_BT)
