@@ -63,12 +63,20 @@ class Selection:
 
 
 def read_letters(client: ClientPort, topic: str) -> Iterator[Stored]:
-    """Every dead letter from the beginning of the topic to its present end, partition by partition."""
+    """Every dead letter from the beginning of the topic to its present end, partition by partition.
+
+    The ends are those at the first call, all at once: what a replay sends may come back as new dead letters, in any
+    partition, and is not to be sent again by the same replay.
+    """
     described = client.describe_topics([topic])
     if topic not in described:
         raise TopicError(f"topics.dead_letters: topic {topic!r} does not exist")
-    for partition in range(described[topic].num_partitions):
-        for record in client.read(TopicPartition(topic, partition), None, timeout_s=READ_TIMEOUT_S):
+    partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
+    ends = [client.end(partition, READ_TIMEOUT_S) for partition in partitions]
+    for partition, end in zip(partitions, ends, strict=True):
+        for record in client.read(partition, None, timeout_s=READ_TIMEOUT_S):
+            if record.offset >= end:
+                break
             if stored := _stored(record):
                 yield stored
 

@@ -16,10 +16,6 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class _StoppedEarlyError(BaseException):
-    """SIGTERM before there was anything to drain. Not an `Exception`: nothing on the way may take it for a fault."""
-
-
 class StopSignals:
     """SIGTERM or SIGINT asks for a drain; a second one ends the process at once, with the signal's usual code."""
 
@@ -36,7 +32,17 @@ class StopSignals:
             os._exit(128 + number)
         self.stop.set()
         if not self._running.is_set():
-            raise _StoppedEarlyError
+            threading.Thread(target=_leave_early, name="stop").start()
+
+
+def _leave_early() -> None:
+    """End the process before there is anything to drain.
+
+    On a thread, because a handler interrupts anything: an exception out of the middle of the client's loop is caught
+    there, and the log may be locked by what was interrupted.
+    """
+    log.info("stopped before start-up was complete", extra={"action": "stopped"})
+    _exit(0)
 
 
 def serve(settings: Settings) -> int:
@@ -49,8 +55,6 @@ def serve(settings: Settings) -> int:
     signals.install()
     try:
         service.run(signals.stop)
-    except _StoppedEarlyError:
-        log.info("stopped before start-up was complete", extra={"action": "stopped"})
     except WorkerError as error:
         log.critical("%s", error.one_line(), extra={"action": "failed", "exit_code": error.exit_code})
         print(f"align-worker: {error.one_line()}", file=sys.stderr)

@@ -306,7 +306,6 @@ class TestRealKafka:
         ("listener", "mechanism"),
         [
             (Listener.SASL_PLAINTEXT, "PLAIN"),
-            (Listener.SASL_PLAINTEXT, "SCRAM-SHA-256"),
             (Listener.SASL_PLAINTEXT, "SCRAM-SHA-512"),
             (Listener.SASL_PLAINTEXT, "OAUTHBEARER"),
             (Listener.SSL, ""),

@@ -45,6 +45,15 @@ def test_selections(cluster):
     assert list(Selection(topic="events").of(letters)) == []
 
 
+def test_what_comes_while_letters_are_read_is_left_for_the_next_time(cluster):
+    read = []
+    for stored in read_letters(FakeClient(cluster), "dead-letters"):
+        read.append(stored.position)
+        for partition in (0, 1):
+            cluster.append("dead-letters", partition, b"k", encode(letter(9)))
+    assert read == ["0/0", "0/1", "1/0"]
+
+
 def test_a_replay_sends_the_original_record_to_where_it_came_from(cluster):
     client = FakeClient(cluster)
     told = []
