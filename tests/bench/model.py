@@ -34,14 +34,15 @@ from worker.align.model import AlignModel
 from worker.align.padding import rising_sizes
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space, write_space
-from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.align.synthetic import synthetic_items
 from worker.align.weights import build_model, expected_shapes
 
 SPEC = SpaceSpec(
     dim=256,
+    width=256,
     modalities={name: ModalitySpec(dim=dim) for name, dim in (("text", 768), ("image", 512), ("audio", 512))},
-    fusion=FusionSpec(layers=1, heads=4, hidden=1024),
+    fusion=SelfAttentionSpec(layers=1, heads=4, hidden=1024),
 )
 BATCH_SIZES = (32, 128, 512, 2048)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -163,7 +164,7 @@ def with_full_last_layer(model: AlignModel) -> AlignModel:
             super().__init__()
             self.fusion = fusion
 
-        def forward(self, tokens_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        def forward(self, tokens_BTD: Tensor, mask_BT: Tensor | None, slots: object) -> Tensor:
             rows_BTD = torch.cat([self.fusion.summary.expand(tokens_BTD.shape[0], 1, -1), tokens_BTD], 1)
             for layer in self.fusion.layers:
                 rows_BTD = layer(rows_BTD, mask_BT)

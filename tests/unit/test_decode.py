@@ -3,14 +3,15 @@ import pytest
 from schemas import Content, NewItem, Reason, encode
 from tests.fakes import FakeRecord, feature, item_value
 from worker.align import Contract
-from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.decode import Decoder
 from worker.records import Delete, Item, Rejection
 
 SPEC = SpaceSpec(
     dim=8,
+    width=8,
     modalities={"text": ModalitySpec(dim=4), "image": ModalitySpec(dim=6, encoder="clip", max_vectors=2)},
-    fusion=FusionSpec(kind="self_attention", layers=1, heads=2, hidden=16),
+    fusion=SelfAttentionSpec(kind="self_attention", layers=1, heads=2, hidden=16),
 )
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from schemas import DeadLetter, ItemVector, Reason, decode
 from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, feature, item_value
 from worker.align import Contract
-from worker.align.spec import FusionSpec, ModalitySpec, SpaceSpec
+from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.decode import Decoder
 from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
 from worker.health import Health
@@ -26,8 +26,9 @@ from worker.tenure import format_note
 
 SPEC = SpaceSpec(
     dim=2,
+    width=2,
     modalities={"text": ModalitySpec(dim=4)},
-    fusion=FusionSpec(kind="self_attention", layers=1, heads=1, hidden=4),
+    fusion=SelfAttentionSpec(kind="self_attention", layers=1, heads=1, hidden=4),
 )
 POISON = 13.0
 P0, P1 = TopicPartition("items", 0), TopicPartition("items", 1)
