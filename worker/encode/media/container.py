@@ -53,11 +53,14 @@ def require_short_enough(seconds: float, limits: MediaLimits) -> None:
         raise too_large(f"{seconds:.1f} s are over the limit of {limits.seconds:.1f} s")
 
 
+def can_be_decoded(stream: Stream) -> bool:
+    """Whether there is a codec for the track."""
+    return stream.codec_context is not None
+
+
 def one_thread(stream: Stream) -> None:
     """Decode in the calling thread: the pool of processes is where the parallel work is."""
-    context = stream.codec_context
-    if context is not None:
-        context.thread_count = 1
+    stream.codec_context.thread_count = 1
 
 
 def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:

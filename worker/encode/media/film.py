@@ -15,6 +15,7 @@ from PIL import Image
 
 from worker.encode.media.container import (
     MICROSECOND,
+    can_be_decoded,
     declared_seconds,
     decoded,
     one_thread,
@@ -78,8 +79,10 @@ def decode_text(data: bytes, name: str, form: TextForm, limits: MediaLimits) -> 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
     """The first track of moving pictures: the cover of a song is none."""
-    moving = [stream for stream in container.streams.video if "ATTACHED_PIC" not in str(stream.disposition).upper()]
-    return next(iter(moving), None)
+    for stream in container.streams.video:
+        if can_be_decoded(stream) and "ATTACHED_PIC" not in str(stream.disposition).upper():
+            return stream
+    return None
 
 
 def _prepare(stream: VideoStream, limits: MediaLimits) -> None:

@@ -12,7 +12,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from worker.encode.media.container import decoded, one_thread, opened, require_short_enough
+from worker.encode.media.container import can_be_decoded, decoded, one_thread, opened, require_short_enough
 from worker.encode.media.errors import undecodable
 from worker.encode.media.forms import MediaLimits, Sound, SoundForm
 
@@ -25,9 +25,9 @@ def decode_sound(data: bytes, name: str, form: SoundForm, limits: MediaLimits) -
     Raises `ContentError` if not one sample can be had.
     """
     with opened(data, name, limits) as container:
-        if not container.streams.audio:
+        stream = next(filter(can_be_decoded, container.streams.audio), None)
+        if stream is None:
             return None
-        stream = container.streams.audio[0]
         one_thread(stream)
         samples_T = _samples(container, stream, form.rate, limits)
     if not len(samples_T):

@@ -1,0 +1,39 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.encode.batching import cost_batches, padding_ratio
+
+COSTS = st.lists(st.integers(1, 500), max_size=80)
+
+
+def padded(costs, batch):
+    return len(batch) * max(costs[index] for index in batch)
+
+
+@given(COSTS, st.integers(1, 2_000))
+def test_every_piece_is_in_exactly_one_batch(costs, batch_cost):
+    batches = cost_batches(costs, batch_cost)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(costs)))
+
+
+@given(COSTS, st.integers(1, 2_000))
+def test_a_batch_costs_what_it_may_or_is_one_piece(costs, batch_cost):
+    for batch in cost_batches(costs, batch_cost):
+        assert padded(costs, batch) <= batch_cost or len(batch) == 1
+
+
+@given(COSTS, st.integers(1, 2_000))
+def test_pieces_of_like_cost_are_together(costs, batch_cost):
+    order = [costs[index] for batch in cost_batches(costs, batch_cost) for index in batch]
+    assert order == sorted(costs, reverse=True)
+
+
+def test_short_pieces_fit_in_greater_numbers():
+    batches = cost_batches([100, 10] * 20, 200)
+    assert [len(batch) for batch in batches] == [2] * 10 + [20]
+
+
+def test_padding_is_what_is_computed_for_nothing():
+    assert padding_ratio([10, 5], [[0, 1]]) == 0.25
+    assert padding_ratio([10, 5], [[0], [1]]) == 0
+    assert padding_ratio([], []) == 0
