@@ -99,7 +99,7 @@ def _decompressed(file: Any) -> Iterator[bytes]:
 
 def _write(path: Path, messages: Iterable[Message]) -> int:
     count = 0
-    with _replaced(path) as file:
+    with replaced(path) as file:
         for message in messages:
             file.write(encode(message))
             count += 1
@@ -107,7 +107,7 @@ def _write(path: Path, messages: Iterable[Message]) -> int:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Any]:
+def replaced(path: Path) -> Iterator[Any]:
     """A file to write that takes the name `path` once it is complete."""
     unfinished = path.with_name(f"{path.name}.part")
     try:

@@ -24,7 +24,7 @@ THEMES = (
 )  # fmt: skip
 MODALITIES: Mapping[str, int] = {"text": 384, "image": 256, "audio": 128}
 LATENT_DIM = 16
-OWN_PART = 0.7  # length of an item's own part, relative to the theme's
+OWN_PART = 0.5  # length of an item's own part, relative to the theme's
 NOISE = 1.0  # length of the noise in a feature, relative to a latent vector's
 POPULARITY_SIGMA = 1.0  # of the logarithm
 BLOCK = 256  # items drawn together
