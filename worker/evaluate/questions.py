@@ -55,6 +55,11 @@ class Questions:
     def __len__(self) -> int:
         return len(self.users_Q)
 
+    @property
+    def lengths_Q(self) -> Ints:
+        """Events in each history."""
+        return self.end_Q - self.begin_Q
+
     def behind(self, num_events: int) -> Questions:
         """The same with histories that lack the newest events; what has been seen stays seen."""
         return replace(self, end_Q=np.maximum(self.begin_Q, self.end_Q - num_events))
@@ -74,7 +79,7 @@ class Questions:
 
     def histories(self, last: int) -> Padded:
         """The newest events of every history, at most `last` of them."""
-        lengths_Q = np.minimum(self.end_Q - self.begin_Q, last)
+        lengths_Q = np.minimum(self.lengths_Q, last)
         width = int(lengths_Q.max(initial=0))
         rows_QN = self.end_Q[:, None] - width + np.arange(width)
         absent_QN = np.arange(width) < (width - lengths_Q)[:, None]
@@ -169,20 +174,20 @@ def cold_questions(split: Split, part: Part, *, whole_catalogue: bool = False) -
     )
 
 
-def replay_questions(split: Split, refreshed_every_ms: int | None = None) -> Questions:
-    """One for each event with a warm item, in order of time: would it have been predicted just before?
+def replay_questions(split: Split, newest_share: float, refreshed_every_ms: int | None = None) -> Questions:
+    """One for each of the newest events with a warm item, in order of time: would it have been predicted before?
 
     The history is what came before, or, with `refreshed_every_ms`, what came before the last multiple of that time:
     all that a job that runs once in that time can know.
     """
     line, place_E = _lines(split)
     asked = np.flatnonzero(place_E >= 0)
+    asked = asked[len(asked) - round(newest_share * len(asked)) :]
     users_Q, times_ms_Q = split.events.users_E[asked], split.events.times_ms_E[asked]
-    begin_Q = np.searchsorted(line.users_E, users_Q)
     known_ms_Q = times_ms_Q if refreshed_every_ms is None else times_ms_Q - times_ms_Q % refreshed_every_ms
     return Questions(
         line=line,
-        begin_Q=begin_Q,
+        begin_Q=np.searchsorted(line.users_E, users_Q),
         end_Q=_first_not_before(line, users_Q, known_ms_Q),
         seen_end_Q=_first_not_before(line, users_Q, times_ms_Q),
         users_Q=users_Q,

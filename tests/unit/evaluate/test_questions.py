@@ -65,7 +65,7 @@ def test_behind_shortens_the_history_but_not_what_has_been_seen():
 
 
 def test_replay_knows_what_came_before_and_a_daily_job_what_came_before_today():
-    fresh, daily = replay_questions(SPLIT), replay_questions(SPLIT, DAY_MS)
+    fresh, daily = replay_questions(SPLIT, 1.0), replay_questions(SPLIT, 1.0, DAY_MS)
     of_user_0 = fresh.users_Q == 0
     assert [relevant(fresh)[row] for row in np.flatnonzero(of_user_0)] == [[0], [1], [2], [3], [4]]
     assert [histories(fresh)[row] for row in np.flatnonzero(of_user_0)] == [[], [0], [0], [0, 1, 2], [0, 1, 2, 3]]
@@ -74,14 +74,20 @@ def test_replay_knows_what_came_before_and_a_daily_job_what_came_before_today():
     assert (np.diff(fresh.line.times_ms_E[np.flatnonzero(fresh.line.users_E == 1)]) > 0).all()
 
 
+def test_the_newest_events_are_replayed():
+    newest = replay_questions(SPLIT, 0.3)
+    assert relevant(newest) == [[4], [5]]
+    assert histories(newest) == [[0, 1, 2, 3], [4]]
+
+
 def test_no_history_reaches_what_it_is_asked_to_predict():
-    for questions in (replay_questions(SPLIT), warm_questions(SPLIT, "val"), warm_questions(SPLIT, "test")):
+    for questions in (replay_questions(SPLIT, 1.0), warm_questions(SPLIT, "val"), warm_questions(SPLIT, "test")):
         for history, wanted in zip(histories(questions), relevant(questions), strict=True):
             assert not set(history) & set(wanted)
 
 
 def test_padding_keeps_the_newest_at_the_end():
-    padded = replay_questions(SPLIT).where(np.array([0, 5])).histories(last=2)
+    padded = replay_questions(SPLIT, 1.0).where(np.array([0, 5])).histories(last=2)
     assert padded.items_QN.tolist() == [[-1, -1], [2, 3]]
     assert padded.weights_QN.tolist() == [[0.0, 0.0], [1.0, 1.0]]
     assert padded.times_ms_QN[1].tolist() == [1.5 * DAY_MS, 2.5 * DAY_MS]
@@ -95,7 +101,7 @@ def test_seen_items_leave_the_ranking():
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_the_chunk_changes_nothing(chunk):
-    questions = replay_questions(SPLIT)
+    questions = replay_questions(SPLIT, 1.0)
     generator = np.random.default_rng(0)
     scores = torch.from_numpy(generator.standard_normal((len(questions), 9)))
     of = {(user, end): row for row, (user, end) in enumerate(zip(questions.users_Q, questions.seen_end_Q, strict=True))}

@@ -1,0 +1,86 @@
+"""What a baseline may learn from, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.data import Dataset, Features, Interactions, Split
+from worker.data.dataset import Bools, Ints
+from worker.evaluate.questions import Part, Questions, Score
+
+Setting = Mapping[str, float | str]
+"""What was chosen on validation, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What may be known before the questions of a part are asked."""
+
+    events: Interactions
+    """Positive events to learn from."""
+    warm_I: Bools
+    """Items that are not withheld."""
+    num_users: int
+    features: Mapping[str, Features]
+    """Of all items, the withheld ones included."""
+
+    @property
+    def num_items(self) -> int:
+        return len(self.warm_I)
+
+    @property
+    def count_I(self) -> Ints:
+        """Events of each item."""
+        return np.bincount(self.events.items_E, minlength=self.num_items)
+
+
+def known_before(dataset: Dataset, split: Split, part: Part) -> Known:
+    """Before validation the training events; before the test the validation events, too."""
+    learned_E = split.train_E.copy()
+    if part == "test":
+        learned_E[split.val_events] = True
+    return Known(split.events.where(learned_E), split.warm_I, dataset.num_users, dataset.features)
+
+
+class Baseline(Protocol):
+    """One method, with what there is to choose about it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed makes a difference."""
+        ...
+
+    @property
+    def patience(self) -> int | None:
+        """How many candidates in a row may be worse than the best before one stops looking. None: look at all."""
+        ...
+
+    def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
+        """Models to choose from. A score need not be good any more once the next has been taken."""
+        ...
+
+    def fit(self, known: Known, seed: int, setting: Setting) -> Score:
+        """The model of one setting."""
+        ...
+
+
+def history_matrix(questions: Questions, column_I: Ints, num_columns: int) -> Tensor:
+    """`[Q, num_columns]`, sparse: 1 where the item with that column is in the history. Column -1: left out."""
+    rows, items = questions.history_pairs()
+    columns = column_I[items]
+    places = torch.from_numpy(np.stack([rows, columns])[:, columns >= 0])
+    return sparse_ones(places, (len(questions), num_columns))
+
+
+def sparse_ones(places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """1 at the places, `[2, n]`; where one is named several times, the number of times."""
+    return torch.sparse_coo_tensor(places, torch.ones(places.shape[1]), shape, check_invariants=True)
