@@ -23,6 +23,8 @@ class PictureForm:
     fit: Literal["stretch", "crop"] = "stretch"
     """`crop`: the shorter side is fitted, the middle of the longer one kept."""
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    keep: float = 1.0
+    """Share of the shorter side that `crop` keeps."""
     frames: int = 1
     """Frames taken of a film, at the middles of so many equal parts of it."""
 

@@ -68,7 +68,7 @@ def fitted(image: Image.Image, form: PictureForm) -> NDArray[np.uint8]:
     """The picture in the size of the form, [H, W, 3]."""
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
     if form.fit == "crop":
-        scale = min(image.width / form.width, image.height / form.height)
+        scale = min(image.width / form.width, image.height / form.height) * form.keep
         width, height = form.width * scale, form.height * scale
         left, top = (image.width - width) / 2, (image.height - height) / 2
         box = (max(0.0, left), max(0.0, top), min(image.width, left + width), min(image.height, top + height))
