@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from worker import __version__
+from worker.arguments import add_command, pairs, positive, positive_number, print_json, sizes, weights
 from worker.errors import ConfigError
+from worker.import_command import add_import
 from worker.settings import Settings, load, redacted, setting_names, variable
-
-Command = Callable[[argparse.Namespace], int]
 
 # What a command imports is loaded when it runs: `align-worker config` needs neither torch nor a Kafka client.
 
@@ -49,12 +47,12 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"align-worker {__version__}")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
+    run = add_command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
     _add_settings(run)
 
-    demo = _command(commands, "demo", _demo, "see it work: embedded broker, generated catalogue, real worker")
+    demo = add_command(commands, "demo", _demo, "see it work: embedded broker, generated catalogue, real worker")
     demo.add_argument(
-        "--items", type=_positive, default=10_000, metavar="N", help="items to feed (default: %(default)s)"
+        "--items", type=positive, default=10_000, metavar="N", help="items to feed (default: %(default)s)"
     )
     demo.add_argument(
         "--keep", action="store_true", help="leave broker and worker running, to attach your own producer"
@@ -65,12 +63,13 @@ def parser() -> argparse.ArgumentParser:
     _add_space(commands)
     _add_topics(commands)
     _add_dlq(commands)
+    add_import(commands)
 
-    config = _command(commands, "config", _config, "print the effective settings, secrets redacted")
+    config = add_command(commands, "config", _config, "print the effective settings, secrets redacted")
     config.add_argument("--json", action="store_true", help="as JSON instead of YAML")
     _add_settings(config)
 
-    schema = _command(commands, "schema", _schema, "print the JSON Schema of a message")
+    schema = add_command(commands, "schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="NewItem, UserEvent, ItemVector, UserVector or DeadLetter")
     return root
 
@@ -78,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_space(commands: Any) -> None:
     space = commands.add_parser("space", help="make, show and check the space that vectors live in")
     spaces = space.add_subparsers(metavar="COMMAND", required=True)
-    create = _command(spaces, "create", _space_create, "make a seeded, untrained space")
+    create = add_command(spaces, "create", _space_create, "make a seeded, untrained space")
     create.add_argument("path", type=Path, metavar="PATH")
     create.add_argument(
         "--modality",
@@ -95,11 +94,11 @@ def _add_space(commands: Any) -> None:
         help="only accept features of this encoder",
     )
     create.add_argument(
-        "--dim", type=_positive, default=256, help="size of the published vectors (default: %(default)s)"
+        "--dim", type=positive, default=256, help="size of the published vectors (default: %(default)s)"
     )
     create.add_argument("--fusion", default="self_attention", help="kind of fusion (default: %(default)s)")
-    create.add_argument("--layers", type=_positive, help="of self_attention (default: 1)")
-    create.add_argument("--heads", type=_positive, help="of an attention (default: 4)")
+    create.add_argument("--layers", type=positive, help="of self_attention (default: 1)")
+    create.add_argument("--heads", type=positive, help="of an attention (default: 4)")
     create.add_argument(
         "--max-vectors",
         action="append",
@@ -117,15 +116,15 @@ def _add_space(commands: Any) -> None:
     )
     create.add_argument(
         "--half-life-days",
-        type=_positive_number,
+        type=positive_number,
         default=7.0,
         metavar="DAYS",
         help="after which a user event is worth half (default: %(default)s)",
     )
     create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    show = _command(spaces, "show", _space_show, "print what a space holds, as JSON")
+    show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON")
     show.add_argument("path", type=Path, metavar="PATH")
-    check = _command(spaces, "check", _space_check, "load a space, run it, and time it")
+    check = add_command(spaces, "check", _space_check, "load a space, run it, and time it")
     check.add_argument("path", type=Path, metavar="PATH")
     check.add_argument("--json", action="store_true", help="the whole report")
 
@@ -133,17 +132,17 @@ def _add_space(commands: Any) -> None:
 def _add_topics(commands: Any) -> None:
     topics = commands.add_parser("topics", help="make and check the topics")
     actions = topics.add_subparsers(metavar="COMMAND", required=True)
-    create = _command(
+    create = add_command(
         actions, "create", _topics_create, "make the topics that do not exist, with the right configuration"
     )
     create.add_argument(
-        "--partitions", type=_positive, default=12, help="most workers that can share (default: %(default)s)"
+        "--partitions", type=positive, default=12, help="most workers that can share (default: %(default)s)"
     )
     create.add_argument(
-        "--replication", type=_positive, default=3, help="copies of each partition (default: %(default)s)"
+        "--replication", type=positive, default=3, help="copies of each partition (default: %(default)s)"
     )
     _add_settings(create)
-    _add_settings(_command(actions, "check", _topics_check, "say whether the worker can use the topics"))
+    _add_settings(add_command(actions, "check", _topics_check, "say whether the worker can use the topics"))
 
 
 def _add_dlq(commands: Any) -> None:
@@ -154,7 +153,7 @@ def _add_dlq(commands: Any) -> None:
         ("show", _dlq_show, "everything about dead letters, with their bytes"),
         ("replay", _dlq_replay, "send the original records to their topic again"),
     ):
-        action = _command(actions, name, function, help_text)
+        action = add_command(actions, name, function, help_text)
         action.add_argument(
             "positions",
             nargs="+" if name == "show" else "*",
@@ -166,20 +165,12 @@ def _add_dlq(commands: Any) -> None:
         action.add_argument(
             "--since", type=int, metavar="MS", help="only those since this time, milliseconds since 1970"
         )
-        action.add_argument("--limit", type=_positive, metavar="N", help="at most this many")
+        action.add_argument("--limit", type=positive, metavar="N", help="at most this many")
         if name == "replay":
             action.add_argument("--dry-run", action="store_true", help="say what would be sent")
         else:
             action.add_argument("--json", action="store_true", help="one JSON object per line")
         _add_settings(action)
-
-
-def _command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text, allow_abbrev=False
-    )
-    command.set_defaults(function=function)
-    return command
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -201,24 +192,6 @@ def _settings(arguments: argparse.Namespace, defaults: Mapping[str, str] | None 
         if key.startswith("setting:") and value is not None
     }
     return load({**(defaults or {}), **flags}, arguments.config)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be above 0 and finite")
-    return value
-
-
-def _print_json(value: Any, *, indent: int | None = 2) -> None:
-    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
 
 
 # ---------------------------------------------------------------------- commands
@@ -257,16 +230,16 @@ def _space_create(arguments: argparse.Namespace) -> int:
 
     space = command.create(
         arguments.path,
-        _sizes("--modality", arguments.modality),
+        sizes("--modality", arguments.modality),
         arguments.dim,
-        encoders=_pairs("--encoder", arguments.encoder),
+        encoders=pairs("--encoder", arguments.encoder),
         fusion=arguments.fusion,
         layers=arguments.layers,
         heads=arguments.heads,
-        max_vectors=_sizes("--max-vectors", arguments.max_vectors),
+        max_vectors=sizes("--max-vectors", arguments.max_vectors),
         seed=arguments.seed,
         half_life_days=arguments.half_life_days,
-        event_weights=_weights("--event", arguments.event),
+        event_weights=weights("--event", arguments.event),
     )
     print(f"space {space.space_id} in {arguments.path}")
     return 0
@@ -275,7 +248,7 @@ def _space_create(arguments: argparse.Namespace) -> int:
 def _space_show(arguments: argparse.Namespace) -> int:
     from worker.align import command
 
-    _print_json(command.show(arguments.path))
+    print_json(command.show(arguments.path))
     return 0
 
 
@@ -284,7 +257,7 @@ def _space_check(arguments: argparse.Namespace) -> int:
 
     report = command.check(arguments.path)
     if arguments.json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         print(report.text())
     return 0
@@ -333,7 +306,7 @@ def _dlq_list(arguments: argparse.Namespace) -> int:
     _, letters = _dlq_letters(arguments, _settings(arguments))
     for stored in letters:
         if arguments.json:
-            _print_json(summary(stored), indent=None)
+            print_json(summary(stored), indent=None)
         else:
             print(one_line(stored))
     return 0
@@ -347,7 +320,7 @@ def _dlq_show(arguments: argparse.Namespace) -> int:
     for stored in letters:
         num_shown += 1
         if arguments.json:
-            _print_json(full(stored), indent=None)
+            print_json(full(stored), indent=None)
         else:
             print(readable(stored))
     if num_shown == 0:
@@ -381,7 +354,7 @@ def _config(arguments: argparse.Namespace) -> int:
 
     settings = redacted(_settings(arguments))
     if arguments.json:
-        _print_json(settings)
+        print_json(settings)
     else:
         print(yaml.safe_dump(settings, sort_keys=False), end="")
     return 0
@@ -392,36 +365,5 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     if arguments.name not in MESSAGES:
         raise ConfigError(f"schema: no message {arguments.name!r}; there are {', '.join(MESSAGES)}")
-    _print_json(json_schema(arguments.name))
+    print_json(json_schema(arguments.name))
     return 0
-
-
-def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ConfigError(f"{flag} {text!r}: expected NAME=VALUE")
-        if name in pairs:
-            raise ConfigError(f"{flag}: {name} is given twice")
-        pairs[name] = value
-    return pairs
-
-
-def _sizes(flag: str, texts: Sequence[str]) -> dict[str, int]:
-    sizes = {}
-    for name, text in _pairs(flag, texts).items():
-        if not text.isdecimal() or int(text) < 1:
-            raise ConfigError(f"{flag} {name}={text}: expected a whole number of at least 1")
-        sizes[name] = int(text)
-    return sizes
-
-
-def _weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
-    weights = {}
-    for name, text in _pairs(flag, texts).items():
-        try:
-            weights[name] = float(text)
-        except ValueError:
-            raise ConfigError(f"{flag} {name}={text}: expected a number") from None
-    return weights

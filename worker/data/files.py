@@ -50,6 +50,23 @@ def write_events(path: Path | str, events: Iterable[UserEvent]) -> int:
     return _write(Path(path), events)
 
 
+def read_text(path: Path | str) -> str:
+    """A text file in UTF-8, its line ends as they are. Raises `DataError`."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8: {error}") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path | str, error: OSError) -> DataError:
+    """Why a file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: there is no such file")
+    return DataError(f"{path}: cannot be read: {error.strerror or error}")
+
+
 def _read(message: type[M], path: Path) -> Iterator[M]:
     number, offset = 1, 0
     try:
@@ -71,12 +88,10 @@ def _chunks(path: Path) -> Iterator[bytes]:
                 yield from _decompressed(file)
             else:
                 yield from _blocks(file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
     except (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the compressed data are damaged or cut off: {error}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
 
 
 def _blocks(file: Any) -> Iterator[bytes]:

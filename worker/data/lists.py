@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from worker.data.dataset import Bools
-from worker.data.files import replaced
+from worker.data.files import read_text, replaced
 from worker.errors import DataError
 
 COLUMNS = ("item_id", "title")
@@ -23,13 +23,17 @@ def read_item_list(path: Path | str, item_ids: Sequence[str]) -> Bools:
     """`[I]`: marks the items listed. Raises `DataError` for an id that is not among `item_ids`."""
     numbers = {item_id: number for number, item_id in enumerate(item_ids)}
     listed_I = np.zeros(len(item_ids), bool)
-    for line, item_id in enumerate(io.StringIO(_text(path), newline=None), start=1):
-        item_id = item_id.rstrip("\n")
-        if item_id and item_id not in numbers:
-            raise DataError(f"{path}: line {line}: the catalogue has no item {item_id!r}")
-        if item_id:
-            listed_I[numbers[item_id]] = True
+    for item_id in read_ids(path):
+        if item_id not in numbers:
+            raise DataError(f"{path}: the catalogue has no item {item_id!r}")
+        listed_I[numbers[item_id]] = True
     return listed_I
+
+
+def read_ids(path: Path | str) -> list[str]:
+    """The ids in a list, in its order."""
+    lines = (line.rstrip("\n") for line in io.StringIO(read_text(path), newline=None))
+    return [line for line in lines if line]
 
 
 def write_item_list(path: Path | str, item_ids: Iterable[str]) -> int:
@@ -45,7 +49,7 @@ def write_item_list(path: Path | str, item_ids: Iterable[str]) -> int:
 
 def read_titles(path: Path | str) -> dict[str, str]:
     """Titles by item id."""
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise DataError(f"{path}: there is no column {missing[0]!r}; expected a CSV file with {' and '.join(COLUMNS)}")
@@ -59,14 +63,3 @@ def write_titles(path: Path | str, titles: Iterable[tuple[str, str]]) -> int:
     with replaced(Path(path)) as file:
         file.write(text.getvalue().encode())
     return len(rows)
-
-
-def _text(path: Path | str) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8: {error}") from None

@@ -95,7 +95,7 @@ class Audience:
         items: Sequence[SyntheticItem],
         num_events: int,
         end_ms: int,
-        released_ms: Sequence[int] | None = None,
+        released_ms: Sequence[int] | Ints | None = None,
     ) -> Iterator[SyntheticEvent]:
         """Events with these items, in order of time, from where the last call ended until `end_ms`.
 

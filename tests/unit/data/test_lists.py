@@ -40,10 +40,10 @@ def test_titles_may_come_with_other_columns_in_any_order(tmp_path):
     assert read_titles(path) == {"1": "Good, Bad"}
 
 
-def test_an_id_that_the_catalogue_lacks_is_named_with_its_line(tmp_path):
+def test_an_id_that_the_catalogue_lacks_is_named(tmp_path):
     path = tmp_path / "cold.txt"
     path.write_text("a\nnowhere\n")
-    with pytest.raises(DataError, match=r"cold\.txt: line 2: the catalogue has no item 'nowhere'"):
+    with pytest.raises(DataError, match=r"cold\.txt: the catalogue has no item 'nowhere'"):
         read_item_list(path, ["a"])
 
 

@@ -1,0 +1,84 @@
+"""What the sub-commands of `align-worker` share: how options are read and results printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from worker.errors import ConfigError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def add_command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
+    """A sub-command that calls `function`."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=help_text, allow_abbrev=False
+    )
+    command.set_defaults(function=function)
+    return command
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0 and finite")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return value
+
+
+def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, each name once."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{flag} {text!r}: expected NAME=VALUE")
+        if name in found:
+            raise ConfigError(f"{flag}: {name} is given twice")
+        found[name] = value
+    return found
+
+
+def sizes(flag: str, texts: Sequence[str]) -> dict[str, int]:
+    """NAME=N, whole numbers of at least 1."""
+    found = {}
+    for name, text in pairs(flag, texts).items():
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(f"{flag} {name}={text}: expected a whole number of at least 1")
+        found[name] = int(text)
+    return found
+
+
+def weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
+    """NAME=NUMBER."""
+    found = {}
+    for name, text in pairs(flag, texts).items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"{flag} {name}={text}: expected a number") from None
+    return found
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))

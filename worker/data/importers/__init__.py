@@ -1,0 +1,5 @@
+"""From other people's files to files of items and events (`align-worker import`)."""
+
+from worker.data.importers.output import Imported, TitledItem, save
+
+__all__ = ["Imported", "TitledItem", "save"]

@@ -1,0 +1,120 @@
+"""What an import makes: a directory that training, evaluation and recommendation take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from schemas import NewItem, UserEvent
+from worker.data.files import write_events, write_items
+from worker.data.lists import write_item_list, write_titles
+from worker.errors import DataError
+
+Compression = Literal["gz", "zst"]
+OnBadRow = Callable[[DataError], None]
+
+
+def refuse(error: DataError) -> None:
+    """The first bad row ends the import."""
+    raise error
+
+
+@dataclass(frozen=True, slots=True)
+class TitledItem:
+    """An item and, for people, what it is called."""
+
+    item: NewItem
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What was found, to be read once. Without items or events, the import has none to offer."""
+
+    items: Iterable[TitledItem] | None = None
+    events: Iterable[UserEvent] | None = None
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Ids of items, by the name of the list."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What has been written."""
+
+    files: list[str] = field(default_factory=list)
+    num_items: int = 0
+    items_with: Counter[str] = field(default_factory=Counter)
+    """By modality."""
+    num_events: int = 0
+    events_of_type: Counter[str] = field(default_factory=Counter)
+    num_users: int = 0
+    lists: dict[str, int] = field(default_factory=dict)
+    num_bad_rows: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_items:,} items{_shares(self.items_with)}"] if self.num_items else []
+        if self.num_events:
+            lines.append(f"{self.num_events:,} events of {self.num_users:,} users{_shares(self.events_of_type)}")
+        lines += [f"{count:,} items listed as {name}" for name, count in self.lists.items()]
+        lines += [f"{self.num_bad_rows:,} bad rows left out"] if self.num_bad_rows else []
+        return "\n".join([*lines, f"written: {', '.join(self.files)}"])
+
+
+def save(imported: Imported, directory: Path, compression: Compression | None = None) -> Summary:
+    """Write what was found, with a progress bar if that goes to a terminal.
+
+    `items.msgpack`, `events.msgpack`, `titles.csv` if there are titles, and `NAME.txt` for each list.
+    """
+    summary, titles = Summary(), list[tuple[str, str]]()
+    suffix = f".msgpack.{compression}" if compression else ".msgpack"
+    if imported.items is not None:
+        path = directory / f"items{suffix}"
+        write_items(path, _counted_items(imported.items, summary, titles))
+        summary.files.append(str(path))
+    if imported.events is not None:
+        path = directory / f"events{suffix}"
+        write_events(path, _counted_events(imported.events, summary))
+        summary.files.append(str(path))
+    if titles:
+        write_titles(directory / "titles.csv", titles)
+        summary.files.append(str(directory / "titles.csv"))
+    for name, item_ids in imported.lists.items():
+        summary.lists[name] = write_item_list(directory / f"{name}.txt", item_ids)
+        summary.files.append(str(directory / f"{name}.txt"))
+    if not summary.num_items + summary.num_events:
+        raise DataError("there was nothing to import: the files have neither items nor events")
+    return summary
+
+
+def _counted_items(items: Iterable[TitledItem], summary: Summary, titles: list[tuple[str, str]]) -> Iterator[NewItem]:
+    for found in tqdm(items, desc="items", unit=" items", disable=None):
+        summary.num_items += 1
+        summary.items_with.update(found.item.features.keys() | found.item.content.keys())
+        if found.title is not None:
+            titles.append((found.item.item_id, found.title))
+        yield found.item
+
+
+def _counted_events(events: Iterable[UserEvent], summary: Summary) -> Iterator[UserEvent]:
+    users = set()
+    for event in tqdm(events, desc="events", unit=" events", disable=None):
+        summary.num_events += 1
+        summary.events_of_type[event.event_type] += 1
+        users.add(event.user_id)
+        yield event
+    summary.num_users = len(users)
+
+
+def _shares(counts: Counter[str]) -> str:
+    named = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    return f" ({named})" if named else ""
