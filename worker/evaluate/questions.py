@@ -78,17 +78,18 @@ class Questions:
         )
 
     def histories(self, last: int) -> Padded:
-        """The newest events of every history, at most `last` of them."""
+        """The newest events of every history, at most `last` of them; N is at least 1."""
         lengths_Q = np.minimum(self.lengths_Q, last)
-        width = int(lengths_Q.max(initial=0))
-        rows_QN = self.end_Q[:, None] - width + np.arange(width)
-        absent_QN = np.arange(width) < (width - lengths_Q)[:, None]
-        rows_QN[absent_QN] = 0
-        return Padded(
-            np.where(absent_QN, -1, self.line.items_E[rows_QN]),
-            np.where(absent_QN, 0, self.line.times_ms_E[rows_QN]),
-            np.where(absent_QN, 0, self.line.weights_E[rows_QN]).astype(np.float32),
+        width = int(lengths_Q.max(initial=1))
+        there_QN = np.arange(width) >= (width - lengths_Q)[:, None]
+        rows_H = (self.end_Q[:, None] - width + np.arange(width))[there_QN]
+        padded = Padded(
+            np.full(there_QN.shape, -1), np.zeros(there_QN.shape, np.int64), np.zeros(there_QN.shape, np.float32)
         )
+        padded.items_QN[there_QN] = self.line.items_E[rows_H]
+        padded.times_ms_QN[there_QN] = self.line.times_ms_E[rows_H]
+        padded.weights_QN[there_QN] = self.line.weights_E[rows_H]
+        return padded
 
     def history_pairs(self) -> tuple[Ints, Ints]:
         """The histories as (question, item) pairs."""
@@ -132,19 +133,12 @@ def _without_seen(questions: Questions, scores_QC: Tensor) -> Tensor:
 
 def warm_questions(split: Split, part: Part) -> Questions:
     """One for each user with enough events: which item came next, among all? The history is everything before it."""
-    line, place_E = _lines(split)
-    targets = split.val_events if part == "val" else split.test_events
-    users_Q = split.events.users_E[targets]
-    return Questions(
-        line=line,
-        begin_Q=np.searchsorted(line.users_E, users_Q),
-        end_Q=place_E[targets],
-        seen_end_Q=place_E[targets],
-        users_Q=users_Q,
-        candidates_C=np.arange(len(split.cold_val_I)),
-        relevant_P=split.events.items_E[targets],
-        starts=np.arange(len(targets) + 1),
-    )
+    return _next_item(split, split.val_events if part == "val" else split.test_events)
+
+
+def train_questions(split: Split) -> Questions:
+    """The same question about each event to learn from. That about a user's first event has no history."""
+    return _next_item(split, np.flatnonzero(split.train_E))
 
 
 def cold_questions(split: Split, part: Part, *, whole_catalogue: bool = False) -> Questions:
@@ -194,6 +188,22 @@ def replay_questions(split: Split, newest_share: float, refreshed_every_ms: int 
         candidates_C=np.arange(len(split.cold_val_I)),
         relevant_P=split.events.items_E[asked],
         starts=np.arange(len(asked) + 1),
+    )
+
+
+def _next_item(split: Split, targets: Ints) -> Questions:
+    """One for each of the events: which item was it, given everything before?"""
+    line, place_E = _lines(split)
+    users_Q = split.events.users_E[targets]
+    return Questions(
+        line=line,
+        begin_Q=np.searchsorted(line.users_E, users_Q),
+        end_Q=place_E[targets],
+        seen_end_Q=place_E[targets],
+        users_Q=users_Q,
+        candidates_C=np.arange(len(split.cold_val_I)),
+        relevant_P=split.events.items_E[targets],
+        starts=np.arange(len(targets) + 1),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.unit.evaluate.histories import DAY_MS, events, split_of
-from worker.evaluate.questions import ask, cold_questions, replay_questions, warm_questions
+from worker.evaluate.questions import ask, cold_questions, replay_questions, train_questions, warm_questions
 
 # Items 7 and 8 are withheld (validation, test). User 0 has five warm events, user 1 two, user 2 likes new items only.
 EVENTS = events(
@@ -39,6 +39,15 @@ def test_warm_asks_for_the_last_event_given_everything_before():
     assert (histories(test), relevant(test)) == ([[0, 1, 2, 3]], [[4]])
     assert (histories(val), relevant(val)) == ([[0, 1, 2]], [[3]])
     assert test.candidates_C.tolist() == list(range(9))
+
+
+def test_training_asks_for_every_event_to_learn_from():
+    train = train_questions(SPLIT)
+    asked = [
+        (user, *wanted, history)
+        for user, wanted, history in zip(train.users_Q, relevant(train), histories(train), strict=True)
+    ]
+    assert asked == [(1, 4, []), (0, 0, []), (0, 1, [0]), (0, 2, [0, 1]), (1, 5, [4])]
 
 
 def test_cold_asks_for_withheld_items_among_themselves_and_hides_what_is_asked_warm():
