@@ -57,6 +57,14 @@ def test_the_model_knows_no_kafka(path):
         assert not name.startswith("worker.kafka")
 
 
+@pytest.mark.parametrize("path", [*modules("worker/data"), *modules("worker/synthetic")], ids=str)
+def test_data_know_neither_the_model_nor_the_stream(path):
+    for name in imports(path):
+        assert name.split(".")[0] != "torch"
+        if name.startswith("worker."):
+            assert name.startswith(("worker.data", "worker.synthetic", "worker.errors"))
+
+
 @pytest.mark.parametrize("path", modules("worker"), ids=str)
 def test_only_the_adapter_knows_the_client(path):
     if str(path.relative_to(ROOT)) not in CLIENT_MODULES:

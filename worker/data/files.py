@@ -29,12 +29,12 @@ _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 def read_items(path: Path | str) -> Iterator[NewItem]:
     """The items in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
-    return _read(NewItem, Path(path))
+    return _read(NewItem, Path(path), check_values=True)
 
 
 def read_events(path: Path | str) -> Iterator[UserEvent]:
     """The events in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
-    return _read(UserEvent, Path(path))
+    return _read(UserEvent, Path(path), check_values=False)  # it has no tensors
 
 
 def write_items(path: Path | str, items: Iterable[NewItem]) -> int:
@@ -67,11 +67,11 @@ def unreadable(path: Path | str, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def _read(message: type[M], path: Path) -> Iterator[M]:
+def _read(message: type[M], path: Path, check_values: bool) -> Iterator[M]:
     number, offset = 1, 0
     try:
         for data in split_messages(_chunks(path)):
-            yield decode(message, data)
+            yield decode(message, data, check_values=check_values)
             number, offset = number + 1, offset + len(data)
     except SchemaError as error:
         raise DataError(f"{path}: {message.__name__} {number}, at byte {offset}: {error}") from None

@@ -17,6 +17,7 @@ import numpy as np
 from schemas import Feature, NewItem, UserEvent, encode
 from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
 from worker.data.files import read_events, read_items
+from worker.data.progress import counted
 from worker.errors import ConfigError, DataError
 
 MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
@@ -45,14 +46,14 @@ class Loaded:
 
 
 def load_dataset(item_files: Sequence[Path], event_files: Sequence[Path], event_weights: Mapping[str, float]) -> Loaded:
-    """Read a catalogue and its events. `event_weights` says what an event is worth, by type.
+    """Read a catalogue and its events, with progress bars on a terminal.
 
-    Of each item the newest revision counts, of each event id one event: of several, the earliest. Events with unknown
-    items and of types without a weight are left out.
+    `event_weights` says what an event is worth, by type. Of each item the newest revision counts, of each event id one
+    event: of several, the earliest. Events with unknown items and of types without a weight are left out.
     """
     return assemble(
-        (item for path in item_files for item in read_items(path)),
-        (event for path in event_files for event in read_events(path)),
+        counted((item for path in item_files for item in read_items(path)), "items"),
+        counted((event for path in event_files for event in read_events(path)), "events"),
         event_weights,
     )
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from schemas import NewItem, UserEvent
 from worker.data.files import write_events, write_items
 from worker.data.lists import write_item_list, write_titles
+from worker.data.progress import counted
 from worker.errors import DataError
 
 Compression = Literal["gz", "zst"]
@@ -97,7 +96,7 @@ def save(imported: Imported, directory: Path, compression: Compression | None = 
 
 
 def _counted_items(items: Iterable[TitledItem], summary: Summary, titles: list[tuple[str, str]]) -> Iterator[NewItem]:
-    for found in tqdm(items, desc="items", unit=" items", disable=None):
+    for found in counted(items, "items"):
         summary.num_items += 1
         summary.items_with.update(found.item.features.keys() | found.item.content.keys())
         if found.title is not None:
@@ -107,7 +106,7 @@ def _counted_items(items: Iterable[TitledItem], summary: Summary, titles: list[t
 
 def _counted_events(events: Iterable[UserEvent], summary: Summary) -> Iterator[UserEvent]:
     users = set()
-    for event in tqdm(events, desc="events", unit=" events", disable=None):
+    for event in counted(events, "events"):
         summary.num_events += 1
         summary.events_of_type[event.event_type] += 1
         users.add(event.user_id)
