@@ -112,6 +112,7 @@ def _add_synthetic(imports: Any) -> None:
         ("users", 500, "users"),
         ("events", 50_000, "events"),
         ("days", 360, "days that they are spread over"),
+        ("drift-days", 360, "days in which a taste turns into another"),
     ):
         synthetic.add_argument(
             f"--{name}", type=positive, default=default, metavar="N", help=f"{help_text} (default: {default})"
@@ -227,6 +228,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
         num_users=arguments.users,
         num_events=arguments.events,
         days=arguments.days,
+        drift_days=arguments.drift_days,
         cold_share=arguments.cold_share,
         missing_share=arguments.missing_share,
         clutter_share=arguments.clutter_share,

@@ -26,6 +26,8 @@ class Plan:
     num_users: int = 500
     num_events: int = 50_000
     days: int = 360
+    drift_days: int = 360
+    """In which a taste turns into the user's next."""
     cold_share: float = 0.15
     """Of the items: these are released late."""
     missing_share: float = 0.2
@@ -51,7 +53,7 @@ class Plan:
     @property
     def audience(self) -> Audience:
         """Its users, with the truth about them."""
-        return Audience(self.catalogue, self.num_users, self.seed, START_MS)
+        return Audience(self.catalogue, self.num_users, self.seed, START_MS, self.drift_days * DAY_MS)
 
     def imported(self) -> Imported:
         """Items, events, and the lists `cold_val` and `cold_test`, half of the late items each."""
