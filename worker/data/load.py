@@ -29,6 +29,8 @@ class LeftOut:
 
     superseded: int = 0
     """Items of which a newer revision was read."""
+    unencoded: Counter[str] = field(default_factory=Counter)
+    """By modality, items that bring raw content and no vector of it: only vectors can be learnt from."""
     duplicates: int = 0
     """Events whose id had been read."""
     unknown_items: int = 0
@@ -88,6 +90,9 @@ def _newest(items: Iterable[NewItem], left_out: LeftOut) -> list[NewItem]:
     num_read = num_used = 0
     for message in items:
         num_read += 1
+        if message.content:
+            left_out.unencoded.update(message.content.keys() - message.features.keys())
+            message = message.model_copy(update={"content": {}})  # or pictures and films would fill the memory
         if message.partial:
             partial.setdefault(message.item_id, []).append(message)
         elif message.item_id not in whole or _is_newer(message, whole[message.item_id]):
@@ -120,7 +125,6 @@ def _merged(item: NewItem, part: NewItem) -> NewItem:
     return part.model_copy(
         update={
             "features": {**item.features, **part.features},
-            "content": {**item.content, **part.content},
             "neighbors": part.neighbors or item.neighbors,
         }
     )

@@ -99,6 +99,7 @@ class Audience:
     ) -> Iterator[SyntheticEvent]:
         """Events with these items, in order of time, from where the last call ended until `end_ms`.
 
+        Take all of them before the next call: they are drawn as they are taken.
         `released_ms` says from when on each item is shown; without it, all are from the beginning. Events that would
         come before the first release are missing.
         """
@@ -115,7 +116,7 @@ class Audience:
             # Items are in order of release and their popularity is summed, so the sum of those out ends the range.
             num_out_E = np.searchsorted(releases[order], times_ms_E, side="right")
             drawn_EC = self._random.random((len(times_ms_E), NUM_SHOWN)) * popularity_I[num_out_E - 1, None]
-            shown_EC = np.searchsorted(popularity_I, drawn_EC, side="right")
+            shown_EC = np.minimum(np.searchsorted(popularity_I, drawn_EC, side="right"), num_out_E[:, None] - 1)
             tastes_EL = self.tastes(users_E, times_ms_E)
             taken_E = self._taken(tastes_EL, latent_IL, shown_EC)
             affinity_E = np.einsum("el,el->e", tastes_EL, latent_IL[taken_E])

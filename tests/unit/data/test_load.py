@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import Feature
+from schemas import Content, Feature
 from tests.unit.data.builders import WEIGHTS, event, item, rows_of
 from worker.data import Dataset, load_dataset
 from worker.data.files import write_events, write_items
@@ -70,6 +70,13 @@ def test_partial_items_change_only_what_they_hold():
 def test_parts_without_a_whole_make_an_item():
     items = [item("a", 1, text=[1.0], partial=True), item("a", 2, image=[2.0], partial=True)]
     assert list(dataset(items).features) == ["image", "text"]
+
+
+def test_raw_content_without_a_vector_is_counted():
+    content = {"text": Content(text="It rains."), "image": Content(data=b"png")}
+    loaded = assemble([item("a", text=[1.0], content=content), item("b", content=content)], (), WEIGHTS)
+    assert loaded.left_out.unencoded == {"text": 1, "image": 2}
+    assert list(loaded.dataset.features) == ["text"]
 
 
 def test_neighbours_that_the_catalogue_lacks_are_left_out():

@@ -60,6 +60,11 @@ class ItemRows:
             name: to_feature(column, row.get(column), self.encoders.get(name, name), self.dtype)
             for name, column in self.vectors.items()
         }
+        content = {
+            name: _content(column, row[column])
+            for name, column in self.texts.items()
+            if not is_missing(row.get(column))
+        }
         revision, time_ms = to_count(*cell("revision")), to_time_ms(*cell("event_time_ms"), self.unit_ms)
         try:
             item = NewItem(
@@ -67,11 +72,7 @@ class ItemRows:
                 revision=1 if revision is None else revision,
                 event_time_ms=0 if time_ms is None else time_ms,
                 features={name: feature for name, feature in features.items() if feature is not None},
-                content={
-                    name: Content(text=_text(column, row[column]))
-                    for name, column in self.texts.items()
-                    if not is_missing(row.get(column))
-                },
+                content=content,
                 neighbors=_ids(*cell("neighbors")),
             )
         except ValidationError as error:
@@ -146,7 +147,10 @@ def _ids(column: str, value: Any) -> tuple[str, ...]:
     return tuple(to_id(column, each) for each in value)
 
 
-def _text(column: str, value: Any) -> str:
+def _content(column: str, value: Any) -> Content:
     if not isinstance(value, str):
         raise CellError(column, f"should be text, got {type(value).__name__}")
-    return value
+    try:
+        return Content(text=value)
+    except ValidationError as error:
+        raise CellError(column, error.errors()[0]["msg"]) from None

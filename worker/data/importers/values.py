@@ -50,7 +50,7 @@ def to_number(column: str, value: Any) -> float | None:
         if isinstance(value, bool):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CellError(column, f"should be a number, got {_shown(value)}") from None
     if math.isnan(number):
         return None
@@ -66,7 +66,10 @@ def to_count(column: str, value: Any) -> int | None:
         return None
     if not number.is_integer():
         raise CellError(column, f"should be a whole number, got {_shown(value)}")
-    return value if isinstance(value, int) else int(number)
+    try:
+        return int(value)  # exact where a float is not
+    except ValueError:
+        return int(number)
 
 
 def to_time_ms(column: str, value: Any, unit_ms: float) -> int | None:

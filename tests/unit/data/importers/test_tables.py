@@ -167,6 +167,12 @@ def test_a_bad_vector_is_named_by_row_and_column(tmp_path, form):
     assert len(items_of(form, tmp_path / "items", rows, vectors={"text": "v"}, dtype="f4")) == 2
 
 
+def test_bad_text_is_named_by_the_column_that_it_is_in(tmp_path):
+    for plot, problem in (("x" * 300_000, "at most 262144 characters"), (7, "should be text, got int")):
+        with pytest.raises(DataError, match=f"row 1, column plot: .*{problem}"):
+            items_of("jsonl", tmp_path / "items", [{"item_id": "a", "plot": plot}], texts={"text": "plot"})
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_bad_rows_can_be_left_out(tmp_path, form):
     path, bad = tmp_path / "events", []

@@ -40,13 +40,16 @@ def test_numbers(cell, expected):
     assert to_number("stars", cell) == expected
 
 
-@pytest.mark.parametrize("cell", ["many", INF, "inf", True, [1]])
+@pytest.mark.parametrize("cell", ["many", INF, "inf", True, [1], 10**400])
 def test_what_is_no_number(cell):
     with pytest.raises(CellError, match="column stars: "):
         to_number("stars", cell)
 
 
-@pytest.mark.parametrize(("cell", "expected"), [(3, 3), (3.0, 3), ("3", 3), (2**62 + 1, 2**62 + 1), (None, None)])
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [(3, 3), (3.0, 3), ("3", 3), ("3.0", 3), (2**62 + 1, 2**62 + 1), (str(2**62 + 1), 2**62 + 1), (None, None)],
+)
 def test_counts(cell, expected):
     assert to_count("revision", cell) == expected
 
