@@ -15,6 +15,7 @@ from typing import Any
 from worker import __version__
 from worker.arguments import add_command, pairs, positive, positive_number, print_json, sizes, weights
 from worker.errors import ConfigError
+from worker.evaluate_command import add_evaluate
 from worker.import_command import add_import
 from worker.settings import Settings, load, redacted, setting_names, variable
 
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_topics(commands)
     _add_dlq(commands)
     add_import(commands)
+    add_evaluate(commands)
 
     config = add_command(commands, "config", _config, "print the effective settings, secrets redacted")
     config.add_argument("--json", action="store_true", help="as JSON instead of YAML")

@@ -100,6 +100,19 @@ def write_space(
     return Space(manifest, weights, space_id)
 
 
+def record_evaluation(path: str | Path, figures: Mapping[str, float]) -> None:
+    """Add figures to those in a space's `space.json`; its vectors, and so its id, stay what they are."""
+    manifest_path = Path(path) / MANIFEST_FILE
+    manifest = Space.load(path).manifest
+    recorded = manifest.model_copy(update={"evaluation": {**manifest.evaluation, **figures}})
+    unfinished = manifest_path.with_name(f"{MANIFEST_FILE}.part")
+    try:
+        unfinished.write_text(recorded.model_dump_json(indent=2) + "\n")
+        unfinished.replace(manifest_path)
+    except OSError as error:
+        raise SpaceError(f"{manifest_path} cannot be written: {error}") from error
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

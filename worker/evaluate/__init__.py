@@ -1,1 +1,4 @@
 """How good vectors are: questions put to a model, rankings judged, baselines to compare with. Knows no Kafka."""
+
+BASELINE_NAMES = ("popularity", "item-knn", "ease", "bpr-mf", "vbpr", "content", "best-modality")
+"""What to compare with, in the order that it is shown in."""

@@ -10,8 +10,8 @@ from tests.unit.evaluate.histories import events, split_of
 from tests.unit.evaluate.planted import dataset_of, planted
 from worker.data import Features
 from worker.errors import ConfigError
+from worker.evaluate import BASELINE_NAMES
 from worker.evaluate.baselines import (
-    BASELINE_NAMES,
     BestModality,
     BprMf,
     ContentMean,

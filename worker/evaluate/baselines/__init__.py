@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from worker.errors import ConfigError
+from worker.evaluate import BASELINE_NAMES
 from worker.evaluate.baselines.choice import Chosen, chosen, validation
 from worker.evaluate.baselines.content import BestModality, ContentMean
 from worker.evaluate.baselines.factors import BprMf, Vbpr
@@ -13,7 +14,6 @@ from worker.evaluate.baselines.known import Baseline, Known, Setting, known_befo
 from worker.evaluate.baselines.popularity import Popularity
 
 __all__ = [
-    "BASELINE_NAMES",
     "Baseline",
     "BestModality",
     "BprMf",
@@ -30,8 +30,6 @@ __all__ = [
     "known_before",
     "validation",
 ]
-
-BASELINE_NAMES = ("popularity", "item-knn", "ease", "bpr-mf", "vbpr", "content", "best-modality")
 
 
 def baselines(names: Sequence[str], modalities: Collection[str]) -> list[Baseline]:

@@ -1,0 +1,139 @@
+"""The report: what is asked, what is averaged over what, and that its parts agree."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tests.unit.evaluate.planted import planted
+from worker.align import command
+from worker.data import split_by_time
+from worker.evaluate.baselines import BprMf, ContentMean, Popularity, known_before
+from worker.evaluate.evaluation import BEHIND, Model, all_questions, judge_baseline, judge_space
+from worker.evaluate.plots import draw
+from worker.evaluate.questions import ask
+from worker.evaluate.report import KS, as_text, report, space_figures, table
+
+DATA, SPLIT = planted()
+QUESTIONS = all_questions(SPLIT, 0.9)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    spaces = [
+        command.create(
+            tmp_path_factory.mktemp("spaces") / "space",
+            {"text": 12, "image": 8},
+            32,
+            seed=seed,
+            event_weights={"like": 1},
+        )
+        for seed in (0, 1)
+    ]
+    return [judge_space(space, DATA, SPLIT, QUESTIONS, device="cpu") for space in spaces]
+
+
+@pytest.fixture(scope="module")
+def document(answers):
+    rankings = {kind: [each.rankings[kind] for each in answers] for kind in answers[0].rankings}
+    ours = Model("ours", True, [{}, {}], rankings, 1.0)
+    content = judge_baseline(ContentMean(["text"]), DATA, SPLIT, [0, 1], QUESTIONS)
+    return report(QUESTIONS, [content, ours], {"ours": [each.alone for each in answers]})
+
+
+def test_a_method_without_a_seed_is_asked_once_and_others_once_for_each():
+    assert len(judge_baseline(Popularity(), DATA, SPLIT, [0, 1, 2], QUESTIONS).settings) == 1
+    assert len(judge_baseline(BprMf(), DATA, SPLIT, [0, 1], QUESTIONS).rankings["warm"]) == 2
+
+
+def test_each_modality_is_left_out_and_left_alone(answers):
+    assert set(answers[0].alone.ablations) == {"without image", "without text", "image only", "text only"}
+    one, other = answers[0].alone.ablations["without image"], answers[0].alone.ablations["text only"]
+    assert (one["cold"].ranks_P == other["cold"].ranks_P).all()  # of two modalities that is the same
+
+
+def test_streaming_knows_what_the_day_has_brought(answers, document):
+    replay = document["spaces"]["ours"]["replay"]
+    for of in ("all", "known_to_daily_only"):
+        gain = replay[of]["streaming"]["recall@20"]["mean"] - replay[of]["daily"]["recall@20"]["mean"]
+        assert gain == pytest.approx(replay[of]["difference"]["recall@20"]["mean"])
+    assert 0 < replay["known_to_daily"] < 1
+
+
+def test_users_nobody_knows_are_shown_what_is_popular(answers):
+    """Streaming and daily differ only where the day has brought something."""
+    streaming, daily = QUESTIONS["streaming"], QUESTIONS["daily"]
+    same_Q = streaming.lengths_Q == daily.lengths_Q
+    ranks = answers[0].alone.replay
+    assert (ranks["streaming"].ranks_P[same_Q] == ranks["daily"].ranks_P[same_Q]).all()
+    new = np.flatnonzero(daily.lengths_Q == 0)
+    popular = ask(daily.where(new), Popularity().fit(known_before(DATA, SPLIT, "test"), 0, {}))
+    assert len(new)
+    assert (ranks["daily"].ranks_P[new] == popular.ranks_P).all()
+
+
+def test_freshness_asks_the_same_users_at_every_lag():
+    assert "fresh" not in QUESTIONS  # nobody has more events than the longest lag
+    assert max(BEHIND) == 30
+
+
+def test_without_withheld_items_nothing_is_asked_about_them():
+    nothing = np.zeros(DATA.num_items, bool)
+    questions = all_questions(split_by_time(DATA.events, nothing, nothing), 0.0)
+    assert set(questions) == {"warm"}
+
+
+def test_seeds_are_averaged_and_their_deviation_shown(answers, document):
+    of_seeds = [each.rankings["cold"].ndcg(20).mean() for each in answers]
+    shown = document["models"]["ours"]["cold"]["ndcg@20"]
+    assert (shown["mean"], shown["sd"]) == (pytest.approx(np.mean(of_seeds)), pytest.approx(np.std(of_seeds, ddof=1)))
+    assert document["models"]["content mean, text"]["cold"]["ndcg@20"]["sd"] is None
+
+
+def test_differences_are_those_of_the_means(document):
+    of = document["differences"]["ours"]["content mean, text"]["warm"]["recall@20"]
+    ours, content = (document["models"][name]["warm"]["recall@20"]["mean"] for name in ("ours", "content mean, text"))
+    assert of["mean"] == pytest.approx(ours - content)
+
+
+def test_the_report_is_json_and_reads_as_tables(document):
+    assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
+    text = as_text(document)
+    for part in (
+        "new items among themselves",
+        "modalities left out",
+        "text -> image",
+        "replay",
+        "question by question",
+    ):
+        assert part in text
+
+
+def test_a_space_s_own_figures_are_flat(answers):
+    figures = space_figures(answers[0].rankings)
+    assert set(figures) == {
+        f"test/{kind}/{name}@{k}" for kind in answers[0].rankings for name in ("recall", "ndcg") for k in KS
+    }
+
+
+def test_a_table_lines_up():
+    assert table(["", "n"], [["a", "1"], ["bcd", "10"]]) == "      n\n---  --\na     1\nbcd  10"
+
+
+def test_pictures_are_drawn(document, tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = draw(document, tmp_path / "plots")
+    assert [path.name for path in drawn] == ["models.png", "space-0.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_without_matplotlib_nothing_is_drawn(document, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert draw(document, tmp_path / "plots") is None
+    assert not (tmp_path / "plots").exists()
+
+
+def test_questions_and_rankings_agree_in_number(answers):
+    for kind, ranking in answers[0].rankings.items():
+        assert len(ranking.starts) == len(QUESTIONS[kind]) + 1

@@ -1,0 +1,114 @@
+"""`align-worker evaluate` from files to figures."""
+
+import json
+
+import pytest
+
+from schemas import Feature, NewItem, UserEvent
+from tests.unit.evaluate.planted import COLD_TEST, COLD_VAL, planted
+from worker.__main__ import main
+from worker.align import Space, command
+from worker.data.files import write_events, write_items
+from worker.data.lists import write_item_list
+
+DATA, SPLIT = planted()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The planted data as files, and two spaces that differ in their seeds."""
+    folder = tmp_path_factory.mktemp("files")
+    items = [
+        NewItem(
+            item_id=item_id,
+            revision=1,
+            event_time_ms=0,
+            features={
+                name: Feature.from_numpy(each.vectors_NK[each.starts[number]], "f4", encoder=each.encoder)
+                for name, each in DATA.features.items()
+                if each.present_I[number]
+            },
+        )
+        for number, item_id in enumerate(DATA.item_ids)
+    ]
+    rows = zip(DATA.events.users_E.tolist(), DATA.events.items_E.tolist(), DATA.events.times_ms_E.tolist(), strict=True)
+    events = [
+        UserEvent(
+            event_id=f"event-{number}",
+            user_id=DATA.user_ids[user],
+            item_id=DATA.item_ids[item],
+            event_type="like",
+            event_time_ms=time_ms,
+        )
+        for number, (user, item, time_ms) in enumerate(rows)
+    ]
+    write_items(folder / "items.msgpack", items)
+    write_events(folder / "events.msgpack.gz", events)
+    for name, cold_I in (("val", COLD_VAL), ("test", COLD_TEST)):
+        write_item_list(folder / f"{name}.txt", [DATA.item_ids[item] for item in cold_I.nonzero()[0]])
+    for seed in (0, 1):
+        command.create(folder / f"space-{seed}", {"text": 12, "image": 8}, 32, seed=seed)
+    return folder
+
+
+def arguments(files, *more):
+    return [
+        "evaluate", *more, "--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz",
+        "--cold-val", f"{files}/val.txt", "--cold-test", f"{files}/test.txt", "--threads", "1", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_spaces_of_one_shape_are_judged_together_beside_baselines(files, capsys):
+    spaces = [str(files / "space-0"), str(files / "space-1")]
+    assert main(arguments(files, *spaces, "--baseline", "popularity", "--baseline", "content", "--json")) == 0
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    ours = f"{files}/space-0 and 1 more"
+    assert list(report["models"]) == [
+        "popularity", "content mean, image", "content mean, text", "content mean, image+text", ours
+    ]  # fmt: skip
+    assert report["models"][ours]["seeds"] == 2
+    assert report["models"][ours]["warm"]["recall@20"]["sd"] is not None
+    assert report["questions"]["warm"]["questions"] == len(SPLIT.test_events)
+    assert report["questions"]["cold"]["candidates"] == COLD_TEST.sum()
+    assert "40 users asked about, 6 items withheld" in output.err
+
+
+def test_figures_are_recorded_without_changing_the_space(files, tmp_path):
+    path = tmp_path / "space"
+    before = command.create(path, {"text": 12}, 32)
+    assert main(arguments(files, str(path), "--baseline", "none", "--replay-share", "0", "--record")) == 0
+    after = Space.load(path)
+    assert after.space_id == before.space_id
+    assert 0 < after.manifest.evaluation["test/cold/ndcg@20"] <= 1
+
+
+def test_tables_and_pictures(files, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    options = ["--baseline", "popularity", "--plots", str(tmp_path / "plots")]
+    assert main(arguments(files, str(files / "space-0"), *options)) == 0
+    assert "new items among themselves" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"models.png", "space-0.png"}
+
+
+def test_baselines_alone_need_to_be_told_what_events_are_worth(files, capsys):
+    assert main(arguments(files, "--baseline", "popularity")) == 2
+    assert "--event TYPE=WEIGHT" in capsys.readouterr().err
+    assert main(arguments(files, "--baseline", "popularity", "--event", "like=1")) == 0
+
+
+def test_a_space_knows_what_events_are_worth(files, capsys):
+    assert main(arguments(files, str(files / "space-0"), "--event", "like=1")) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_spaces_that_value_events_differently_do_not_compare(files, tmp_path, capsys):
+    command.create(tmp_path / "other", {"text": 12}, 32, event_weights={"like": 2.0})
+    assert main(arguments(files, str(files / "space-0"), str(tmp_path / "other"), "--baseline", "none")) == 2
+    assert "same event weights" in capsys.readouterr().err
+
+
+def test_nothing_to_ask_is_an_error(files, capsys):
+    nobody = ["--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz", "--event", "view=1"]
+    assert main(["evaluate", *nobody, "--cold-share", "0"]) == 2
+    assert "nothing to ask" in capsys.readouterr().err
