@@ -1,6 +1,6 @@
 """The wire contract: the messages on the topics, as values and as bytes. README.md is for other languages."""
 
-from schemas.codec import decode, encode, encode_item_vector, split_messages
+from schemas.codec import decode, encode, encode_item_vector, encode_user_vector, split_messages
 from schemas.dead_letter import DeadLetter
 from schemas.export import MESSAGES, json_schema
 from schemas.items import Content, ItemVector, NewItem
@@ -31,6 +31,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_item_vector",
+    "encode_user_vector",
     "json_schema",
     "split_messages",
 ]

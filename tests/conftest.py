@@ -26,7 +26,7 @@ from tests.brokers import Broker, RealKafka, delete_topics, find_distribution
 from tests.brokers.broker import EXTERNAL_VARIABLE, embedded, external_bootstrap_servers, real
 from worker.kafka.embedded import EmbeddedBroker
 
-TOPICS = ("items", "events", "item_vectors", "user_vectors", "dead_letters")
+TOPICS = ("items", "events", "item_vectors", "user_vectors", "item_state", "user_state", "dead_letters")
 USERS = {"worker": "worker-secret", "other": "other-secret"}
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from schemas import Feature, NewItem, encode
 from worker.errors import ClientError, NotMemberError, WorkerError
-from worker.fuse import Features, Vector
+from worker.fuse import Result, Vector
 from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
-from worker.records import Headers, TopicPartition
+from worker.records import Change, Headers, Item, TopicPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,13 @@ def item_value(item_id: str, revision: int = 1, **features: Feature) -> bytes:
     return encode(message)
 
 
+TOPICS = ("items", "item-vectors", "item-state", "events", "user-vectors", "user-state", "dead-letters")
+
+
 class FakeCluster:
     """Topics as lists, group commits as a dict. Offsets count from 0 in every partition."""
 
-    def __init__(
-        self, num_partitions: int = 2, topics: Sequence[str] = ("items", "item-vectors", "dead-letters")
-    ) -> None:
+    def __init__(self, num_partitions: int = 2, topics: Sequence[str] = TOPICS) -> None:
         self.num_partitions = num_partitions
         self.log: dict[TopicPartition, list[FakeRecord]] = {
             TopicPartition(topic, number): [] for topic in topics for number in range(num_partitions)
@@ -94,7 +95,7 @@ class FakeClient:
             for number in range(num_partitions):
                 self.cluster.log[TopicPartition(name, number)] = []
 
-    def consumer(self) -> FakeConsumer:
+    def consumer(self, group_id: str) -> FakeConsumer:
         self.consumers.append(FakeConsumer(self.cluster))
         return self.consumers[-1]
 
@@ -102,24 +103,56 @@ class FakeClient:
         self.producers.append(FakeProducer(self))
         return self.producers[-1]
 
+    def reader(self, topic: str) -> FakeReader:
+        return FakeReader(self.cluster, topic)
+
+    def log(self) -> FakeLog:
+        return FakeLog(self.cluster)
+
+
+@dataclass
+class FakeLog:
+    """Implements `kafka.LogPort`."""
+
+    cluster: FakeCluster
+
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         return len(self.cluster.log[partition])
 
     def read(
-        self,
-        partition: TopicPartition,
-        start: int | None,
-        *,
-        at_least_last: int = 0,
-        not_before: int = 0,
-        timeout_s: float,
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[FakeRecord]:
         with self.cluster.lock:
             records = list(self.cluster.log[partition])
-        first = min(start or 0, max(0, len(records) - at_least_last))
-        if not_before <= len(records):
-            first = max(first, not_before)
-        return iter(records[first:])
+        return iter(records[min(start or 0, max(0, len(records) - at_least_last)) :])
+
+    def close(self) -> None:
+        return
+
+
+class FakeReader:
+    """Implements `kafka.ReaderPort`."""
+
+    def __init__(self, cluster: FakeCluster, topic: str) -> None:
+        self._cluster = cluster
+        self._positions = {tp: 0 for tp in cluster.log if tp.topic == topic}
+        self._ends = {tp: len(cluster.log[tp]) for tp in self._positions}
+
+    def poll(self, timeout_ms: int) -> Sequence[FakeRecord]:
+        polled: list[FakeRecord] = []
+        with self._cluster.lock:
+            for tp, position in self._positions.items():
+                polled += self._cluster.log[tp][position:]
+                self._positions[tp] = len(self._cluster.log[tp])
+        if not polled:
+            time.sleep(0.001)
+        return polled
+
+    def num_behind(self) -> int:
+        return sum(max(0, end - self._positions[tp]) for tp, end in self._ends.items())
+
+    def close(self) -> None:
+        return
 
 
 class FakeConsumer:
@@ -241,7 +274,8 @@ class FakeEmbedder:
         self._probe_error = probe_error
         self.batch_sizes: list[int] = []
 
-    def vectors(self, features: Sequence[Features]) -> list[Vector | None]:
+    def vectors(self, entries: Sequence[Change]) -> list[Result]:
+        features = [entry.features for entry in entries if isinstance(entry, Item)]
         self.batch_sizes.append(len(features))
         first = [float(next(iter(each.values())).to_numpy().ravel()[0]) for each in features]
         if self._poison is not None and self._poison in first:
@@ -251,8 +285,8 @@ class FakeEmbedder:
             for value, each in zip(first, features, strict=True)
         ]
 
-    def padded_size(self, num_items: int) -> int:
-        return num_items
+    def padded_size(self, num_entries: int) -> int:
+        return num_entries
 
     def probe(self) -> None:
         if self._probe_error is not None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from schemas import Reason
 
 KINDS = ("upsert", "tombstone")
-SUPERSEDED_REASONS = ("stale_revision", "same_batch")
+SUPERSEDED_REASONS = ("stale_revision", "same_batch", "duplicate", "too_old", "unused_type")
 
 
 class Totals(NamedTuple):
@@ -73,7 +73,7 @@ class Accounting(Collector):
             ("published", "Records whose output is acknowledged.", "kind", totals.published),
             (
                 "superseded",
-                "Records not published because a newer input of the item is.",
+                "Records that need no output of their own: overtaken, known already, or of no use.",
                 "reason",
                 totals.superseded,
             ),

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.batch_queue import BatchQueue
 from worker.kafka.port import Commit
 from worker.lease import MembershipLease, boottime
 from worker.metrics import Metrics
 from worker.records import TopicPartition
-from worker.revisions import Revisions
 from worker.tenure import Share, Tenure
 
 log = logging.getLogger(__name__)
@@ -30,12 +29,13 @@ class Held:
     """One partition of this worker."""
 
     partition: TopicPartition
-    revisions: Revisions
     state: str = NEW
     tenure: Tenure | None = None
     held_until: float = 0.0
     """Monotonic time before which a partition in state `held` is not tried again."""
     detail: str = ""
+    to_recompute: dict[str, None] = field(default_factory=dict)
+    """Ids to be computed anew, in order."""
 
 
 class Assignment:
@@ -46,23 +46,21 @@ class Assignment:
         queue: BatchQueue,
         lease: MembershipLease,
         metrics: Metrics,
-        max_items_per_partition: int,
         revoke_timeout_s: float,
         on_settled: Callable[[Share], None],
+        on_forgotten: Callable[[int], None],
     ) -> None:
         self._queue = queue
         self._lease = lease
         self._metrics = metrics
-        self._max_items = max_items_per_partition
         self._revoke_timeout_s = revoke_timeout_s
         self._on_settled = on_settled
+        self._on_forgotten = on_forgotten
         self._held: dict[TopicPartition, Held] = {}
         self.assigned_at: float | None = None
         """`boottime` of the last assignment, which proves membership; None once it has been used."""
         self.was_lost = False
         """Partitions were lost since the loop last looked: what the producers still hold must not be written."""
-        # What is known of a partition's items stays true while somebody else works on it.
-        self._revisions: dict[TopicPartition, Revisions] = {}
 
     def __getitem__(self, partition: TopicPartition) -> Held:
         return self._held[partition]
@@ -85,8 +83,7 @@ class Assignment:
         self.assigned_at = boottime()
         for partition in partitions:
             if partition not in self._held:
-                revisions = self._revisions.setdefault(partition, Revisions(self._max_items))
-                self._held[partition] = Held(partition, revisions)
+                self._held[partition] = Held(partition)
         self._count("assigned", partitions)
 
     def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
@@ -116,19 +113,13 @@ class Assignment:
         held.state = RESTORING
         return held.tenure
 
-    def rewind(self, held: Held, until: float, detail: str) -> Tenure | None:
-        """Give up what is in flight and start again from the watermark, not before `until`."""
-        retired = held.tenure
-        if retired is None:
-            return None
-        self._retire(retired)
-        held.tenure = Tenure(held.partition, retired.commit)
-        held.tenure.committed_offset = retired.committed_offset
-        # A partition that was still being restored must be restored for its new tenure, too.
-        held.state, held.held_until, held.detail = (NEW if held.state == RESTORING else HELD), until, detail
-        if held.state == NEW:
+    def rewind(self, held: Held, until: float, detail: str) -> None:
+        """Give up what is in flight. The partition begins again from its commit, not before `until`."""
+        if held.tenure is not None:
+            self._retire(held.tenure)
             held.tenure = None
-        return held.tenure
+            held.to_recompute.clear()
+        held.state, held.held_until, held.detail = HELD, until, detail
 
     def settle(self) -> None:
         """Book what has been acknowledged."""
@@ -180,6 +171,7 @@ class Assignment:
             if held.tenure is not None:
                 self._retire(held.tenure)
             del self._held[held.partition]
+            self._on_forgotten(held.partition.partition)
             self._metrics.forget_partition(*held.partition)
 
     def _of(self, partitions: Iterable[TopicPartition]) -> list[Held]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.records import Entry, Item
+from worker.records import Change, Entry, Item, Recompute, User
 from worker.settings import BatchSettings
 from worker.tenure import Share, Tenure
 
@@ -116,6 +116,11 @@ class MicroBatcher:
         self.num_bytes = sum(chunk.num_bytes for chunk in kept)
 
 
-def items_of(batch: MicroBatch) -> list[tuple[Share, Item]]:
-    """The items whose vectors the batch needs, in order."""
-    return [(share, entry) for share in batch.shares for entry in share.newest.values() if isinstance(entry, Item)]
+def to_compute(batch: MicroBatch) -> list[tuple[Share, Change]]:
+    """The entries whose vectors the batch needs, in order."""
+    return [(share, entry) for share in batch.shares for entry in share.newest.values() if needs_vector(entry)]
+
+
+def needs_vector(entry: Change) -> bool:
+    kind = type(entry)
+    return kind is User or kind is Recompute or (kind is Item and not entry.is_overtaken)  # type: ignore[union-attr]

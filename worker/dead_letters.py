@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -72,13 +73,14 @@ def read_letters(client: ClientPort, topic: str) -> Iterator[Stored]:
     if topic not in described:
         raise TopicError(f"topics.dead_letters: topic {topic!r} does not exist")
     partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
-    ends = [client.end(partition, READ_TIMEOUT_S) for partition in partitions]
-    for partition, end in zip(partitions, ends, strict=True):
-        for record in client.read(partition, None, timeout_s=READ_TIMEOUT_S):
-            if record.offset >= end:
-                break
-            if stored := _stored(record):
-                yield stored
+    with closing(client.log()) as log:
+        ends = [log.end(partition, READ_TIMEOUT_S) for partition in partitions]
+        for partition, end in zip(partitions, ends, strict=True):
+            for record in log.read(partition, None, timeout_s=READ_TIMEOUT_S):
+                if record.offset >= end:
+                    break
+                if stored := _stored(record):
+                    yield stored
 
 
 def _stored(record: Record) -> Stored | None:

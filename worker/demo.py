@@ -27,6 +27,7 @@ from worker.kafka.embedded import EmbeddedBroker
 from worker.service import Service
 from worker.settings import Settings
 from worker.synthetic import MODALITIES, THEMES, Catalogue, SyntheticItem
+from worker.topics import needed_topics
 
 NUM_PARTITIONS = 4
 MAX_OUTSTANDING = 3_000  # the embedded broker keeps 5 MB per partition, so the feed must not run away
@@ -46,7 +47,7 @@ def run_demo(load_settings: Callable[[Mapping[str, str]], Settings], *, num_item
         logs.configure("error", "text")
         # Connections to the embedded broker come and go at the start and the end, which the client reports as errors.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
-        for topic in (settings.topics.items, settings.topics.item_vectors, settings.topics.dead_letters):
+        for topic in needed_topics(settings):
             broker.create_topic(topic, NUM_PARTITIONS)
         if settings.space.path == space_path:
             _create_space(space_path)
@@ -252,7 +253,7 @@ def _first_of_themes(themes_N: NDArray[np.int64], count: int) -> Iterable[int]:
 
 
 def _show_accounting(service: Service) -> None:
-    totals = service.metrics.accounting.totals
+    totals = service.metrics["items"].accounting.totals
     _say(
         f"\n{totals.consumed} consumed = {sum(totals.published.values())} published + "
         f"{sum(totals.superseded.values())} superseded + {sum(totals.dead_lettered.values())} dead-lettered + "

@@ -10,6 +10,7 @@
     ├── StalledError            8    a part of the process stopped moving
     ├── SystemicError           9    no record can be processed (no memory for a batch of one, …)
     ├── DataError              10    a file of items or events is missing, broken or not what was expected
+    ├── StateError             11    the local store cannot be used
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
@@ -84,6 +85,12 @@ class DataError(WorkerError):
     """A file of data cannot be used. The message names the file, where in it, and what is wrong."""
 
     exit_code = 10
+
+
+class StateError(WorkerError):
+    """The local store cannot be read or written."""
+
+    exit_code = 11
 
 
 class ClientError(WorkerError):

@@ -7,6 +7,7 @@ outages, lag, an empty assignment and a running rebalance are none of its busine
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -18,10 +19,10 @@ class Probe(NamedTuple):
 class Health:
     """Set by the pipeline and the watchdog, read by the HTTP threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, roles: Collection[str] = ("items",)) -> None:
         self._lock = threading.Lock()
         self._started = False
-        self._joined = False
+        self._to_join = set(roles)
         self._draining = False
         self._dead: str | None = None
 
@@ -30,10 +31,11 @@ class Health:
         with self._lock:
             self._started = True
 
-    def joined(self) -> None:
-        """The group has been stable once. A spare without partitions counts."""
+    def joined(self, role: str = "items") -> None:
+        """The group of a role has been stable once, and the role has what it works with. A spare without partitions
+        counts."""
         with self._lock:
-            self._joined = True
+            self._to_join.discard(role)
 
     def draining(self) -> None:
         with self._lock:
@@ -60,4 +62,4 @@ class Health:
                 return Probe(False, "draining")
             if not self._started:
                 return Probe(False, "starting")
-            return Probe(self._joined, "ready" if self._joined else "joining the group")
+            return Probe(not self._to_join, "joining the group" if self._to_join else "ready")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from schemas import SCHEMA_VERSION
@@ -69,7 +69,7 @@ class BulkHistogram(Collector):
 
 
 class Metrics:
-    """All metrics of one worker process. `topic` is always the input topic, except where a name says otherwise."""
+    """All metrics of one role. `topic` is always the input topic, except where a name says otherwise."""
 
     def __init__(self, registry: CollectorRegistry, topic: str) -> None:
         self.registry = registry
@@ -106,6 +106,27 @@ class Metrics:
         )
         self.content_ignored = counter(
             "align_content_ignored_total", "Raw content that no encoder is configured for.", "topic"
+        )
+
+        self.without_vector = counter(
+            "align_without_vector_total", "Users of whose events no vector can be made.", "topic"
+        )
+        self.recomputed = counter(
+            "align_recomputed_total", "Users computed anew because of an item's vector, without an event.", "topic"
+        )
+
+        # State.
+        self.state_values = gauge("align_state_values", "Items or users that are remembered.", "topic")
+        self.state_bytes = gauge("align_state_bytes", "Room that they take, in memory or under state.dir.", "topic")
+        self.restored = counter("align_restored_records_total", "Changelog records read to restore state.", "topic")
+        self.waiting = gauge("align_waiting_pairs", "Users waiting for the vector of an item, by pairs.", "topic")
+        self.waiting_overflow = counter(
+            "align_waiting_overflow_total", "Pairs of user and item that did not fit users.max_waiting.", "topic"
+        )
+        self.table_items = gauge("align_table_items", "Item vectors in the table on the device.", "topic")
+        self.table_bytes = gauge("align_table_bytes", "Room that the table takes.", "topic")
+        self.table_foreign = counter(
+            "align_table_foreign_total", "Records of the item vectors that are not of this space.", "topic"
         )
 
         # Time.
@@ -172,6 +193,18 @@ class Metrics:
 
         # Model.
         self.out_of_memory = counter("align_out_of_memory_total", "Batches halved because memory ran out.")
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""
+        for gauge in (self.lag, self.position_lag):
+            with suppress(KeyError):  # some versions of the library raise it for a series that was never set
+                gauge.remove(topic, str(partition))
+
+
+class ProcessMetrics:
+    """What is true of the process, whatever its roles."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.build_info = Info("align_build", "What this process is.", registry=registry)
         self.build_info.info(
             {
@@ -183,11 +216,25 @@ class Metrics:
         self.space_info = Info("align_space", "The space of the published vectors.", registry=registry)
         self.device_info = Info("align_device", "Device and dtype, as requested and as active.", registry=registry)
 
-    def forget_partition(self, topic: str, partition: int) -> None:
-        """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""
-        for gauge in (self.lag, self.position_lag):
-            with suppress(KeyError):  # some versions of the library raise it for a series that was never set
-                gauge.remove(topic, str(partition))
+
+class ByRole(Collector):
+    """The metrics of each role, told apart by the label `role`."""
+
+    def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for role, registry in self._registries.items():
+            for family in registry.collect():
+                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                merged.samples += [sample._replace(labels={**sample.labels, "role": role}) for sample in family.samples]
+        yield from families.values()
+
+
+def raise_to(counter: Counter, total: int) -> None:
+    """Bring a counter to a total that is counted elsewhere."""
+    counter.inc(max(0.0, total - counter._value.get()))  # noqa: SLF001  # it has no other way to ask
 
 
 def _make_children(counter: Counter, topic: str, labels: Sequence[str], values: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The loop: source → decode → batch → fuse → publish → commit.
+"""The loop: source → decode → batch → fuse → publish → commit, for one role.
 
 Three threads carry the records: the poll thread (this loop: fetch, decode, gate, commit), the compute thread (batches
 to vectors) and the publish thread (vectors to the client). They overlap because the model releases the interpreter
@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import queue
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
 
 from schemas import Reason
 from worker.assignment import HELD, NEW, RUNNING, Assignment, Held
 from worker.batch_queue import BatchQueue
-from worker.decode import Decoder
 from worker.errors import (
     AccessError,
     CallTimeoutError,
@@ -27,23 +27,25 @@ from worker.errors import (
     NotMemberError,
     RecordTooLargeError,
     SpaceError,
+    StateError,
     SystemicError,
     TopicError,
     WorkerError,
 )
-from worker.fuse import Embedder, Fused, fuse
+from worker.fuse import Fused, fuse
 from worker.health import Health
 from worker.kafka.port import ClientPort, Commit
 from worker.lease import MembershipLease, boottime, lease_seconds
-from worker.metrics import Metrics
-from worker.publish import OutputFormat, Producers, Publisher, Unacknowledged
-from worker.records import Decoded, Delete, Entry, Item, Record, Rejection, Superseded, TopicPartition
-from worker.restore import Restorer
-from worker.revisions import Revisions
+from worker.metrics import Metrics, raise_to
+from worker.publish import Producers, Publisher, Unacknowledged
+from worker.records import Change, Delete, Item, Recompute, Record, Rejection, TopicPartition, User
+from worker.restore import Progress, Restorer
+from worker.roles.role import Role
 from worker.settings import Settings
 from worker.stage import Stage
+from worker.state import Stores
 from worker.status import DeadLetterStatus
-from worker.tenure import Share, Tenure
+from worker.tenure import Share
 from worker.watchdog import Vitals
 
 log = logging.getLogger(__name__)
@@ -62,24 +64,29 @@ LIMITS_RETRY_S = 15.0
 NUM_RECENT_DEAD_LETTERS = 20
 
 
+class StopFlag(Protocol):
+    """A `threading.Event`, as far as the loop is concerned."""
+
+    def is_set(self) -> bool: ...
+
+
 class Pipeline:
-    """Everything between the two topics, for one process. `run` is called once, on the main thread."""
+    """Everything between the topics of a role. `run` is called once; its thread is the poll thread."""
 
     def __init__(
         self,
         settings: Settings,
         client: ClientPort,
-        decoder: Decoder,
-        embedder: Embedder,
-        output: OutputFormat,
+        role: Role,
+        stores: Stores,
         metrics: Metrics,
         health: Health,
     ) -> None:
         self._settings = settings
-        self._topic = settings.topics.items
+        self.role = role
+        self._topic = role.flow.inputs
         self._client = client
-        self._decoder = decoder
-        self._embedder = embedder
+        self._stores = stores
         self._metrics = metrics
         self._accounting = metrics.accounting
         self._health = health
@@ -90,29 +97,24 @@ class Pipeline:
             self._queue,
             self._lease,
             metrics,
-            settings.revisions.max_items_per_partition,
             settings.shutdown.revoke_timeout_s,
             self._book,
+            role.forget,
         )
         self._fused: queue.Queue[Fused] = queue.Queue(NUM_FUSED_WAITING)
         self._unacknowledged = Unacknowledged(settings.publish.max_in_flight_records)
         self._compute = Stage("compute", self._compute_step)
         self._publish = Stage("publish", self._publish_step)
-        self._publisher = Publisher(output, self._lease, self._unacknowledged, self._publish.beat)
+        self._publisher = Publisher(role.output, self._lease, self._unacknowledged, self._publish.beat)
         self._restore = Stage("restore", lambda: self._restorer.step())
-        self._restorer = Restorer(
-            client,
-            settings.topics.item_vectors,
-            settings.revisions.restore_records,
-            output.space_id,
-            self._restore.beat,
-        )
-        self._consumer = client.consumer()
+        self._restorer = Restorer(client, role, stores, self._restore.beat)
+        self._stages = (self._compute, self._publish, self._restore, *role.stages)
+        self._consumer = client.consumer(role.flow.group_id)
         self._producers: Producers | None = None
 
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
-        self._num_output_partitions = 0  # not known yet
+        self._num_partitions: dict[str, int] = {}
         self._has_refused = False
         self._limits_learned_at = 0.0
         self._num_failures = 0
@@ -122,12 +124,14 @@ class Pipeline:
         self._polled_at = time.monotonic()
         self.is_backlog = False
         self.batch_fill = 0.0
+        self.num_values = 0
+        self.num_state_bytes = 0
         self.lags: Mapping[TopicPartition, int] = {}
         self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
 
     # ------------------------------------------------------------------ the loop
 
-    def run(self, stop: threading.Event, observe: Callable[[], None] = lambda: None) -> None:
+    def run(self, stop: StopFlag, observe: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is set, then drain. Raises the `WorkerError` that ends the process.
 
         `observe` is called twice a second on this thread, after figures have been refreshed.
@@ -142,6 +146,7 @@ class Pipeline:
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
+            self._recompute()  # what has changed outside the log
             self.assignment.settle()  # receipts move the watermarks
             self._commit_due()
             self._observe_due(observe)
@@ -150,7 +155,7 @@ class Pipeline:
     def _start(self) -> None:
         self._learn_limits()
         self._open_producers()
-        for stage in (self._compute, self._publish, self._restore):
+        for stage in self._stages:
             stage.start()
         self._consumer.subscribe([self._topic], self.assignment)
 
@@ -160,7 +165,7 @@ class Pipeline:
         Order matters: nothing new is fetched, so the queue runs empty; outputs are acknowledged before the last commit;
         the producer is closed only after it, because closing fails what is still under way.
         """
-        log.info("draining %d records", self.assignment.in_flight, extra={"action": "drain"})
+        log.info("%s: draining %d records", self.role.flow.role, self.assignment.in_flight, extra={"action": "drain"})
         self._health.draining()
         deadline = time.monotonic() + self._settings.shutdown.drain_timeout_s
         self._queue.drain()
@@ -174,18 +179,24 @@ class Pipeline:
         self._commit()
         num_abandoned = self.assignment.in_flight
         self._close()
-        log.info("drained, %d records left to the next owner", num_abandoned, extra={"action": "drained"})
+        log.info(
+            "%s: drained, %d records left to the next owner", self.role.flow.role, num_abandoned,
+            extra={"action": "drained"},
+        )  # fmt: skip
 
     def _close(self) -> None:
         self.assignment.retire_all()
         self._check_accounting()
-        for stage in (self._compute, self._publish, self._restore):
+        for stage in self._stages:
             stage.stop(STEP_TIMEOUT_S * 5)
         try:
             self._consumer.close(2.0)
         except WorkerError as error:
             log.warning("%s", error.one_line(), extra={"action": "close_failed"})
         self._drop_producers()
+        self._restorer.close()
+        self._stores.close()
+        self.role.close()
 
     def abort(self) -> None:
         """Leave without draining, after an error: what is not committed is computed again by the next owner."""
@@ -239,6 +250,7 @@ class Pipeline:
         if self.assignment.assigned_at is not None:
             self._lease.renew(self.assignment.assigned_at)
             self.assignment.assigned_at = None
+            self._restorer.keep_only([held.partition.partition for held in self.assignment.all()])
 
     def _begin_new(self) -> None:
         """Start partitions that have just been assigned: from the group's commit, once restored."""
@@ -256,42 +268,42 @@ class Pipeline:
                 self._consumer.seek(held.partition, commit.offset)
                 self._consumer.pause([held.partition])
                 self._paused.add(held.partition)
-                self._restorer.request(self.assignment.begin(held, commit), held.revisions.known_until)
+                self._restorer.request(self.assignment.begin(held, commit))
         except NotMemberError:
             return
         except ClientError as error:
             log.warning("%s", error.one_line(), extra={"action": "begin_failed"})
 
     def _require_output_partitions(self, new: Sequence[Held]) -> None:
-        """The items topic can have been given more partitions since the start."""
+        """The input topic can have been given more partitions since the start."""
         num_needed = max(held.partition.partition for held in new) + 1
-        if num_needed > self._num_output_partitions:
-            self._learn_limits()
-        if num_needed > self._num_output_partitions > 0:
-            topics = self._settings.topics
-            raise TopicError(
-                f"topics.item_vectors: topic {topics.item_vectors!r} has {self._num_output_partitions} partitions, "
-                f"{topics.items!r} has {num_needed} or more: give it as many, then start again"
-            )
+        flow = self.role.flow
+        for topic in (flow.outputs, flow.state):
+            if num_needed > self._num_partitions.get(topic, 0):
+                self._learn_limits()
+            if num_needed > (found := self._num_partitions.get(topic, num_needed)):
+                raise TopicError(
+                    f"topic {topic!r} has {found} partitions, {flow.inputs!r} has {num_needed} or more: give it as "
+                    f"many, then start again"
+                )
 
     def _resume_ready(self) -> None:
         for restored in self._restorer.results():
             held = next((each for each in self.assignment.all() if each.tenure is restored.tenure), None)
             if held is None:
                 continue
-            if isinstance(restored.error, SpaceError | AccessError):
+            if isinstance(restored.error, SpaceError | AccessError | StateError):
                 raise restored.error
             if restored.error is not None:
                 log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
-                self._restorer.request(restored.tenure, restored.known_until)
+                self._restorer.request(restored.tenure)
                 continue
-            for item_id, newest in restored.newest.items():
-                held.revisions.restore(item_id, newest)
-            held.revisions.known_until = restored.known_until
-            held.state = RUNNING
+            restored.tenure.memory = restored.memory
+            held.to_recompute.update(dict.fromkeys(restored.recompute))
+            held.state, held.detail = RUNNING, ""
         for held in self.assignment.in_state(HELD):
             if time.monotonic() >= held.held_until and self._producers is not None:
-                held.state, held.detail = RUNNING, ""
+                held.state = NEW
 
     # ------------------------------------------------------------------ decode and gate
 
@@ -301,16 +313,31 @@ class Pipeline:
             if partition not in self.assignment:
                 continue
             held = self.assignment[partition]
-            if held.state != RUNNING or held.tenure is None:
+            if held.state != RUNNING or held.tenure is None or held.tenure.memory is None:
                 continue  # fetched before it was paused; the seek of its tenure brings it again
-            decoded = self._decoder.decode(records)
+            decoded = self.role.decode(records)
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
             self._accounting.consumed += len(records)
             held.tenure.num_consumed += len(records)
-            self._queue.put(held.tenure, gate(decoded.entries, held.revisions))
+            self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.memory))
         if polled:
             self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+
+    def _recompute(self) -> None:
+        """Queue what has to be computed anew without a record, as far as there is room."""
+        for number, keys in self.role.arrivals().items():
+            partition = TopicPartition(self._topic, number)
+            if partition in self.assignment:
+                self.assignment[partition].to_recompute.update(dict.fromkeys(keys))
+        for held in self.assignment.in_state(RUNNING):
+            while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
+                keys = list(islice(held.to_recompute, self._settings.batch.max_records))
+                for key in keys:
+                    del held.to_recompute[key]
+                entries = self.role.recompute(keys, held.partition.partition, held.tenure.memory)
+                self._metrics.recomputed.labels(self._topic).inc(len(entries))
+                self._queue.put(held.tenure, entries)
 
     # ------------------------------------------------------------------ fuse (compute thread)
 
@@ -324,9 +351,10 @@ class Pipeline:
         metrics.batch_size.labels(batch.reason).observe(batch.num_outputs)
         self.batch_fill = batch.num_outputs / self._settings.batch.max_records
         metrics.batch_fill.set(self.batch_fill)
-        fused = fuse(batch, self._embedder, metrics.out_of_memory.inc)
+        fused = fuse(batch, self.role.embedder, metrics.out_of_memory.inc)
+        metrics.without_vector.labels(self._topic).inc(fused.num_without)
         if fused.vectors:
-            metrics.padding.set(1 - len(fused.vectors) / self._embedder.padded_size(len(fused.vectors)))
+            metrics.padding.set(1 - len(fused.vectors) / self.role.embedder.padded_size(len(fused.vectors)))
         metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
         self._hand_over(fused)
 
@@ -384,18 +412,22 @@ class Pipeline:
     def _book(self, share: Share) -> None:
         """Account for a finished share: the only place where records end."""
         metrics, topic, accounting = self._metrics, self._topic, self._accounting
-        upserts = [entry for entry in share.newest.values() if isinstance(entry, Item)]
+        published = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
+        upserts = [each for each in published if isinstance(each, Item | User) and not is_overtaken(each)]
+        num_overtaken = sum(map(is_overtaken, published))
         accounting.published["upsert"] += len(upserts)
-        accounting.published["tombstone"] += len(share.newest) - len(upserts)
-        accounting.superseded["stale_revision"] += share.num_stale
+        accounting.published["tombstone"] += len(published) - len(upserts) - num_overtaken
+        accounting.superseded["stale_revision"] += num_overtaken
         accounting.superseded["same_batch"] += share.num_same_batch
+        for reason, count in share.superseded.items():
+            accounting.superseded[reason] += count
         accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
         self._has_refused |= any(rejection.reason is Reason.PUBLISH_REFUSED for rejection in share.rejections)
         self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
         finished_ms = (share.finished_at or 0.0) * 1000
         metrics.last_publish.set(finished_ms / 1000)
-        metrics.latency.observe_many(topic, [max(0.0, finished_ms - item.record.timestamp) / 1000 for item in upserts])
-        freshness_ms = [finished_ms - item.event_time_ms for item in upserts]
+        metrics.latency.observe_many(topic, [max(0.0, finished_ms - each.record.timestamp) / 1000 for each in upserts])
+        freshness_ms = [finished_ms - each.event_time_ms for each in upserts]
         metrics.freshness.observe_many(topic, [max(0.0, each) / 1000 for each in freshness_ms])
         metrics.clock_skew.labels(topic).inc(sum(each < 0 for each in freshness_ms))
 
@@ -425,7 +457,7 @@ class Pipeline:
         self._metrics.dead_letter_failures.labels(self._topic).inc()
         self._metrics.rewinds.labels("dead_letter_failed").inc()
         log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
-        self._rewind(held, now + DEAD_LETTER_RETRY_S, detail)
+        self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail)
         self._learn_limits()
         self._replace_dead_letter_producer()
 
@@ -441,16 +473,11 @@ class Pipeline:
         )  # fmt: skip
         self._drop_producers()
         for held in self.assignment.all():
-            self._rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
+            self.assignment.rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
         self._unacknowledged.clear()
         self._retry_at = now + delay_s
         if isinstance(error, RecordTooLargeError):
             self._learn_limits()
-
-    def _rewind(self, held: Held, until: float, detail: str) -> None:
-        tenure: Tenure | None = self.assignment.rewind(held, until, detail)
-        if tenure is not None:
-            self._consumer.seek(held.partition, tenure.commit.offset)
 
     def _reopen_producers(self, now: float) -> None:
         try:
@@ -491,21 +518,20 @@ class Pipeline:
     def _learn_limits(self) -> None:
         """How large a record the output topics take. What is not known is not limited."""
         self._limits_learned_at = time.monotonic()
-        topics = self._settings.topics
+        flow = self.role.flow
         try:
-            described = self._client.describe_topics([topics.item_vectors, topics.dead_letters])
+            described = self._client.describe_topics([flow.outputs, flow.state, flow.dead_letters])
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
             return
         for name, description in described.items():
             self._publisher.limit(name, description.max_message_bytes)
-        if topics.item_vectors in described:
-            self._num_output_partitions = described[topics.item_vectors].num_partitions
+            self._num_partitions[name] = description.num_partitions
 
     # ------------------------------------------------------------------ figures
 
     def _require_stages(self) -> None:
-        for stage in (self._compute, self._publish, self._restore):
+        for stage in self._stages:
             if isinstance(stage.error, WorkerError):
                 raise stage.error
             if stage.error is not None:
@@ -524,8 +550,8 @@ class Pipeline:
             log.info("%s mode, lag %d", "backlog" if backlog else "live", total_lag, extra={"action": "mode"})
             self.is_backlog = backlog
             self._queue.set_backlog(backlog)
-        if self._consumer.is_stable():
-            self._health.joined()
+        if self._consumer.is_stable() and self.role.is_ready():
+            self._health.joined(self.role.flow.role)
         metrics = self._metrics
         for each in held:
             topic, partition = each.partition
@@ -536,6 +562,11 @@ class Pipeline:
         self._check_accounting()
         metrics.queue_depth.set(self._queue.num_records)
         metrics.unacknowledged.set(self._unacknowledged.num_records)
+        self.num_values, self.num_state_bytes = self._stores.size()
+        metrics.state_values.labels(self._topic).set(self.num_values)
+        metrics.state_bytes.labels(self._topic).set(self.num_state_bytes)
+        raise_to(metrics.restored.labels(self._topic), self._restorer.num_records)
+        self.role.measure(metrics)
         observe()
 
     def _check_accounting(self) -> None:
@@ -545,8 +576,14 @@ class Pipeline:
 
     def vitals(self) -> Vitals:
         """For the watchdog; called on its thread."""
-        moved_at = {stage.name: stage.moved_at for stage in (self._compute, self._publish, self._restore)}
-        return Vitals({"poll": self._polled_at, **moved_at}, self._consumer.is_stable(), self._client.reachable)
+        moved_at = {f"{self.role.flow.role} {stage.name}": stage.moved_at for stage in self._stages}
+        moved_at[f"{self.role.flow.role} poll"] = self._polled_at
+        return Vitals(moved_at, self._consumer.is_stable(), self._client.reachable)
+
+    @property
+    def restoring(self) -> Progress | None:
+        """How far the partition is that is being restored."""
+        return self._restorer.progress
 
     @property
     def num_queued(self) -> int:
@@ -561,19 +598,8 @@ class Pipeline:
         return self._consumer.is_stable()
 
 
-def gate(entries: Sequence[Decoded], revisions: Revisions) -> list[Entry]:
-    """Mark inputs that a newer one of the same item has overtaken."""
-    return [entry if _is_newest(entry, revisions) else Superseded(entry.record) for entry in entries]
-
-
-def _is_newest(entry: Decoded, revisions: Revisions) -> bool:
-    match entry:
-        case Item():
-            return revisions.accept_upsert(entry.item_id, entry.revision, entry.record.offset)
-        case Delete():
-            return revisions.accept_delete(entry.item_id, entry.record.offset)
-        case Rejection():
-            return True
+def is_overtaken(entry: Change) -> bool:
+    return isinstance(entry, Item | Delete) and entry.is_overtaken
 
 
 def backoff_s(num_failures: int, jitter: Callable[[], float] = random.random) -> float:

@@ -10,21 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple, Protocol
 
-from schemas import DeadLetter, Reason, encode, encode_item_vector
+from schemas import DeadLetter, Reason, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.fuse import Fused, Vector
 from worker.kafka.port import ProducerPort, Receipt
 from worker.lease import MembershipLease
-from worker.records import Delete, Headers, Item, Record, Rejection
-from worker.settings import TopicSettings
+from worker.records import Change, Headers, Record, Rejection
 from worker.tenure import DeadLetterReceipt, Share
 
 STAGE = "publish"
-SOURCE_OFFSET_HEADER = "align-source-offset"
 _CARRIED_HEADERS = frozenset({"traceparent", "tracestate"})
 _BATCH_OVERHEAD_BYTES = 128  # record batch header (61 bytes) and the record's own lengths, rounded up
 _WAIT_S = 0.1
@@ -53,67 +50,46 @@ class Outbound(NamedTuple):
         return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_OVERHEAD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFormat:
-    """What every vector of this process has in common."""
+class OutputFormat(Protocol):
+    """How a role writes what it has made."""
 
-    topics: TopicSettings
-    space_id: str
-    dtype: Literal["f2", "f4"]
-    dim: int
+    @property
+    def dead_letter_topic(self) -> str: ...
+    @property
+    def space_id(self) -> str: ...
 
-    def vector(self, share: Share, item: Item, vector: Vector, now_ms: int) -> Outbound:
-        value = encode_item_vector(
-            item_id=item.item_id,
-            revision=item.revision,
-            event_time_ms=item.event_time_ms,
-            space_id=self.space_id,
-            dtype=self.dtype,
-            shape=(self.dim,),
-            data=vector.data,
-            modalities=vector.modalities,
-            prior=vector.prior,
-            modality_vectors=vector.modality_data,
-            produced_at_ms=now_ms,
-            source_offset=item.record.offset,
-        )
-        record = item.record
-        return Outbound(self.topics.item_vectors, record.partition, record.key, value, carried_headers(record), share)
+    def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
+        """The record for readers; None where there is nothing to tell them."""
+        ...
 
-    def tombstone(self, share: Share, delete: Delete) -> Outbound:
-        record = delete.record
-        headers = [*carried_headers(record), (SOURCE_OFFSET_HEADER, b"%d" % record.offset)]
-        return Outbound(self.topics.item_vectors, record.partition, record.key, None, headers, share)
+    def change(self, share: Share, entry: Change) -> Outbound | None:
+        """The changelog record of what is to be remembered; None where that is nothing new."""
+        ...
 
-    def dead_letter(self, share: Share, rejection: Rejection, now_ms: int) -> Outbound:
-        record = rejection.record
-        letter = DeadLetter(
-            key=record.key,
-            value=record.value,
-            headers=tuple(record.headers),
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            timestamp=record.timestamp,
-            reason=rejection.reason,
-            stage=rejection.stage,
-            detail=rejection.detail[:2_000],
-            worker_version=__version__,
-            space_id=self.space_id,
-            failed_at_ms=now_ms,
-        )
-        # A record without a key needs some key: the dead-letter topic may be compacted by mistake, its keys are not.
-        key = record.key if record.key is not None else b"%s/%d/%d" % (
-            record.topic.encode(), record.partition, record.offset,
-        )  # fmt: skip
-        return Outbound(
-            self.topics.dead_letters,
-            None,
-            key,
-            encode(letter),
-            carried_headers(record),
-            DeadLetterReceipt(share),
-        )
+
+def dead_letter(output: OutputFormat, share: Share, rejection: Rejection, now_ms: int) -> Outbound:
+    record = rejection.record
+    letter = DeadLetter(
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        reason=rejection.reason,
+        stage=rejection.stage,
+        detail=rejection.detail[:2_000],
+        worker_version=__version__,
+        space_id=output.space_id,
+        failed_at_ms=now_ms,
+    )
+    # A record without a key needs some key: the dead-letter topic may be compacted by mistake, its keys are not.
+    key = record.key if record.key is not None else b"%s/%d/%d" % (
+        record.topic.encode(), record.partition, record.offset,
+    )  # fmt: skip
+    value, headers = encode(letter), carried_headers(record)
+    return Outbound(output.dead_letter_topic, None, key, value, headers, DeadLetterReceipt(share))
 
 
 def carried_headers(record: Record) -> Headers:
@@ -192,44 +168,48 @@ class Publisher:
             if outbound is None or not self._may_send(share, len(outbound)):
                 continue
             self._unacknowledged.add(share, len(outbound))
-            share.expect(lambda share=share: self._unacknowledged.remove(share))  # type: ignore[misc]
+            share.expect(len(outbound), lambda share=share: self._unacknowledged.remove(share))  # type: ignore[misc]
             self._send(share, outbound)
 
     def _outbound(self, share: Share, fused: Fused) -> list[Outbound] | None:
         """The records of a share; None if it failed here."""
         now_ms = time.time_ns() // 1_000_000
-        vectors_and_tombstones = []
+        made: list[Outbound] = []
         for entry in list(share.newest.values()):
-            made = (
-                self._output.vector(share, entry, fused.vectors[id(entry)], now_ms)
-                if isinstance(entry, Item)
-                else self._output.tombstone(share, entry)
-            )
-            if self._fits(made):
-                vectors_and_tombstones.append(made)
-            else:
-                self._refuse(share, entry, made)
-        dead_letters = [self._output.dead_letter(share, rejection, now_ms) for rejection in share.rejections]
-        for made in dead_letters:
-            if not self._fits(made):
-                made.receipt.failed(
+            self._add_records(share, entry, fused, now_ms, made)
+        for rejection in share.rejections:
+            letter = dead_letter(self._output, share, rejection, now_ms)
+            if not self._fits(letter):
+                letter.receipt.failed(
                     RecordTooLargeError(
-                        f"a dead letter of {made.num_bytes()} bytes does not fit topic {made.topic} "
-                        f"(max.message.bytes={self._max_bytes[made.topic]}): raise the topic's limit"
+                        f"a dead letter of {letter.num_bytes()} bytes does not fit topic {letter.topic} "
+                        f"(max.message.bytes={self._max_bytes[letter.topic]}): raise the topic's limit"
                     )
                 )
                 return None
-        return vectors_and_tombstones + dead_letters
+            made.append(letter)
+        return made
+
+    def _add_records(self, share: Share, entry: Change, fused: Fused, now_ms: int, made: list[Outbound]) -> None:
+        """The output of an entry and what is to be remembered of it. Where one of them is too large, the entry is
+        rejected, and what it had displaced with it: the next older one is no smaller."""
+        change = self._output.change(share, entry)
+        output = self._output.output(share, entry, fused.vectors.get(id(entry)), now_ms)
+        records = [record for record in (output, change) if record is not None]
+        refused = next((record for record in records if not self._fits(record)), None)
+        if refused is not None:
+            detail = f"the record of {refused.num_bytes()} bytes exceeds max.message.bytes of topic {refused.topic}"
+            displaced: Change | None = entry
+            while displaced is not None:
+                displaced = share.reject(displaced, Reason.PUBLISH_REFUSED, STAGE, detail)
+            return
+        if change is not None:
+            share.changes[entry.id] = change.value
+        made.extend(records)
 
     def _fits(self, outbound: Outbound) -> bool:
         limit = self._max_bytes.get(outbound.topic)
         return limit is None or outbound.num_bytes() <= limit
-
-    def _refuse(self, share: Share, entry: Item | Delete | None, made: Outbound) -> None:
-        """Reject an entry, and what it had displaced: the next older output of the item is no smaller."""
-        detail = f"the output of {made.num_bytes()} bytes exceeds max.message.bytes of topic {made.topic}"
-        while entry is not None:
-            entry = share.reject(entry, Reason.PUBLISH_REFUSED, STAGE, detail)
 
     def _may_send(self, share: Share, num_records: int) -> bool:
         """Wait for a producer, for room and for the lease; False once the share's tenure has ended."""
@@ -252,7 +232,7 @@ class Publisher:
         for record in outbound:
             if producers is None or not share.tenure.is_live:
                 return
-            is_dead_letter = record.topic == self._output.topics.dead_letters
+            is_dead_letter = record.topic == self._output.dead_letter_topic
             try:
                 (producers.dead_letters if is_dead_letter else producers.outputs).send(*record)
             except WorkerError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from schemas import Feature, Reason
+
+if TYPE_CHECKING:  # records are also for commands that have no use for torch
+    from worker.align.history import Event
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -40,16 +43,27 @@ class Record(Protocol):
     def headers(self) -> Headers: ...
 
 
+class State(Protocol):
+    """What is remembered of an item or a user."""
+
+    def encode(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A decoded item message whose features the space accepts."""
+    """An item message whose features the space accepts; past the gate, the item as it stands after it."""
 
     record: Record
-    item_id: str
+    id: str
     revision: int
     event_time_ms: int
     features: Mapping[str, Feature]
     """Accepted features by modality; at least one."""
+    partial: bool = False
+    state: State | None = None
+    """What is to be remembered of the item. None before the gate."""
+    is_overtaken: bool = False
+    """An earlier owner has published a newer state already: this one is only remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,39 @@ class Delete:
     """A null value: the item is gone, and its vector goes with it."""
 
     record: Record
-    item_id: str
+    id: str
+    is_overtaken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An event of a user, of a type that counts."""
+
+    record: Record
+    id: str
+    """The user."""
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user whose vector is to be computed anew, because of an event."""
+
+    record: Record
+    id: str
+    event_time_ms: int
+    """Of the event."""
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Recompute:
+    """The same because of an item's vector: no record of the input stands behind it, and nothing new is remembered."""
+
+    record: Record
+    """One made up for the purpose."""
+    id: str
+    state: State
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +118,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """An input that a newer one of the same item has overtaken: nothing is published for it."""
+    """An input for which nothing is published."""
 
     record: Record
+    reason: str = "stale_revision"
+    """One of `accounting.SUPERSEDED_REASONS`."""
 
 
-Decoded = Item | Delete | Rejection
-Entry = Item | Delete | Rejection | Superseded
+Decoded = Item | Delete | Action | Rejection | Superseded
+Change = Item | Delete | User | Recompute
+"""What becomes an output."""
+Entry = Change | Rejection | Superseded

@@ -7,31 +7,38 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from worker import __version__
-from worker.accounting import Totals
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
-from worker.assignment import HELD, Held
-from worker.decode import Decoder
+from worker.align.padding import rising_sizes
+from worker.align.weights import build_user_model
+from worker.catalogue import Catalogue
 from worker.errors import ConfigError, WorkerError
-from worker.fuse import Features, Vector
+from worker.flow import Flow, flows
+from worker.fuse import Result, Vector
 from worker.health import Health
 from worker.http import HttpServer
+from worker.item_table import ItemTable
 from worker.kafka import ClientPort, make_client
-from worker.metrics import LATENCY_BUCKETS, Metrics
+from worker.metrics import ByRole, Metrics, ProcessMetrics
 from worker.pipeline import Pipeline
-from worker.publish import OutputFormat
+from worker.pool import UserPool
+from worker.records import Change, Item
+from worker.roles.items import ItemFormat, ItemsRole
+from worker.roles.role import Role
+from worker.roles.users import UserFormat, UsersRole
 from worker.settings import Settings
-from worker.status import AccountingStatus, PartitionStatus, Status
-from worker.summary import Window, quantile
+from worker.state import Stores
+from worker.status import Status
+from worker.status_board import StatusBoard
 from worker.topics import check_topics
-from worker.watchdog import RED_BEFORE_EXIT_S, Watchdog
+from worker.waiting import Waiting
+from worker.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +46,18 @@ log = logging.getLogger(__name__)
 # long each time while the other threads are busy (`tests/bench/README.md`).
 SWITCH_INTERVAL_S = 0.0005
 GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is reached with every few records
-RATE_WINDOW_S = 10.0
-LATENCY_WINDOW_S = 60.0
 
 
 class ModelEmbedder:
-    """The runtime as the fuse stage sees it."""
+    """The runtime as the fuse stage of the items role sees it."""
 
     def __init__(self, runtime: AlignRuntime, vector_dtype: Literal["f2", "f4"]) -> None:
         self._runtime = runtime
         self._dtype = vector_dtype
         self._has_prior = runtime.space.spec.prior is not None
 
-    def vectors(self, features: Sequence[Features]) -> list[Vector | None]:
-        embedded = self._runtime.embed(features)
+    def vectors(self, entries: Sequence[Change]) -> list[Result]:
+        embedded = self._runtime.embed([entry.features for entry in entries if isinstance(entry, Item)])
         rows, bad = embedded.rows(self._dtype), embedded.bad_rows
         alone = [None] * len(rows) if embedded.modality_vectors is None else embedded.modality_rows(self._dtype)
         priors = embedded.priors.tolist() if self._has_prior else [None] * len(rows)
@@ -61,11 +66,38 @@ class ModelEmbedder:
             for index, values in enumerate(zip(rows, embedded.modalities, alone, priors, strict=True))
         ]
 
-    def padded_size(self, num_items: int) -> int:
-        return self._runtime.padded_size(num_items)
+    def padded_size(self, num_entries: int) -> int:
+        return self._runtime.padded_size(num_entries)
 
     def probe(self) -> None:
         self._runtime.probe()
+
+
+def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model) -> Role:
+    """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
+    space, dtype = model.space, settings.publish.vector_dtype
+    if flow.role == "items":
+        return ItemsRole(
+            ItemFormat(flow, space.space_id, dtype, space.spec.dim),
+            Contract(space.spec),
+            ModelEmbedder(model.runtime, dtype),
+            keep_features=settings.state.features,
+            keeps_order=True,
+        )
+    device, user = model.runtime.device, space.spec.user
+    users = build_user_model(space.spec, space.weights, device)
+    assert user is not None  # or there would be no model
+    table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
+    sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
+    return UsersRole(
+        UserFormat(flow, space.space_id, dtype, space.spec.dim),
+        UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
+        Catalogue(client, settings.topics.item_vectors, space.space_id, space.spec.dim, table),
+        Waiting(settings.users.max_waiting),
+        user.event_weights,
+        user.last,
+        follows_changes=settings.users.follow_changes,
+    )
 
 
 class Service:
@@ -77,12 +109,13 @@ class Service:
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
         self.settings = settings
-        self.health = Health()
+        self.health = Health(settings.roles)
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, settings.topics.items)
+        self.process_metrics = ProcessMetrics(self.registry)
+        self.metrics = {flow.role: Metrics(CollectorRegistry(), flow.inputs) for flow in flows(settings)}
+        self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
         self.client = client or make_client(settings.kafka)
-        self._started_at_ms = time.time_ns() // 1_000_000
-        self._board = StatusBoard(settings, self.metrics, self._started_at_ms)
+        self._board = StatusBoard(settings, self.metrics, time.time_ns() // 1_000_000)
         self.http = HttpServer(settings.http.host, settings.http.port, self.registry, self.health, self.status)
         self.running = threading.Event()
 
@@ -108,45 +141,41 @@ class Service:
     def _run(self, stop: threading.Event) -> None:
         settings = self.settings
         with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
-            loading: Future[tuple[Space, AlignRuntime, WarmUpReport]] = loader.submit(_load_model, settings)
+            loading = loader.submit(_load_model, settings)
             self.client.connect()
             for warning in check_topics(self.client, settings):
                 log.warning("%s", warning, extra={"action": "topic_warning"})
-            space, runtime, report = loading.result()
-        self._describe_model(space, report)
-        pipeline = Pipeline(
-            settings,
-            self.client,
-            Decoder(Contract(space.spec)),
-            ModelEmbedder(runtime, settings.publish.vector_dtype),
-            OutputFormat(settings.topics, space.space_id, settings.publish.vector_dtype, space.spec.dim),
-            self.metrics,
-            self.health,
-        )
+            model = loading.result()
+        self._describe_model(model)
+        pipelines = [self._pipeline(flow, model) for flow in flows(settings)]
         _calm_garbage_collector()
-        watchdog = Watchdog(settings.watchdog, self.health, pipeline.vitals)
+        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(pipelines))
         self.health.started()
         self._board.set_state("running")
         watchdog.start()
         self.running.set()
         try:
-            pipeline.run(stop, lambda: self._board.observe(pipeline, draining=stop.is_set()))
-        except BaseException:
+            run_together(pipelines, stop, self._board.observe)
+        finally:
             watchdog.stop()
-            pipeline.abort()
-            raise
-        watchdog.stop()
         self._board.set_state("stopped")
 
-    def _describe_model(self, space: Space, report: WarmUpReport) -> None:
+    def _pipeline(self, flow: Flow, model: Model) -> Pipeline:
+        settings = self.settings
+        role = make_role(settings, flow, self.client, model)
+        stores = Stores(settings.state.dir, flow.state, flow.group_id)
+        return Pipeline(settings, self.client, role, stores, self.metrics[flow.role], self.health)
+
+    def _describe_model(self, model: Model) -> None:
+        space, report = model.space, model.report
         device = {
             "device_requested": self.settings.device,
             "device_active": report.device,
             "dtype_requested": self.settings.dtype,
             "dtype_active": report.dtype,
         }
-        self.metrics.device_info.info(device)
-        self.metrics.space_info.info({"space_id": space.space_id, "dim": str(space.spec.dim)})
+        self.process_metrics.device_info.info(device)
+        self.process_metrics.space_info.info({"space_id": space.space_id, "dim": str(space.spec.dim)})
         self._board.describe(
             {"space_id": space.space_id, "dim": space.spec.dim, "modalities": list(space.spec.modalities)},
             device,
@@ -159,6 +188,48 @@ class Service:
         )
 
 
+class _EitherEvent:
+    """Set when one of the two is."""
+
+    def __init__(self, first: threading.Event, second: threading.Event) -> None:
+        self._events = (first, second)
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
+def run_together(
+    pipelines: Sequence[Pipeline], stop: threading.Event, observe: Callable[[Pipeline, bool], None]
+) -> None:
+    """Run each on a thread, the first on this one. When one fails the others drain, and its error is raised."""
+    failed: list[BaseException] = []
+    failing = threading.Event()
+    ends = _EitherEvent(stop, failing)
+
+    def run(pipeline: Pipeline) -> None:
+        try:
+            pipeline.run(ends, lambda: observe(pipeline, ends.is_set()))
+        except BaseException as error:
+            failed.append(error)
+            failing.set()
+            pipeline.abort()
+
+    threads = [threading.Thread(target=run, args=[pipeline], name="poll") for pipeline in pipelines[1:]]
+    for thread in threads:
+        thread.start()
+    run(pipelines[0])
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def all_vitals(pipelines: Sequence[Pipeline]) -> Vitals:
+    vitals = [pipeline.vitals() for pipeline in pipelines]
+    moved_at = {name: at for each in vitals for name, at in each.moved_at.items()}
+    return Vitals(moved_at, all(each.group_stable for each in vitals), vitals[0].reachable)
+
+
 def _calm_garbage_collector() -> None:
     """Look for cycles rarely: records make hardly any, but millions of objects that live for an instant.
 
@@ -169,7 +240,13 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
-def _load_model(settings: Settings) -> tuple[Space, AlignRuntime, WarmUpReport]:
+class Model(NamedTuple):
+    space: Space
+    runtime: AlignRuntime
+    report: WarmUpReport
+
+
+def _load_model(settings: Settings) -> Model:
     assert settings.space.path is not None  # checked at construction
     space = Space.load(settings.space.path)
     runtime = AlignRuntime(
@@ -181,106 +258,4 @@ def _load_model(settings: Settings) -> tuple[Space, AlignRuntime, WarmUpReport]:
         padded_sizes=settings.batch.padded_sizes,
         modality_vectors=settings.publish.modality_vectors,
     )
-    return space, runtime, runtime.warm_up()
-
-
-class StatusBoard:
-    """Keeps the `Status` that the page shows; written by the main thread, read by the HTTP threads."""
-
-    def __init__(self, settings: Settings, metrics: Metrics, started_at_ms: int) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._published = Window(RATE_WINDOW_S)
-        self._latency = Window(LATENCY_WINDOW_S)
-        self._freshness = Window(LATENCY_WINDOW_S)
-        topics = settings.topics
-        self.status = Status(
-            version=__version__,
-            state="starting",
-            started_at_ms=started_at_ms,
-            now_ms=started_at_ms,
-            group_id=settings.kafka.group_id,
-            group_stable=False,
-            topics={
-                "items": topics.items,
-                "item_vectors": topics.item_vectors,
-                "dead_letters": topics.dead_letters,
-            },
-            mode="live",
-            partitions=[],
-            accounting=accounting_status(metrics.accounting.totals),
-            items_per_second=0.0,
-            latency_ms={"p50": None, "p99": None},
-            freshness_ms={"p50": None, "p99": None},
-            batch_fill=0.0,
-            batch_max_records=settings.batch.max_records,
-            queue_records=0,
-            queue_limit=settings.batch.queue_records,
-            unacknowledged=0,
-            space={},
-            device={},
-            dead_letters=[],
-        )
-
-    def set_state(self, state: str, detail: str = "") -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self.status = self.status.model_copy(update={"state": state, "detail": detail, "now_ms": now_ms})
-
-    def describe(self, space: dict[str, str | int | list[str]], device: dict[str, str]) -> None:
-        self.status = self.status.model_copy(update={"space": space, "device": device})
-
-    def observe(self, pipeline: Pipeline, *, draining: bool) -> None:
-        metrics, now = self._metrics, time.monotonic()
-        accounting = accounting_status(metrics.accounting.totals)
-        self._published.add(now, [accounting.published])
-        self._latency.add(now, metrics.latency.counts(metrics.topic))
-        self._freshness.add(now, metrics.freshness.counts(metrics.topic))
-        self.status = self.status.model_copy(
-            update={
-                "state": "draining" if draining else "running",
-                "now_ms": time.time_ns() // 1_000_000,
-                "group_stable": pipeline.is_stable,
-                "mode": "backlog" if pipeline.is_backlog else "live",
-                "partitions": [
-                    partition_status(held, pipeline.lags.get(held.partition))
-                    for held in sorted(pipeline.assignment.all(), key=lambda held: held.partition)
-                ],
-                "accounting": accounting,
-                "items_per_second": round(self._published.rates()[0], 1),
-                "latency_ms": _quantiles_ms(self._latency),
-                "freshness_ms": _quantiles_ms(self._freshness),
-                "batch_fill": pipeline.batch_fill,
-                "queue_records": pipeline.num_queued,
-                "unacknowledged": pipeline.num_unacknowledged,
-                "dead_letters": list(pipeline.recent_dead_letters),
-            }
-        )
-
-
-def _quantiles_ms(window: Window) -> dict[str, float | None]:
-    counts = window.growth()
-    values = {name: quantile(q, LATENCY_BUCKETS, counts) for name, q in (("p50", 0.5), ("p99", 0.99))}
-    return {name: None if value is None else round(value * 1000, 1) for name, value in values.items()}
-
-
-def partition_status(held: Held, lag: int | None) -> PartitionStatus:
-    tenure = held.tenure
-    return PartitionStatus(
-        partition=held.partition.partition,
-        state="stopped" if held.state == HELD else held.state,
-        position=None if tenure is None else tenure.commit.offset + tenure.in_flight,
-        committed=None if tenure is None else tenure.committed_offset,
-        lag=None if lag is None or tenure is None else lag + tenure.in_flight,
-        detail=held.detail,
-    )
-
-
-def accounting_status(totals: Totals) -> AccountingStatus:
-    return AccountingStatus(
-        consumed=totals.consumed,
-        published=sum(totals.published.values()),
-        superseded=sum(totals.superseded.values()),
-        dead_lettered=sum(totals.dead_lettered.values()),
-        abandoned=totals.abandoned,
-        in_flight=totals.in_flight,
-    )
+    return Model(space, runtime, runtime.warm_up())

@@ -52,7 +52,8 @@ class KafkaSettings(_Group):
     bootstrap_servers: str = "localhost:9092"
     """Brokers to ask first, `host:port[,host:port…]`."""
     group_id: str = Field("align-worker", min_length=1)
-    """Consumer group. Workers of one group share the partitions; a second deployment needs a name of its own."""
+    """Consumer group of the items role; that of the users role has `-users` appended. Workers of one group share the
+    partitions; a second deployment needs a name of its own."""
     client: Literal["kafka-python"] = "kafka-python"
     """Which client library carries the records."""
     client_id: str = "align-worker"
@@ -135,6 +136,10 @@ class TopicSettings(_Group):
     item_vectors: str = "item-vectors"
     user_vectors: str = "user-vectors"
     dead_letters: str = "dead-letters"
+    item_state: str = "item-state"
+    """Compacted changelog of what the items role remembers."""
+    user_state: str = "user-state"
+    """The same of the users role."""
 
     @model_validator(mode="after")
     def _distinct(self) -> TopicSettings:
@@ -192,18 +197,25 @@ class CommitSettings(_Group):
     """How often offsets are committed. What lies between two commits is computed again after a crash."""
 
 
-class RevisionSettings(_Group):
-    max_items_per_partition: int = Field(65_536, ge=2)
-    """Items whose newest revision is remembered, per partition, so that older ones are dropped; about 200 bytes each.
-    The least recently changed ones are forgotten first."""
-    restore_records: int = Field(8_192, ge=1)
-    """Outputs per partition that are read back when it comes to this worker, so that revisions stay known. Too low: a
-    late older revision gets through after a restart. Too high: partitions start late; each record takes about 25 µs."""
-
-
 class StateSettings(_Group):
     dir: Path | None = None
-    """Directory for local state. Not used by the items role yet."""
+    """Directory of the local stores, on a disk of this process's own. What a worker remembers is on the disk then and
+    not in memory, and a restart reads the rest of the changelog instead of all of it. Without it everything is in
+    memory."""
+    features: bool = True
+    """Remember the features of every item, so that items may come in parts (`partial`). Without it the changelog of
+    the items takes a hundred bytes per item instead of a whole message, and partial items become dead letters."""
+
+
+class UserSettings(_Group):
+    max_waiting: int = Field(1_000_000, ge=1)
+    """Pairs of a user and an item without a vector that are remembered, to compute the user when the vector comes;
+    about 200 bytes each. A user that does not fit is computed at its next event."""
+    follow_changes: bool = False
+    """Compute users again when the vector of an item in their history changes, not only when it appears. Costs
+    one remembered pair (`users.max_waiting`) per event in a history, and a popular item moves many users."""
+    table_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Element type of the table of item vectors on the device: rows times dim times 2 or 4 bytes."""
 
 
 class HttpSettings(_Group):
@@ -248,14 +260,16 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     space: SpaceSettings = SpaceSettings()
-    roles: Annotated[frozenset[Literal["items"]], NoDecode, BeforeValidator(_split_commas)] = frozenset({"items"})
-    """What this process does, separated by commas."""
+    roles: Annotated[frozenset[Literal["items", "users"]], NoDecode, BeforeValidator(_split_commas)] = Field(
+        frozenset({"items"}), min_length=1
+    )
+    """What this process does, separated by commas: `items` turns item messages into item vectors, `users` turns events
+    into user vectors."""
     delivery: Literal["at_least_once"] = "at_least_once"
     """What a crash may cost: with `at_least_once`, records computed twice and nothing lost."""
     batch: BatchSettings = BatchSettings()
     publish: PublishSettings = PublishSettings()
     commit: CommitSettings = CommitSettings()
-    revisions: RevisionSettings = RevisionSettings()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -263,6 +277,7 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0)
     """CPU threads of the model. 0: one less than there are cores, at least one, because the client needs one."""
     state: StateSettings = StateSettings()
+    users: UserSettings = UserSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -41,13 +41,9 @@ class AccountingStatus(_Part):
     in_flight: int
 
 
-class Status(_Part):
-    version: str
-    state: str
-    """starting | running | draining | stopped | failed"""
-    detail: str = ""
-    started_at_ms: int
-    now_ms: int
+class RoleStatus(_Part):
+    role: str
+    """items | users"""
     group_id: str
     group_stable: bool
     topics: dict[str, str]
@@ -55,8 +51,8 @@ class Status(_Part):
     """live | backlog"""
     partitions: list[PartitionStatus]
     accounting: AccountingStatus
-    items_per_second: float
-    """Items published per second, over the last 10 s."""
+    per_second: float
+    """Records whose output is acknowledged, per second, over the last 10 s."""
     latency_ms: dict[str, float | None]
     """p50 and p99 from append to acknowledgement, over the last 60 s; bucket-interpolated."""
     freshness_ms: dict[str, float | None]
@@ -66,8 +62,24 @@ class Status(_Part):
     queue_records: int
     queue_limit: int
     unacknowledged: int
+    state: dict[str, int]
+    """What is remembered, by what it is called: values, bytes, and what the role has besides."""
+    dead_letters: list[DeadLetterStatus]
+    """The most recent ones, newest first."""
+
+
+class Status(_Part):
+    version: str
+    state: str
+    """starting | running | draining | stopped | failed"""
+    detail: str = ""
+    started_at_ms: int
+    now_ms: int
+    delivery: str
     space: dict[str, str | int | list[str]]
     device: dict[str, str]
     """device_requested, device_active, dtype_requested, dtype_active."""
-    dead_letters: list[DeadLetterStatus]
-    """The most recent ones, newest first."""
+    roles: list[RoleStatus]
+
+    def role(self, name: str) -> RoleStatus:
+        return next(role for role in self.roles if role.role == name)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from schemas import Reason
 from worker.errors import WorkerError
 from worker.kafka.port import Commit
-from worker.records import Delete, Entry, Item, Rejection, TopicPartition
+from worker.memory import Memory
+from worker.records import Change, Entry, Recompute, Rejection, Superseded, TopicPartition
 
 _NOTE_PREFIX = "vectors_end="
 
@@ -31,6 +33,7 @@ class Share:
         "_num_expected",
         "_num_receipts",
         "_on_finished",
+        "changes",
         "error",
         "error_is_dead_letter",
         "finished_at",
@@ -38,67 +41,79 @@ class Share:
         "next_offset",
         "num_records",
         "num_same_batch",
-        "num_stale",
         "rejections",
+        "state_end",
+        "superseded",
         "tenure",
         "vectors_end",
     )
 
     def __init__(self, tenure: Tenure) -> None:
         self.tenure = tenure
-        self.newest: dict[str, Item | Delete] = {}
+        self.newest: dict[str, Change] = {}
         self.rejections: list[Rejection] = []
+        self.superseded: dict[str, int] = {}
+        """Records that need no output, by reason."""
+        self.changes: dict[str, bytes | None] = {}
+        """What is to be remembered by id, as it is written to the changelog."""
         self.num_records = 0
-        self.num_stale = 0
         self.num_same_batch = 0
-        self.next_offset = 0
+        self.next_offset: int | None = None
+        """None: nothing in it has come from the log."""
         self.vectors_end = 0
+        self.state_end = 0
+        """Offset in the changelog after what this share has written there."""
         self.finished_at: float | None = None
         self.error: WorkerError | None = None
         self.error_is_dead_letter = False
-        self._displaced: dict[str, list[Item | Delete]] = {}
+        self._displaced: dict[str, list[Change]] = {}
         self._num_expected: int | None = None
         self._num_receipts = 0
         self._on_finished: Callable[[], None] | None = None
 
     def add(self, entry: Entry) -> int:
         """Take in the next record; returns how many outputs it adds (0 or 1)."""
-        self.num_records += 1
-        self.next_offset = entry.record.offset + 1
         kind = type(entry)
-        if kind is Item or kind is Delete:
-            displaced = self.newest.get(entry.item_id)  # type: ignore[union-attr]
-            self.newest[entry.item_id] = entry  # type: ignore[union-attr,assignment]
-            if displaced is None:
-                return 1
-            self.num_same_batch += 1
-            self._displaced.setdefault(displaced.item_id, []).append(displaced)
+        if kind is not Recompute:
+            self.num_records += 1
+            self.next_offset = entry.record.offset + 1
+        if kind is Superseded:
+            reason = entry.reason  # type: ignore[union-attr]
+            self.superseded[reason] = self.superseded.get(reason, 0) + 1
             return 0
         if kind is Rejection:
             self.rejections.append(entry)  # type: ignore[arg-type]
             return 1
-        self.num_stale += 1
+        displaced = self.newest.get(entry.id)  # type: ignore[union-attr]
+        if displaced is not None and kind is Recompute:  # the other one is computed just as late
+            return 0
+        self.newest[entry.id] = entry  # type: ignore[union-attr,assignment]
+        if displaced is None:
+            return 1
+        self.num_same_batch += type(displaced) is not Recompute
+        self._displaced.setdefault(displaced.id, []).append(displaced)
         return 0
 
-    def reject(self, entry: Item | Delete, reason: Reason, stage: str, detail: str) -> Item | Delete | None:
+    def reject(self, entry: Change, reason: Reason, stage: str, detail: str) -> Change | None:
         """Turn an entry that failed after decoding into a rejection.
 
-        Returns the input that it had displaced, if there is one: that is the item's newest again.
+        Returns the input that it had displaced, if there is one: that is the newest again.
         """
-        self.rejections.append(Rejection(entry.record, reason, stage, detail))
-        displaced = self._displaced.get(entry.item_id)
+        if type(entry) is not Recompute:  # there is no record of it to keep
+            self.rejections.append(Rejection(entry.record, reason, stage, detail))
+        displaced = self._displaced.get(entry.id)
         if not displaced:
-            del self.newest[entry.item_id]
+            del self.newest[entry.id]
             return None
-        self.num_same_batch -= 1
-        self.newest[entry.item_id] = displaced.pop()
-        return self.newest[entry.item_id]
+        self.newest[entry.id] = displaced.pop()
+        self.num_same_batch -= type(self.newest[entry.id]) is not Recompute
+        return self.newest[entry.id]
 
-    def expect(self, on_finished: Callable[[], None]) -> None:
+    def expect(self, num_receipts: int, on_finished: Callable[[], None]) -> None:
         """Call once, when the outputs are settled and before the first is sent. `on_finished` is called when the last
         receipt is in, or the first failure, on whatever thread that happens."""
         self._on_finished = on_finished
-        self._num_expected = len(self.newest) + len(self.rejections)
+        self._num_expected = num_receipts
         if self._num_expected == 0:
             self._finish()
 
@@ -129,6 +144,23 @@ class Share:
         return self.finished_at is not None and self.error is None
 
 
+class ChangeReceipt:
+    """Books the receipt of what is to be remembered on its share."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    def acknowledged(self, offset: int) -> None:
+        if offset >= self._share.state_end:
+            self._share.state_end = offset + 1
+        self._share._count()  # noqa: SLF001  # two halves of one thing
+
+    def failed(self, error: WorkerError) -> None:
+        self._share.failed(error)
+
+
 class DeadLetterReceipt:
     """Books the receipt of a dead letter on its share."""
 
@@ -154,6 +186,8 @@ class Tenure:
         self.commit = commit
         """What may be committed: everything before its offset is finished."""
         self.committed_offset = commit.offset
+        self.memory: Memory[Any] | None = None
+        """None until the partition has been restored."""
         self.is_live = True
         self.num_consumed = 0
         self.num_settled = 0
@@ -171,8 +205,11 @@ class Tenure:
         while self.is_live and self._shares and self._shares[0].is_done:
             share = self._shares.popleft()
             vectors_end = max(share.vectors_end, parse_note(self.commit.note) or 0)
-            self.commit = Commit(share.next_offset, format_note(vectors_end))
+            next_offset = self.commit.offset if share.next_offset is None else share.next_offset
+            self.commit = Commit(next_offset, format_note(vectors_end))
             self.num_settled += share.num_records
+            if self.memory is not None:
+                self.memory.settle(share.changes, share.newest, share.rejections, share.state_end)
             settled.append(share)
         return settled
 

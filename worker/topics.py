@@ -2,88 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from worker.errors import ConfigError, TopicError
+from worker.flow import Flow, flows
 from worker.kafka.port import ClientPort, TopicDescription
-from worker.settings import Settings, TopicSettings
+from worker.settings import Settings
 
-# Vectors are kept for ever, one per key; a day for readers to see a tombstone.
+# Vectors and what is remembered are kept for ever, one per key; a day for readers to see a tombstone.
 _COMPACTED = {
     "cleanup.policy": "compact",
     "delete.retention.ms": "86400000",
     "min.cleanable.dirty.ratio": "0.3",
 }
 MAX_INPUT_BYTES = 4 * 2**20
-# A dead letter carries its record whole, with a kilobyte or two of its own.
-MAX_DEAD_LETTER_BYTES = MAX_INPUT_BYTES + 2**16
+# A dead letter carries its record whole, with a kilobyte or two of its own; so does what is remembered of an item.
+MAX_WRAPPED_BYTES = MAX_INPUT_BYTES + 2**16
 DEAD_LETTER_DAYS = 30  # time to notice them, find the cause and replay
+EVENT_DAYS = 30
 
 
-def wanted_topics(topics: TopicSettings) -> dict[str, dict[str, str]]:
-    """Configuration of each topic that the items role uses, by name."""
+def wanted_topics(settings: Settings) -> dict[str, dict[str, str]]:
+    """Configuration of each topic that the roles use, by name."""
+    wanted: dict[str, dict[str, str]] = {}
+    for flow in flows(settings):
+        wanted[flow.inputs] = _inputs(flow, settings)
+        wanted[flow.outputs] = dict(_COMPACTED)
+        wanted[flow.state] = {**_COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
+    if "users" in settings.roles:
+        wanted.setdefault(settings.topics.item_vectors, dict(_COMPACTED))
+    wanted[settings.topics.dead_letters] = {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(MAX_WRAPPED_BYTES),
+        "retention.ms": _days(DEAD_LETTER_DAYS),
+    }
+    return wanted
+
+
+def _inputs(flow: Flow, settings: Settings) -> dict[str, str]:
+    if flow.role == "users":
+        return {"cleanup.policy": "delete", "retention.ms": _days(EVENT_DAYS)}
+    # Compaction would keep the last part of an item and drop those before it.
+    policy = {"cleanup.policy": "delete", "retention.ms": "-1"}
     return {
-        topics.items: {"cleanup.policy": "compact", "max.message.bytes": str(MAX_INPUT_BYTES)},
-        topics.item_vectors: dict(_COMPACTED),
-        topics.dead_letters: {
-            "cleanup.policy": "delete",
-            "max.message.bytes": str(MAX_DEAD_LETTER_BYTES),
-            "retention.ms": str(DEAD_LETTER_DAYS * 86_400_000),
-        },
+        **(policy if settings.state.features else {"cleanup.policy": "compact"}),
+        "max.message.bytes": str(MAX_INPUT_BYTES),
     }
 
 
-def problems(topics: TopicSettings, described: Mapping[str, TopicDescription]) -> list[str]:
+def _days(count: int) -> str:
+    return str(count * 86_400_000)
+
+
+def needed_topics(settings: Settings) -> dict[str, str]:
+    """The topics that must exist, by name, with the setting that names each. Users are made of item vectors, too."""
+    needed: dict[str, str] = {}
+    for flow in flows(settings):
+        needed |= dict(zip((flow.inputs, flow.outputs, flow.state), flow.settings, strict=True))
+    if "users" in settings.roles:
+        needed[settings.topics.item_vectors] = "topics.item_vectors"
+    needed[settings.topics.dead_letters] = "topics.dead_letters"
+    return needed
+
+
+def problems(settings: Settings, described: Mapping[str, TopicDescription]) -> list[str]:
     """What keeps the worker from using the topics as they are; empty when all is well."""
     found = [
-        f"topics.{field}: topic {name!r} does not exist"
-        for field, name in (
-            ("items", topics.items),
-            ("item_vectors", topics.item_vectors),
-            ("dead_letters", topics.dead_letters),
-        )
+        f"{setting}: topic {name!r} does not exist"
+        for name, setting in needed_topics(settings).items()
         if name not in described
     ]
-    items, vectors = described.get(topics.items), described.get(topics.item_vectors)
-    if items and vectors and items.num_partitions != vectors.num_partitions:
-        found.append(
-            f"topics.item_vectors: topic {topics.item_vectors!r} has {vectors.num_partitions} partitions, "
-            f"{topics.items!r} has {items.num_partitions}: they must have the same number"
-        )
+    for flow in flows(settings):
+        found += _uneven(flow, described)
     return found
 
 
-def warnings(topics: TopicSettings, described: Mapping[str, TopicDescription]) -> list[str]:
+def _uneven(flow: Flow, described: Mapping[str, TopicDescription]) -> list[str]:
+    inputs = described.get(flow.inputs)
+    others = zip((flow.outputs, flow.state), flow.settings[1:], strict=True)
+    return [
+        f"{setting}: topic {name!r} has {described[name].num_partitions} partitions, "
+        f"{flow.inputs!r} has {inputs.num_partitions}: they must have the same number"
+        for name, setting in others
+        if inputs and name in described and described[name].num_partitions != inputs.num_partitions
+    ]
+
+
+def warnings(settings: Settings, described: Mapping[str, TopicDescription]) -> list[str]:
     """What works now and will hurt later."""
-    items, letters = described.get(topics.items), described.get(topics.dead_letters)
-    if items and letters and letters.max_message_bytes <= items.max_message_bytes:
-        return [
-            f"topics.dead_letters: topic {topics.dead_letters!r} takes up to {letters.max_message_bytes} bytes, topic "
-            f"{topics.items!r} up to {items.max_message_bytes}: a large poison record will stop its partition"
-        ]
-    return []
+    letters = described.get(settings.topics.dead_letters)
+    return [
+        f"topics.dead_letters: topic {settings.topics.dead_letters!r} takes up to {letters.max_message_bytes} bytes, "
+        f"topic {flow.inputs!r} up to {inputs.max_message_bytes}: a large poison record will stop its partition"
+        for flow in flows(settings)
+        if letters and (inputs := described.get(flow.inputs)) and letters.max_message_bytes <= inputs.max_message_bytes
+    ]
 
 
 def check_topics(client: ClientPort, settings: Settings) -> list[str]:
     """Raise `TopicError` unless the worker can use its topics; returns warnings."""
-    described = client.describe_topics(list(wanted_topics(settings.topics)))
-    if found := problems(settings.topics, described):
+    described = client.describe_topics(list(needed_topics(settings)))
+    if found := problems(settings, described):
         raise TopicError(
             f"{'; '.join(found)} (make them with `align-worker topics create`; a topic that we may not describe looks "
             f"missing, too)"
         )
-    return warnings(settings.topics, described)
+    return warnings(settings, described)
 
 
 def create_topics(client: ClientPort, settings: Settings, num_partitions: int, replication: int) -> list[str]:
-    """Make the topics that do not exist; returns their names. Existing ones are left as they are."""
+    """Make the topics that do not exist; returns their names. Existing ones are left as they are, and decide how many
+    partitions the others of their role get."""
     if num_partitions < 1 or replication < 1:
         raise ConfigError("--partitions and --replication must be at least 1")
-    wanted = wanted_topics(settings.topics)
+    wanted = wanted_topics(settings)
     described = client.describe_topics(list(wanted))
     missing = {name: config for name, config in wanted.items() if name not in described}
-    if missing:
-        existing = [described[name].num_partitions for name in (settings.topics.items, settings.topics.item_vectors)
-                    if name in described]  # fmt: skip
-        client.create_topics(missing, existing[0] if existing else num_partitions, replication)
+    for count, names in _by_partitions(settings, missing, described, num_partitions).items():
+        client.create_topics({name: missing[name] for name in names}, count, replication)
     return list(missing)
+
+
+def _by_partitions(
+    settings: Settings,
+    missing: Mapping[str, Mapping[str, str]],
+    described: Mapping[str, TopicDescription],
+    num_partitions: int,
+) -> dict[int, Sequence[str]]:
+    """The missing topics by the number of partitions they are to have."""
+    counts = dict.fromkeys(missing, num_partitions)
+    for flow in flows(settings):
+        together = (flow.inputs, flow.outputs, flow.state)
+        existing = [described[name].num_partitions for name in together if name in described]
+        if existing:
+            counts |= dict.fromkeys((name for name in together if name in missing), existing[0])
+    return {count: [name for name in missing if counts[name] == count] for count in sorted(set(counts.values()))}

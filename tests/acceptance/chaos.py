@@ -32,7 +32,12 @@ from tests.verifier.__main__ import table as verdict_table
 from tests.worker_process import WorkerProcess, as_text, in_group
 from worker.align import command
 
-TOPICS = {"items": "items", "item_vectors": "item-vectors", "dead_letters": "dead-letters"}
+TOPICS = {
+    "items": "items",
+    "item_vectors": "item-vectors",
+    "item_state": "item-state",
+    "dead_letters": "dead-letters",
+}
 KAFKA = {**QUICK_GROUP, "request_timeout_ms": 2_500}
 SESSION_S = KAFKA["session_timeout_ms"] / 1000
 RECOVERY_TIMEOUT_S = 120.0

@@ -100,7 +100,7 @@ class Fleet:
         for member in self.members:
             if not member.is_frozen:
                 with contextlib.suppress(OSError, http.client.HTTPException):
-                    found[member.name] = member.worker.status()
+                    found[member.name] = member.worker.status()["roles"][0]
         return found
 
     def _remember(self, member: Member, code: int) -> None:

@@ -34,7 +34,12 @@ from tests.worker_process import WorkerProcess, in_group
 from worker.align import command
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"
-TOPICS = {"items": "items", "item_vectors": "item-vectors", "dead_letters": "dead-letters"}
+TOPICS = {
+    "items": "items",
+    "item_vectors": "item-vectors",
+    "item_state": "item-state",
+    "dead_letters": "dead-letters",
+}
 DIMS = {"text": 256, "image": 128}
 NUM_PARTITIONS = 6
 DELAY = 500

@@ -234,7 +234,7 @@ def test_missing_topics_are_named(make_stream: StreamMaker, broker: Broker) -> N
 
 def test_different_partition_counts_are_refused(make_stream: StreamMaker, broker: Broker) -> None:
     stream = make_stream(broker, create=False)
-    broker.create_topics({stream.items: 3, stream.vectors: 2, stream.letters: 1})
+    broker.create_topics({stream.items: 3, stream.vectors: 2, stream.state: 3, stream.letters: 1})
     assert_refuses(worker_on(stream), 4, "topics.item_vectors", "same number")
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from worker.health import Health
 from worker.http import HttpServer
-from worker.status import AccountingStatus, DeadLetterStatus, PartitionStatus, Status
+from worker.status import AccountingStatus, DeadLetterStatus, PartitionStatus, RoleStatus, Status
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -31,13 +31,30 @@ PATIENCE_S = 10.0
 
 
 def make_status(**changes: Any) -> Status:
-    """A healthy worker, reporting now."""
+    """A healthy worker, reporting now. Changes of the role's fields are made to its role."""
     now_ms = time.time_ns() // 1_000_000
+    of_role = {name: changes.pop(name) for name in list(changes) if name in RoleStatus.model_fields.keys() - {"state"}}
     status = Status(
         version="1.2.3",
         state="running",
         started_at_ms=now_ms - 3_700_000,
         now_ms=now_ms,
+        delivery="at_least_once",
+        space={"space_id": "0f3a9c", "dim": 256, "modalities": ["image", "text"]},
+        device={
+            "device_requested": "auto",
+            "device_active": "cpu",
+            "dtype_requested": "bfloat16",
+            "dtype_active": "float32",
+        },
+        roles=[make_role().model_copy(update=of_role)],
+    )
+    return status.model_copy(update=changes)
+
+
+def make_role() -> RoleStatus:
+    return RoleStatus(
+        role="items",
         group_id="align-worker",
         group_stable=True,
         topics={"items": "items", "item_vectors": "item-vectors"},
@@ -49,7 +66,7 @@ def make_status(**changes: Any) -> Status:
         accounting=AccountingStatus(
             consumed=1_234, published=1_200, superseded=20, dead_lettered=3, abandoned=1, in_flight=10
         ),
-        items_per_second=812.4,
+        per_second=812.4,
         latency_ms={"p50": 12.3, "p99": 1_234.0},
         freshness_ms={"p50": 45.0, "p99": None},
         batch_fill=0.5,
@@ -57,16 +74,9 @@ def make_status(**changes: Any) -> Status:
         queue_records=2_048,
         queue_limit=8_192,
         unacknowledged=77,
-        space={"space_id": "0f3a9c", "dim": 256, "modalities": ["image", "text"]},
-        device={
-            "device_requested": "auto",
-            "device_active": "cpu",
-            "dtype_requested": "bfloat16",
-            "dtype_active": "float32",
-        },
+        state={"remembered": 300_000, "bytes": 900},
         dead_letters=[],
     )
-    return status.model_copy(update=changes)
 
 
 class World:
@@ -156,7 +166,8 @@ def world(browser: Any) -> Iterator[World]:
 def test_everything_a_person_on_call_asks_first_is_there(world: World) -> None:
     assert (world.text("state"), world.text("detail")) == ("Running", "")
     assert world.text("facts").split("\n") == [
-        "version", "1.2.3", "up", "61 min", "group", "align-worker (stable)", "mode", "live"
+        "version", "1.2.3", "up", "61 min", "delivery", "at least once",
+        "group", "align-worker (stable)", "mode", "live",
     ]  # fmt: skip
     shown = {
         "rate": "812",
@@ -175,18 +186,30 @@ def test_everything_a_person_on_call_asks_first_is_there(world: World) -> None:
     assert world.lines("partitions") == ["0\t✓ running\t1,200\t1,190\t1,500", "1\t‖ paused\t–\t–\t–"]
     assert world.lines("space") == ["space id", "0f3a9c", "dim", "256", "modalities", "image, text"]
     assert world.lines("device") == ["device", "cpu (auto)", "dtype", "! float32, but bfloat16 was requested"]
+    assert world.lines("held") == ["remembered", "300,000", "bytes", "900"]
     assert world.lines("topics") == ["items", "items", "item vectors", "item-vectors"]
 
 
 def test_numbers_follow_the_worker_without_a_reload(world: World) -> None:
     world.run("window.sameDocument = true")
-    world.changes = {"items_per_second": 9.25, "mode": "backlog", "unacknowledged": 12_345, "partitions": []}
+    world.changes = {"per_second": 9.25, "mode": "backlog", "unacknowledged": 12_345, "partitions": []}
     world.wait(lambda: world.text("unacknowledged") == "12,345")
     assert world.text("rate") == "9.3"
     assert "backlog" in world.text("facts")
     assert world.lines("partitions") == []
     assert "none assigned" in world.text("partitions-note")
     assert world.run("return window.sameDocument")
+
+
+def test_each_role_has_its_figures_behind_a_tab(world: World) -> None:
+    users = make_role().model_copy(update={"role": "users", "per_second": 55.0, "group_id": "align-worker-users"})
+    world.changes = {"roles": [make_role(), users]}
+    world.wait(lambda: world.text("roles").split() == ["items", "users"])
+    assert (world.text("rate"), world.text("rate-unit")) == ("812", "items/s")
+    world.run("document.querySelectorAll('#roles button')[1].click()")
+    assert (world.text("rate"), world.text("rate-unit")) == ("55", "events/s")
+    assert "align-worker-users" in world.text("facts")
+    world.wait(lambda: world.text("rate-note") == "last 1 min, highest 55")
 
 
 def test_what_did_not_change_is_left_alone(world: World) -> None:
@@ -249,7 +272,7 @@ def test_the_banner_and_the_tab_follow_the_state(world: World, state: str, label
 
 def test_a_stopped_partition_is_in_the_banner(world: World) -> None:
     stopped = PartitionStatus(partition=7, state="stopped", position=5, committed=5, lag=9, detail="no dead letters")
-    world.changes = {"partitions": [*make_status().partitions, stopped]}
+    world.changes = {"partitions": [*make_role().partitions, stopped]}
     world.wait_for_state("Running, 1 of 3 partitions stopped")
     assert world.text("detail") == "Partition 7: no dead letters"
     assert world.lines("partitions")[2] == "7\t✗ stopped: no dead letters\t5\t5\t9"
@@ -259,7 +282,7 @@ def test_the_accounting_says_whether_it_adds_up(world: World) -> None:
     parts = ["1,234 consumed", "= 1,200 published", "+ 20 superseded", "+ 3 dead-lettered", "+ 1 abandoned"]
     assert world.lines("sum") == [*parts, "+ 10 in flight", "adds up"]
     for in_flight, verdict in ((9, "1 record missing"), (12, "2 records too many")):
-        accounting = make_status().accounting.model_copy(update={"in_flight": in_flight})
+        accounting = make_role().accounting.model_copy(update={"in_flight": in_flight})
         world.changes = {"accounting": accounting}
         world.wait(lambda: world.text("verdict") != "adds up")
         world.wait(lambda verdict=verdict: world.text("verdict") == f"does not add up: {verdict}")  # type: ignore[misc]

@@ -4,8 +4,8 @@
 
 One worker, one run, items that are all distinct; the feeder stays ahead of it. Looked at from outside: CPU time of the
 process per item between marks, and its resident memory at each. Flat means: the last tenth costs what the items between
-10,000 and 100,000 cost, and memory stops growing once the revisions of `revisions.max_items_per_partition` items are
-remembered. Needs 5 KB of disk per item in the temporary directory.
+10,000 and 100,000 cost, and memory grows by what is remembered of an item and no more. Needs 5 KB of disk per item in
+the temporary directory.
 """
 
 from __future__ import annotations

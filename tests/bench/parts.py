@@ -12,7 +12,7 @@ from tests.bench.workload import BATCH, Items, item_id
 from tests.fakes import FakeRecord
 from worker import service
 from worker.align import AlignRuntime, Contract, Space
-from worker.decode import Decoder
+from worker.decode import ItemDecoder
 from worker.settings import Settings
 
 PART_SECONDS = 6.0
@@ -50,7 +50,7 @@ def model(settings: Settings) -> dict[str, float]:
 
 def decoding(settings: Settings) -> dict[str, float]:
     """The worker's decoder on polls of 512."""
-    decoder = Decoder(Contract(space_of(settings).spec))
+    decoder = ItemDecoder(Contract(space_of(settings).spec))
     records = [FakeRecord(key=item_id(n).encode(), value=value, offset=n) for n, value in enumerate(_values())]
     return _timed(lambda: decoder.decode(records))
 

@@ -22,18 +22,20 @@ from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, spa
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker import service
 from worker.align import Contract, Space
-from worker.decode import DecodedRecords, Decoder
-from worker.fuse import Features, Vector
+from worker.decode import DecodedRecords, ItemDecoder
+from worker.flow import flow_of
+from worker.fuse import Result, Vector
 from worker.health import Health
 from worker.kafka import make_client
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
-from worker.publish import OutputFormat
-from worker.records import Item, Record
+from worker.records import Change, Item, Record
+from worker.roles.items import ItemFormat, ItemsRole
 from worker.settings import Settings, load
+from worker.state import Stores
 
 
-class IdleDecoder(Decoder):
+class IdleDecoder(ItemDecoder):
     """Takes the key for the item and leaves the value alone."""
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
@@ -48,8 +50,8 @@ class IdleEmbedder:
     def __init__(self) -> None:
         self._vector = Vector(bytes(2 * VECTOR_DIM), MODALITIES)
 
-    def vectors(self, features: Sequence[Features]) -> list[Vector | None]:
-        return [self._vector] * len(features)
+    def vectors(self, entries: Sequence[Change]) -> list[Result]:
+        return [self._vector] * len(entries)
 
     def padded_size(self, num_items: int) -> int:
         return num_items
@@ -61,23 +63,29 @@ class IdleEmbedder:
 def transport(settings: Settings, stop: threading.Event) -> None:
     """The worker's own threads and client, with a decoder and a model that do nothing."""
     space = space_of(settings)
-    _run_pipeline(settings, stop, space, IdleDecoder(Contract(space.spec)), IdleEmbedder())
+    _run_pipeline(settings, stop, space, IdleEmbedder(), IdleDecoder(Contract(space.spec)))
 
 
 def in_process(settings: Settings, stop: threading.Event) -> None:
     """The whole pipeline, without the service around it."""
     space = space_of(settings)
     embedder = service.ModelEmbedder(runtime_of(settings), settings.publish.vector_dtype)
-    _run_pipeline(settings, stop, space, Decoder(Contract(space.spec)), embedder)
+    _run_pipeline(settings, stop, space, embedder)
 
 
-def _run_pipeline(settings: Settings, stop: threading.Event, space: Space, decoder: Decoder, embedder: Any) -> None:
+def _run_pipeline(
+    settings: Settings, stop: threading.Event, space: Space, embedder: Any, decoder: ItemDecoder | None = None
+) -> None:
     client = make_client(settings.kafka)
     client.connect()
-    output = OutputFormat(settings.topics, space.space_id, settings.publish.vector_dtype, space.spec.dim)
-    metrics = Metrics(CollectorRegistry(), settings.topics.items)
+    flow = flow_of("items", settings)
+    output = ItemFormat(flow, space.space_id, settings.publish.vector_dtype, space.spec.dim)
+    keep = settings.state.features
+    role = ItemsRole(output, Contract(space.spec), embedder, keep_features=keep, keeps_order=True)
+    role._decoder = decoder or role._decoder
+    metrics = Metrics(CollectorRegistry(), flow.inputs)
     calm_interpreter()
-    Pipeline(settings, client, decoder, embedder, output, metrics, Health()).run(stop)
+    Pipeline(settings, client, role, Stores(None, flow.state, flow.group_id), metrics, Health()).run(stop)
 
 
 def plain_calm(settings: Settings, stop: threading.Event) -> None:

@@ -25,7 +25,7 @@ from confluent_kafka import KafkaException, Producer
 from schemas import Feature, NewItem, encode
 from tests.brokers import RealKafka, create_topics, environment
 from worker.align.command import create
-from worker.topics import MAX_DEAD_LETTER_BYTES
+from worker.topics import MAX_WRAPPED_BYTES
 
 DIMS = {"text": 768, "image": 512, "audio": 512}
 MODALITIES = tuple(sorted(DIMS))
@@ -96,8 +96,9 @@ class Bed:
         """
         run = uuid.uuid4().hex[:8]
         topics = {"items": items, "item_vectors": f"item-vectors-{run}", "dead_letters": f"dead-letters-{run}"}
-        self.create_topics([topics["item_vectors"]])
-        self.create_topics([topics["dead_letters"]], {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)})
+        topics["item_state"] = f"item-state-{run}"
+        self.create_topics([topics["item_vectors"], topics["item_state"]])
+        self.create_topics([topics["dead_letters"]], {"max.message.bytes": str(MAX_WRAPPED_BYTES)})
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("ALIGN_")},
             **MALLOC,

@@ -16,7 +16,16 @@ from prometheus_client import CollectorRegistry
 from schemas import Reason
 from worker.health import Health
 from worker.http import HttpServer
-from worker.metrics import CLOSE_REASONS, COMMIT_RESULTS, REBALANCE_EVENTS, REWIND_REASONS, STAGES, Metrics
+from worker.metrics import (
+    CLOSE_REASONS,
+    COMMIT_RESULTS,
+    REBALANCE_EVENTS,
+    REWIND_REASONS,
+    STAGES,
+    ByRole,
+    Metrics,
+    ProcessMetrics,
+)
 from worker.status import Status
 
 TOPIC = 'items "v2"\\eu'  # no legal topic name, but a label value that needs all of the format's escapes
@@ -30,7 +39,7 @@ def promtool() -> str:
     return path
 
 
-def make_metrics() -> Metrics:
+def make_metrics() -> CollectorRegistry:
     """The metrics of a worker that everything has happened to."""
     metrics = Metrics(CollectorRegistry(), TOPIC)
     for partition in ("0", "1", "2"):
@@ -57,9 +66,13 @@ def make_metrics() -> Metrics:
         for value in values:
             counter.labels(value).inc()
     metrics.last_poll.set(1_767_225_600.5)
-    metrics.space_info.info({"space_id": "0f3a", "dim": "256", "modalities": "image,text"})
-    metrics.device_info.info({"requested": "auto", "active": "cuda:0", "dtype": "bfloat16"})
-    return metrics
+    registry = CollectorRegistry()
+    process = ProcessMetrics(registry)
+    process.space_info.info({"space_id": "0f3a", "dim": "256", "modalities": "image,text"})
+    process.device_info.info({"requested": "auto", "active": "cuda:0", "dtype": "bfloat16"})
+    other = Metrics(CollectorRegistry(), "events")
+    registry.register(ByRole({"items": metrics.registry, "users": other.registry}))
+    return registry
 
 
 def scrape(registry: CollectorRegistry) -> bytes:
@@ -82,7 +95,7 @@ def lint(promtool: str, text: bytes) -> tuple[int, str]:
 
 
 def test_a_busy_worker_passes_the_linter(promtool: str) -> None:
-    assert lint(promtool, scrape(make_metrics().registry)) == (0, "")
+    assert lint(promtool, scrape(make_metrics())) == (0, "")
 
 
 def test_an_idle_worker_passes_the_linter(promtool: str) -> None:

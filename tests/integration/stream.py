@@ -39,7 +39,8 @@ class Stream:
     _observer: KafkaConsumer | None = field(default=None, repr=False)
 
     def create_topics(self, config: Mapping[str, str] | None = None) -> None:
-        self.broker.create_topics(dict.fromkeys((self.items, self.vectors, self.letters), self.num_partitions), config)
+        names = (self.items, self.vectors, self.state, self.letters)
+        self.broker.create_topics(dict.fromkeys(names, self.num_partitions), config)
 
     @property
     def items(self) -> str:
@@ -48,6 +49,10 @@ class Stream:
     @property
     def vectors(self) -> str:
         return self.topics["item_vectors"]
+
+    @property
+    def state(self) -> str:
+        return self.topics["item_state"]
 
     @property
     def letters(self) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
-from worker.fuse import Features, Vector
+from worker.fuse import Result
+from worker.records import Change
 from worker.service import ModelEmbedder
 
 NUM_ITEMS = 600
@@ -25,9 +26,9 @@ def model_may_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The models of this process stand still until it is set."""
     may_run, vectors = threading.Event(), ModelEmbedder.vectors
 
-    def waiting(embedder: ModelEmbedder, features: Sequence[Features]) -> list[Vector | None]:
+    def waiting(embedder: ModelEmbedder, entries: Sequence[Change]) -> list[Result]:
         may_run.wait()
-        return vectors(embedder, features)
+        return vectors(embedder, entries)
 
     monkeypatch.setattr(ModelEmbedder, "vectors", waiting)
     yield may_run
@@ -44,8 +45,8 @@ def test_a_model_that_stands_still_costs_neither_the_partitions_nor_a_record(
         ends_at = time.time() + SILENCE_S
         worker.until(lambda: worker.metric("align_last_poll_timestamp_seconds") > ends_at)
         # One poll may bring two batches on top of a queue that was not quite full.
-        assert worker.status.accounting.in_flight <= QUEUE_RECORDS + 4 * BATCH_RECORDS
-        assert worker.status.group_stable
+        assert worker.items.accounting.in_flight <= QUEUE_RECORDS + 4 * BATCH_RECORDS
+        assert worker.items.group_stable
         assert not any(stream.commits().values())
         model_may_run.set()
         stream.wait_committed(worker)
@@ -62,11 +63,11 @@ def test_a_drain_that_runs_out_of_time_leaves_the_rest_to_the_next_owner(
 ) -> None:
     stream.feed_items(names(100))
     with WorkerThread(stream.settings({"shutdown.drain_timeout_s": 0.5})) as first:
-        first.until(lambda: first.status.accounting.in_flight == 100)
+        first.until(lambda: first.items.accounting.in_flight == 100)
         started = time.monotonic()
         first.stop()
         assert time.monotonic() - started < 5
-        totals = first.service.metrics.accounting.totals
+        totals = first.service.metrics["items"].accounting.totals
     assert (totals.abandoned, totals.in_flight, totals.unaccounted()) == (100, 0, 0)
     assert not [record for record in caplog.records if getattr(record, "action", "") == "accounting_broken"]
     assert stream.published() == []

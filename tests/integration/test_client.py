@@ -44,7 +44,7 @@ def client_of(stream: Stream) -> ClientPort:
 
 @contextmanager
 def member(stream: Stream) -> Iterator[ConsumerPort]:
-    consumer = client_of(stream).consumer()
+    consumer = client_of(stream).consumer(stream.group)
     try:
         consumer.subscribe([stream.items], Listener())
         yield consumer
@@ -122,7 +122,7 @@ def test_a_client_that_cannot_be_made_leaves_no_thread_behind(monkeypatch: pytes
     (port,) = free_ports(1)
     client = make_client(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}"))
     before = set(threading.enumerate())
-    for make in (client.consumer, client.producer, lambda: client.describe_topics(["items"])):
+    for make in (lambda: client.consumer("group"), client.producer, lambda: client.describe_topics(["items"])):
         with pytest.raises(CallTimeoutError):
             make()
     assert set(threading.enumerate()) <= before

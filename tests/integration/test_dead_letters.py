@@ -55,9 +55,9 @@ def test_poison_is_kept_whole_and_harms_no_neighbour(
     stream.space, stream.space_path = Space.load(strict_space_path), str(strict_space_path)
     kinds = list(every_kind())
     feed_with_poison(stream, kinds)
-    with WorkerThread(stream.settings()) as worker:
+    with WorkerThread(stream.settings({"state.features": False})) as worker:
         stream.wait_committed(worker)
-        worker.until(lambda: worker.status.accounting.in_flight == 0)
+        worker.until(lambda: worker.items.accounting.in_flight == 0)
         verdict = stream.verdict([worker.metrics_url])
         counted = {reason: worker.metric("align_records_dead_lettered_total", reason=reason.value) for reason in Reason}
     assert verdict.ok, verdict.explain()

@@ -47,7 +47,8 @@ def quick_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def add_partitions(admin: KafkaAdminClient, stream: Stream, count: int) -> None:
     """To the outputs first: the worker refuses inputs that have no partition to go to."""
-    admin.create_partitions({stream.vectors: NewPartitions(count)})
+    for topic in (stream.vectors, stream.state):
+        admin.create_partitions({topic: NewPartitions(count)})
     admin.create_partitions({stream.items: NewPartitions(count)})
     stream.num_partitions = count
 
@@ -58,7 +59,7 @@ def limit(admin: KafkaAdminClient, topic: str, max_bytes: int) -> None:
 
 def works_on(worker: WorkerThread, count: int) -> bool:
     """Whether it works on this many partitions, all there are."""
-    return [partition.state for partition in worker.status.partitions] == ["running"] * count
+    return [partition.state for partition in worker.items.partitions] == ["running"] * count
 
 
 class TestAJoinThatNobodyDrivesOn:
@@ -94,7 +95,7 @@ class TestAJoinThatNobodyDrivesOn:
                 add_partitions(admin, stream, count + 1)
             assert ended == [(StalledError.exit_code, False)]
             assert "watchdog.group_unstable_s" in worker.service.health.livez().detail
-            assert not worker.status.group_stable
+            assert not worker.items.group_stable
 
     def test_starts_and_new_partitions_do_not_get_there(
         self, stream: Stream, admin: KafkaAdminClient, quick_metadata: None
@@ -152,11 +153,11 @@ class TestAProducerThatARefusalPoisons:
             stream.feed([stream.record("poison", b"\xc1" * 3_000, partition=0)])
             stream.feed(stream.upsert(name, partition=0) for name in names(10, "behind"))
             stream.feed(stream.upsert(name, partition=1) for name in names(10, "beside"))
-            worker.until(lambda: worker.status.partitions[0].state == "stopped")
+            worker.until(lambda: worker.items.partitions[0].state == "stopped")
             worker.until(lambda: stream.is_committed({1: 10}))
-            detail = worker.status.partitions[0].detail
-            assert "max.message.bytes" in detail
-            assert stream.letters in detail
+            # First the broker says so, and from then on the worker, which has asked what the topic takes.
+            worker.until(lambda: "max.message.bytes" in worker.items.partitions[0].detail)
+            assert stream.letters in worker.items.partitions[0].detail
             assert worker.service.health.livez().ok
             limit(admin, stream.letters, 1_000_000)
             stream.wait_committed(worker)

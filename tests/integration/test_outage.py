@@ -28,12 +28,12 @@ def run_through(stream: Stream, worker: WorkerThread, outage: Callable[[], None]
     """Items flow before, during and after."""
     worker.wait_ready()
     with Flow(stream) as flow:
-        worker.until(lambda: worker.status.accounting.published > 100)
+        worker.until(lambda: worker.items.accounting.published > 100)
         outage()
-        published = worker.status.accounting.published
-        worker.until(lambda: worker.status.accounting.published > published + 100, name="publishing again")
+        published = worker.items.accounting.published
+        worker.until(lambda: worker.items.accounting.published > published + 100, name="publishing again")
     stream.wait_committed(worker)
-    worker.until(lambda: worker.status.accounting.in_flight == 0)
+    worker.until(lambda: worker.items.accounting.in_flight == 0)
     verdict = stream.verdict([worker.metrics_url])
     assert verdict.ok, verdict.explain()
     assert verdict.counts["inputs"] == flow.num_fed

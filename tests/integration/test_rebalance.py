@@ -25,7 +25,7 @@ SHORT_SESSION = {
 
 
 def num_held(worker: WorkerThread) -> int:
-    return sum(partition.state == "running" for partition in worker.status.partitions)
+    return sum(partition.state == "running" for partition in worker.items.partitions)
 
 
 def scale_up_and_down(stream: Stream, settings: dict[str, Any]) -> int:
@@ -34,17 +34,17 @@ def scale_up_and_down(stream: Stream, settings: dict[str, Any]) -> int:
         first.until(lambda: num_held(first) == NUM_PARTITIONS)
         with WorkerThread(settings) as second:
             second.until(lambda: (num_held(first), num_held(second)) == (2, 2))
-            second.until(lambda: second.status.accounting.published > 50)
-        taken_over = first.status.accounting.published
+            second.until(lambda: second.items.accounting.published > 50)
+        taken_over = first.items.accounting.published
         first.until(lambda: num_held(first) == NUM_PARTITIONS)
-        first.until(lambda: first.status.accounting.published > taken_over + 50)
+        first.until(lambda: first.items.accounting.published > taken_over + 50)
         flow.stop()
         stream.wait_committed(first)
-        first.until(lambda: first.status.accounting.in_flight == 0)
+        first.until(lambda: first.items.accounting.in_flight == 0)
         verdict = stream.verdict([first.metrics_url])
         assert verdict.ok, verdict.explain()
         assert verdict.counts["inputs"] == flow.num_fed
-        totals = second.service.metrics.accounting.totals
+        totals = second.service.metrics["items"].accounting.totals
         assert (totals.in_flight, totals.unaccounted()) == (0, 0)
         return verdict.counts["duplicates"]
 
@@ -78,11 +78,11 @@ def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
     with member("a") as first, Flow(stream) as flow:
         with member("b") as second:
             second.until(lambda: (num_held(first), num_held(second)) == (2, 2))
-            before = {partition.partition for partition in second.status.partitions}
+            before = {partition.partition for partition in second.items.partitions}
         events = [first.metric("align_rebalances_total", event=event) for event in ("assigned", "revoked", "lost")]
         with member("b") as second:
             second.until(lambda: num_held(second) == 2)
-            assert {partition.partition for partition in second.status.partitions} == before
+            assert {partition.partition for partition in second.items.partitions} == before
             flow.stop()
             stream.wait_committed(first, second)
             assert events == [
@@ -132,8 +132,8 @@ def test_what_a_killed_owner_published_is_not_undone_by_the_next_one(
 
     with WorkerThread(stream.settings(identity)) as heir:
         stream.wait_committed(heir)
-        heir.until(lambda: heir.status.accounting.in_flight == 0)
-        assert heir.status.accounting.superseded == len(catalogue)
+        heir.until(lambda: heir.items.accounting.in_flight == 0)
+        assert heir.items.accounting.superseded == len(catalogue)
         verdict = stream.verdict([heir.metrics_url])
     assert verdict.ok, verdict.explain()
     again = stream.published()

@@ -20,7 +20,7 @@ def test_a_catalogue_goes_in_and_its_vectors_come_out(stream: Stream) -> None:
     stream.feed_items(catalogue)
     with WorkerThread(stream.settings()) as worker:
         stream.wait_committed(worker)
-        worker.until(lambda: worker.status.accounting.in_flight == 0)
+        worker.until(lambda: worker.items.accounting.in_flight == 0)
         verdict = stream.verdict([worker.metrics_url])
     assert verdict.ok, verdict.explain()
     assert (verdict.counts["published"], verdict.counts["duplicates"]) == (NUM_ITEMS, 0)
@@ -50,9 +50,9 @@ def test_newer_revisions_win_and_deletes_become_tombstones(stream: Stream) -> No
         stream.feed(stream.delete(name) for name in catalogue[25:40])
         stream.feed_items(catalogue[35:40], revision=1)  # a new life
         stream.wait_committed(worker)
-        worker.until(lambda: worker.status.accounting.in_flight == 0)
+        worker.until(lambda: worker.items.accounting.in_flight == 0)
         verdict = stream.verdict([worker.metrics_url])
-        accounting = worker.status.accounting
+        accounting = worker.items.accounting
     assert verdict.ok, verdict.explain()
     assert verdict.counts["tombstones"] >= 10
     assert accounting.consumed == 50 + 20 + 20 + 15 + 5

@@ -18,7 +18,7 @@ from worker.align import Space, command
 from worker.errors import SpaceError, TopicError
 from worker.kafka import kafka_python
 from worker.kafka.embedded import EmbeddedBroker
-from worker.settings import TopicSettings
+from worker.settings import Settings, TopicSettings
 from worker.topics import wanted_topics
 
 
@@ -44,7 +44,7 @@ def test_missing_topics_are_named_and_not_made(make_stream: Callable[..., Stream
     with WorkerThread(stream.settings()) as worker:
         error = worker.failure(20)
     assert isinstance(error, TopicError)
-    for setting in ("items", "item_vectors", "dead_letters"):
+    for setting in ("items", "item_vectors", "item_state", "dead_letters"):
         assert f"topics.{setting}: topic '{stream.topics[setting]}' does not exist" in error.one_line()
     assert "align-worker topics create" in error.one_line()
     assert existing(stream) == []
@@ -61,12 +61,12 @@ def test_topics_are_made_checked_and_used(
     assert existing(stream) == []
     assert main(create) == 0
     created = capsys.readouterr().out
-    assert all(name in created for name in (stream.items, stream.vectors, stream.letters))
+    assert all(name in created for name in (stream.items, stream.vectors, stream.state, stream.letters))
     assert main(create) == 0
     assert "all topics exist" in capsys.readouterr().out
     assert main(["topics", "check", *flags(stream)]) == 0
     assert "usable" in capsys.readouterr().out
-    assert existing(stream) == [stream.items, stream.vectors, stream.letters]
+    assert sorted(existing(stream)) == sorted([stream.items, stream.vectors, stream.state, stream.letters])
     assert_configured(stream)
 
     stream.feed_items(names(30))
@@ -80,9 +80,11 @@ def assert_configured(stream: Stream) -> None:
     """As the broker tells it."""
     admin = KafkaAdminClient(**stream.broker.options)
     try:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in (stream.items, stream.letters)]
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, name) for name in (stream.items, stream.state, stream.letters)
+        ]
         described: Mapping[str, Mapping[str, Mapping[str, str]]] = admin.describe_configs(resources)["topic"]
-        wanted = wanted_topics(TopicSettings(**stream.topics))
+        wanted = wanted_topics(Settings(topics=TopicSettings(**stream.topics)))
         for name, configs in described.items():
             assert {key: configs[key]["value"] for key in wanted[name]} == wanted[name]
         partitions = {each["name"]: len(each["partitions"]) for each in admin.describe_topics([stream.vectors])}
@@ -93,7 +95,7 @@ def assert_configured(stream: Stream) -> None:
 
 def test_unequal_numbers_of_partitions_are_refused(make_stream: Callable[..., Stream], broker: Broker) -> None:
     stream = make_stream(broker, create=False)
-    stream.broker.create_topics({stream.items: 3, stream.vectors: 2, stream.letters: 1})
+    stream.broker.create_topics({stream.items: 3, stream.vectors: 2, stream.state: 3, stream.letters: 1})
     with WorkerThread(stream.settings()) as worker:
         error = worker.failure(20)
     assert isinstance(error, TopicError)
@@ -115,7 +117,7 @@ def test_new_partitions_of_the_items_alone_end_the_worker_and_lose_nothing(
         stream.feed_items(names(20, "before"))
         with WorkerThread(stream.settings()) as worker:
             stream.wait_committed(worker)
-            admin.create_partitions({stream.items: NewPartitions(3)})
+            admin.create_partitions({stream.items: NewPartitions(3), stream.state: NewPartitions(3)})
             stream.feed([Outgoing(stream.items, b"new", item("new"), 2)])
             stream.feed_items(names(20, "beside"))
             error = worker.failure(30)

@@ -12,7 +12,7 @@ from tests.worker_process import as_text
 from worker.errors import WorkerError
 from worker.service import Service
 from worker.settings import load
-from worker.status import Status
+from worker.status import RoleStatus, Status
 
 PATIENCE_S = 60.0
 _STEP_S = 0.01
@@ -79,6 +79,14 @@ class WorkerThread:
     @property
     def status(self) -> Status:
         return self.service.status()
+
+    @property
+    def items(self) -> RoleStatus:
+        return self.status.role("items")
+
+    @property
+    def users(self) -> RoleStatus:
+        return self.status.role("users")
 
     @property
     def metrics_url(self) -> str:

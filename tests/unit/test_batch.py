@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeRecord
-from worker.batch import BACKLOG_MAX_WAIT_MS, MicroBatcher, items_of
+from worker.batch import BACKLOG_MAX_WAIT_MS, MicroBatcher, to_compute
 from worker.kafka.port import Commit
 from worker.records import Item, Superseded, TopicPartition
 from worker.settings import BatchSettings
@@ -30,7 +30,7 @@ def test_a_batch_closes_when_full():
     batcher.add(tenure(1), items("d", "e"), now_ms=1_000)
     assert batcher.due_reason(1_000, backlog=False) == "full"
     batch = batcher.take("full")
-    assert [item.item_id for _, item in items_of(batch)] == ["a", "b", "c", "d"]
+    assert [item.id for _, item in to_compute(batch)] == ["a", "b", "c", "d"]
     assert batcher.num_records == 1
 
 
@@ -113,7 +113,7 @@ def test_every_record_is_in_exactly_one_share_and_in_order(chunks, max_records):
         assert batch.num_outputs == sum(len(share.newest) for share in batch.shares) <= max_records
         for share in batch.shares:
             partition = share.tenure.partition.partition
-            assert share.num_records == share.num_stale + share.num_same_batch + len(share.newest)
+            assert share.num_records == sum(share.superseded.values()) + share.num_same_batch + len(share.newest)
             taken[partition] += share.num_records
             assert share.next_offset == taken[partition]
     assert taken == ends

@@ -4,7 +4,7 @@ from schemas import Content, NewItem, Reason, encode
 from tests.fakes import FakeRecord, feature, item_value
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
-from worker.decode import Decoder
+from worker.decode import ItemDecoder
 from worker.records import Delete, Item, Rejection
 
 SPEC = SpaceSpec(
@@ -16,8 +16,8 @@ SPEC = SpaceSpec(
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(Contract(SPEC))
+def decoder() -> ItemDecoder:
+    return ItemDecoder(Contract(SPEC), partial=False)
 
 
 def record(value: bytes | None, key: bytes | None = b"a", offset: int = 0) -> FakeRecord:
@@ -39,13 +39,13 @@ def message(**fields) -> bytes:
 def test_a_good_item(decoder):
     (item,) = decoder.decode([record(message())]).entries
     assert isinstance(item, Item)
-    assert (item.item_id, item.revision, item.event_time_ms, list(item.features)) == ("a", 1, 5, ["text"])
+    assert (item.id, item.revision, item.event_time_ms, list(item.features)) == ("a", 1, 5, ["text"])
 
 
 def test_a_null_value_is_a_delete(decoder):
     (entry,) = decoder.decode([record(None)]).entries
     assert isinstance(entry, Delete)
-    assert entry.item_id == "a"
+    assert entry.id == "a"
 
 
 @pytest.mark.parametrize(

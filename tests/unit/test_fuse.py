@@ -15,14 +15,17 @@ from worker.tenure import Tenure
 POISON = 13.0
 
 
-def features(*fills: float):
-    return [{"text": feature(fill=fill)} for fill in fills]
+def items(*fills: float) -> list[Item]:
+    return [
+        Item(FakeRecord(offset=offset), f"i{offset}", 1, 0, {"text": feature(fill=fill)})
+        for offset, fill in enumerate(fills)
+    ]
 
 
 def batch_of(*fills: float) -> MicroBatch:
     share = Tenure(TopicPartition("items", 0), Commit(0)).open_share()
-    for offset, fill in enumerate(fills):
-        share.add(Item(FakeRecord(offset=offset), f"i{offset}", 1, 0, {"text": feature(fill=fill)}))
+    for item in items(*fills):
+        share.add(item)
     return MicroBatch([share], "full", 0.0, len(fills))
 
 
@@ -32,8 +35,8 @@ def no_call() -> None:
 
 @given(st.lists(st.sampled_from([1.0, 2.0, 3.0, POISON]), max_size=40))
 def test_a_failing_item_takes_only_itself(fills):
-    alone = [isolate(features(fill), FakeEmbedder(POISON), no_call)[0] for fill in fills]
-    together = isolate(features(*fills), FakeEmbedder(POISON), no_call)
+    alone = [isolate(items(fill), FakeEmbedder(POISON), no_call)[0] for fill in fills]
+    together = isolate(items(*fills), FakeEmbedder(POISON), no_call)
     assert [isinstance(result, Vector) for result in together] == [fill != POISON for fill in fills]
     for one, many in zip(alone, together, strict=True):
         assert one == many or isinstance(one, ValueError)
@@ -41,13 +44,13 @@ def test_a_failing_item_takes_only_itself(fills):
 
 def test_a_batch_without_fault_is_computed_at_once():
     embedder = FakeEmbedder(POISON)
-    isolate(features(*range(32)[:12]), embedder, no_call)
+    isolate(items(*range(32)[:12]), embedder, no_call)
     assert embedder.batch_sizes == [12]
 
 
 def test_one_bad_item_costs_a_logarithm_of_calls():
     embedder = FakeEmbedder(POISON)
-    isolate(features(*[1.0] * 63, POISON), embedder, no_call)
+    isolate(items(*[1.0] * 63, POISON), embedder, no_call)
     assert len(embedder.batch_sizes) == 1 + 2 * 6
 
 
@@ -77,8 +80,8 @@ def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
 
 def test_a_vector_that_is_not_finite_is_rejected():
     class NotFinite(FakeEmbedder):
-        def vectors(self, features):
-            return [None if index == 1 else vector for index, vector in enumerate(super().vectors(features))]
+        def vectors(self, entries):
+            return [None if index == 1 else vector for index, vector in enumerate(super().vectors(entries))]
 
     batch = batch_of(1.0, 2.0)
     fuse(batch, NotFinite(), no_call)
@@ -87,8 +90,8 @@ def test_a_vector_that_is_not_finite_is_rejected():
 
 def test_a_broken_model_ends_the_process_instead_of_dead_lettering_the_topic():
     embedder = FakeEmbedder(POISON, probe_error=RuntimeError("device lost"))
-    with pytest.raises(SystemicError, match="even on a known good one: this item breaks the model"):
-        isolate(features(1.0, POISON), embedder, no_call)
+    with pytest.raises(SystemicError, match="even on what is known to be good: this item breaks the model"):
+        isolate(items(1.0, POISON), embedder, no_call)
 
 
 class SmallMemory(FakeEmbedder):
@@ -96,15 +99,15 @@ class SmallMemory(FakeEmbedder):
 
     most = 2
 
-    def vectors(self, features):
-        if len(features) > self.most:
+    def vectors(self, entries):
+        if len(entries) > self.most:
             raise OutOfMemoryError("no memory")
-        return super().vectors(features)
+        return super().vectors(entries)
 
 
 def test_memory_that_runs_out_halves_the_batch_and_goes_on():
     halved = []
-    results = isolate(features(*range(8)[1:]), SmallMemory(), lambda: halved.append(1))
+    results = isolate(items(*range(8)[1:]), SmallMemory(), lambda: halved.append(1))
     assert all(isinstance(result, Vector) for result in results)
     assert halved
 
@@ -113,13 +116,13 @@ def test_no_memory_for_one_item_ends_the_process():
     embedder = SmallMemory()
     embedder.most = 0
     with pytest.raises(SystemicError, match="batch of one"):
-        isolate(features(1.0, 2.0), embedder, lambda: None)
+        isolate(items(1.0, 2.0), embedder, lambda: None)
 
 
 def test_a_systemic_error_of_the_model_is_not_blamed_on_an_item():
     class Lost(FakeEmbedder):
-        def vectors(self, features):
+        def vectors(self, entries):
             raise SystemicError("the device is gone")
 
     with pytest.raises(SystemicError, match="the device is gone"):
-        isolate(features(1.0, 2.0), Lost(), no_call)
+        isolate(items(1.0, 2.0), Lost(), no_call)

@@ -23,7 +23,7 @@ from worker import http as worker_http
 from worker.errors import ConfigError
 from worker.health import Health
 from worker.http import HttpServer, Response, answer, content_security_policy, make_routes, status_json
-from worker.status import AccountingStatus, DeadLetterStatus, PartitionStatus, Status
+from worker.status import AccountingStatus, DeadLetterStatus, PartitionStatus, RoleStatus, Status
 
 PATHS = ("/", "/status.json", "/metrics", "/livez", "/readyz", "/startupz")
 PAGE = resources.files("worker").joinpath("status_page.html").read_text(encoding="utf-8")
@@ -35,13 +35,23 @@ def make_status(detail: str = "") -> Status:
         state="running",
         started_at_ms=1_000,
         now_ms=61_000,
+        delivery="at_least_once",
+        space={"space_id": "abc", "dim": 64, "modalities": ["text", "image"]},
+        device={"device_requested": "auto", "device_active": "cpu"},
+        roles=[make_role(detail)],
+    )
+
+
+def make_role(detail: str) -> RoleStatus:
+    return RoleStatus(
+        role="items",
         group_id="group",
         group_stable=True,
         topics={"items": "items"},
         mode="live",
         partitions=[PartitionStatus(partition=0, state="running", position=12, committed=10, lag=3)],
         accounting=AccountingStatus(consumed=12, published=9, superseded=0, dead_lettered=1, abandoned=0, in_flight=2),
-        items_per_second=3.5,
+        per_second=3.5,
         latency_ms={"p50": 12.0, "p99": None},
         freshness_ms={"p50": 15.0, "p99": 40.0},
         batch_fill=0.5,
@@ -49,8 +59,7 @@ def make_status(detail: str = "") -> Status:
         queue_records=1,
         queue_limit=8_192,
         unacknowledged=1,
-        space={"space_id": "abc", "dim": 64, "modalities": ["text", "image"]},
-        device={"device_requested": "auto", "device_active": "cpu"},
+        state={"remembered": 12, "bytes": 1_200},
         dead_letters=[DeadLetterStatus(at_ms=2_000, partition=0, offset=4, reason="schema", detail=detail)],
     )
 
@@ -131,7 +140,7 @@ def test_status_json_is_the_status(world: World) -> None:
 
 def test_half_a_surrogate_pair_in_a_dead_letter_does_not_break_the_status() -> None:
     shown = json.loads(status_json(make_status("bad \udc80 text")))
-    assert shown["dead_letters"][0]["detail"] == "bad \udc80 text"
+    assert shown["roles"][0]["dead_letters"][0]["detail"] == "bad \udc80 text"
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -338,7 +347,7 @@ def test_the_policy_follows_the_page() -> None:
 
 
 def test_the_page_is_small_and_needs_nothing_from_elsewhere() -> None:
-    assert len(PAGE.encode()) < 20_000
+    assert len(PAGE.encode()) < 24_000
     assert not re.search(r"\bon[a-z]+\s*=\s*[\"']", PAGE), "inline event handlers"
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", PAGE)
     assert not re.search(r"(?:src|href)=\"(?!data:|[a-z.]+\")", PAGE), "only data: and relative addresses"

@@ -12,14 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker import metrics as catalogue
 from worker.http import exposition
-from worker.metrics import LATENCY_BUCKETS, BulkHistogram, Metrics
+from worker.metrics import LATENCY_BUCKETS, BulkHistogram, ByRole, Metrics, ProcessMetrics
 
 PER_PARTITION = {"align_consumer_lag_records", "align_consumer_position_lag_records"}
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry(), "items")
+    made = Metrics(CollectorRegistry(), "items")
+    ProcessMetrics(made.registry)
+    return made
 
 
 def families(registry: CollectorRegistry) -> dict[str, Family]:
@@ -80,6 +82,18 @@ def test_labels_are_few(metrics: Metrics) -> None:
 def test_the_freshness_objective_is_a_bucket_bound() -> None:
     """A ratio of two buckets tells the share within the objective only where the objective is a bound."""
     assert 1 in LATENCY_BUCKETS
+
+
+def test_roles_share_an_exposition_and_are_told_apart() -> None:
+    items, users = Metrics(CollectorRegistry(), "items"), Metrics(CollectorRegistry(), "events")
+    items.batch_fill.set(0.5)
+    users.batch_fill.set(0.25)
+    registry = CollectorRegistry()
+    registry.register(ByRole({"items": items.registry, "users": users.registry}))
+    found = families(registry)
+    fill = {sample.labels["role"]: sample.value for sample in found["align_batch_fill_ratio"].samples}
+    assert fill == {"items": 0.5, "users": 0.25}
+    assert found.keys() == families(items.registry).keys()
 
 
 # Partitions

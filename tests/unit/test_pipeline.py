@@ -1,95 +1,45 @@
 """The whole loop on a log in memory: what must hold whatever happens on the way."""
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from schemas import DeadLetter, ItemVector, Reason, decode
-from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, feature, item_value
+from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, FakeLog, feature, item_value
+from tests.unit.loop_harness import SETTINGS, LoopHarness
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
-from worker.decode import Decoder
 from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
-from worker.health import Health
+from worker.flow import flow_of
 from worker.kafka.port import Commit
-from worker.metrics import Metrics
-from worker.pipeline import Pipeline, backoff_s
-from worker.publish import OutputFormat
+from worker.memory import Memory
+from worker.parts import ItemState
+from worker.pipeline import backoff_s
 from worker.records import TopicPartition
 from worker.restore import Restored
-from worker.settings import BatchSettings, CommitSettings, Settings, ShutdownSettings
+from worker.roles.items import ItemFormat, ItemsRole
+from worker.state import MemoryStore
 from worker.tenure import format_note
 
 SPEC = SpaceSpec(
     dim=2,
-    width=2,
+    width=4,
     modalities={"text": ModalitySpec(dim=4)},
-    fusion=SelfAttentionSpec(kind="self_attention", layers=1, heads=1, hidden=4),
+    fusion=SelfAttentionSpec(layers=1, heads=1, hidden=4),
 )
 POISON = 13.0
 P0, P1 = TopicPartition("items", 0), TopicPartition("items", 1)
 
 
-class Harness:
-    """A pipeline on a fake cluster, run on a thread until a condition holds."""
+class Harness(LoopHarness):
+    """Of the items role."""
 
-    def __init__(self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, **client) -> None:
-        self.cluster = cluster
-        self.client = FakeClient(cluster, **client)
-        self.metrics = Metrics(CollectorRegistry(), "items")
-        settings = Settings(
-            batch=BatchSettings(max_records=8, max_age_ms=1, queue_records=32),
-            commit=CommitSettings(interval_ms=10),
-            shutdown=ShutdownSettings(drain_timeout_s=5, revoke_timeout_s=1),
-        )
-        output = OutputFormat(settings.topics, "space", "f2", 2)
-        self.pipeline = Pipeline(
-            settings,
-            self.client,
-            Decoder(Contract(SPEC)),
-            embedder or FakeEmbedder(POISON),
-            output,
-            self.metrics,
-            Health(),
-        )
-        self.consumer = self.client.consumers[0]
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            self.pipeline.run(self._stop)
-        except BaseException as error:
-            self.error = error
-            self.pipeline.abort()
-
-    def __enter__(self) -> "Harness":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert self.error is None, self.error
-            assert time.monotonic() < deadline, "the condition did not come true in 10 s"
-            self._thread.join(0.002)
-
-    def until_committed(self) -> None:
-        logs = {tp: len(records) for tp, records in self.cluster.log.items() if tp.topic == "items" and records}
-        self.until(lambda: all(self.cluster.commits.get(tp, Commit(0)).offset == end for tp, end in logs.items()))
+    def __init__(self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, space_id="space", **client):
+        flow = flow_of("items", SETTINGS)
+        output = ItemFormat(flow, space_id, "f2", 2)
+        role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True, keeps_order=True)
+        super().__init__(FakeClient(cluster, **client), role)
 
 
 def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:
@@ -263,10 +213,12 @@ def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
     feed(cluster, 5)
     harness = Harness(cluster)
     restorer = harness.pipeline._restorer
-    restorer.request = lambda tenure, *_: None  # the first owner never gets that far
+    restorer.request = lambda tenure: None  # the first owner never gets that far
     with harness:
         harness.until(lambda: harness.consumer._paused == {P0})
-        restorer.request = lambda tenure, *_: restorer._results.put(Restored(tenure, {}, 0))
+        restorer.request = lambda tenure: restorer._results.put(
+            Restored(tenure, Memory(MemoryStore(), ItemState.decode))
+        )
         harness.consumer.rebalance("revoked", [P0])
         harness.consumer.rebalance("assigned", [P0])
         harness.until_committed()
@@ -326,9 +278,9 @@ def test_a_returning_owner_reads_back_only_what_it_does_not_know(monkeypatch):
     cluster = FakeCluster(1)
     feed(cluster, 20)
     reads = []
-    read = FakeClient.read
+    read = FakeLog.read
     monkeypatch.setattr(
-        FakeClient, "read", lambda *args, **kwargs: [reads.append(found := list(read(*args, **kwargs))), found][1]
+        FakeLog, "read", lambda *args, **kwargs: [reads.append(found := list(read(*args, **kwargs))), found][1]
     )
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -339,7 +291,7 @@ def test_a_returning_owner_reads_back_only_what_it_does_not_know(monkeypatch):
             harness.until(
                 lambda: P0 in harness.pipeline.assignment and harness.pipeline.assignment[P0].state == "running"
             )
-    assert list(map(len, reads)) == [0, 20, 0]
+    assert list(map(len, reads)) == [0, 0, 0, 20, 0, 20]  # of the changelog, and of the outputs to check the space
 
 
 def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog):
@@ -389,8 +341,7 @@ def test_a_topic_with_vectors_of_another_space_is_refused():
     feed(cluster, 2)
     with Harness(cluster) as harness:
         harness.until_committed()
-    other = Harness(cluster)
-    other.pipeline._restorer._space_id = "another"
+    other = Harness(cluster, space_id="another")
     other.cluster.append("items", 0, b"x", item_value("x"))
     with other:
         other._thread.join(10)

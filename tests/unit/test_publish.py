@@ -5,15 +5,17 @@ import pytest
 from schemas import ItemVector, decode
 from tests.fakes import FakeClient, FakeCluster, FakeRecord, feature
 from worker.batch import MicroBatch
+from worker.flow import flow_of
 from worker.fuse import Fused, Vector
 from worker.kafka.port import Commit
 from worker.lease import MembershipLease, boottime
-from worker.publish import OutputFormat, Producers, Publisher, Unacknowledged, carried_headers
+from worker.publish import Producers, Publisher, Unacknowledged, carried_headers
 from worker.records import Delete, Item, TopicPartition
-from worker.settings import TopicSettings
+from worker.roles.items import ItemFormat
+from worker.settings import Settings
 from worker.tenure import Tenure
 
-OUTPUT = OutputFormat(TopicSettings(), "space", "f2", 2)
+OUTPUT = ItemFormat(flow_of("items", Settings()), "space", "f2", 2)
 VECTOR = Vector(b"\x00\x3c\x00\x00", ("text",))
 
 

@@ -3,8 +3,7 @@ import pytest
 from schemas import ItemVector, Tensor, encode
 from tests.fakes import FakeRecord
 from worker.errors import SpaceError
-from worker.restore import newest_published
-from worker.revisions import Newest
+from worker.roles.items import newest_published
 
 TENSOR = Tensor(dtype="f4", shape=(1,), data=b"\x00\x00\x80?")
 
@@ -23,7 +22,7 @@ def tombstone(item_id: str, source_offset: int) -> FakeRecord:
 
 def test_the_last_output_of_each_item_counts():
     records = [vector("a", 1, 10), vector("b", 4, 11), vector("a", 2, 12), tombstone("b", 13)]
-    assert newest_published(records, "here") == {"a": Newest(12, 2), "b": Newest(13, None)}
+    assert newest_published(records, "here") == {"a": 12, "b": 13}
 
 
 def test_vectors_of_another_space_are_refused():
@@ -35,8 +34,7 @@ def test_records_of_others_are_passed_over(caplog):
     records = [
         FakeRecord(key=b"a", value=b"?"),
         FakeRecord(key=b"\xff", value=b"?"),
-        FakeRecord(key=b"a"),
         vector("c", 1, 3),
     ]
-    assert newest_published(records, "here") == {"c": Newest(3, 1)}
-    assert [record.action for record in caplog.records] == ["foreign_output"] * 3
+    assert newest_published(records, "here") == {"c": 3}
+    assert [record.action for record in caplog.records] == ["foreign_output"] * 2

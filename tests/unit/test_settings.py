@@ -61,7 +61,7 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_TOPIC__ITEMS": "a"}, "did you mean ALIGN_TOPICS__ITEMS?"),
         ({"ALIGN_BATCH__MAX_RECORDS": "0"}, "batch.max_records (ALIGN_BATCH__MAX_RECORDS): Input should be greater"),
         ({"ALIGN_BATCH__MAX_RECORDS": "many"}, "batch.max_records (ALIGN_BATCH__MAX_RECORDS)"),
-        ({"ALIGN_ROLES": "users"}, "roles (ALIGN_ROLES)"),
+        ({"ALIGN_ROLES": "user"}, "roles (ALIGN_ROLES)"),
         ({"ALIGN_DELIVERY": "exactly_once"}, "delivery (ALIGN_DELIVERY)"),
         ({"ALIGN_KAFKA__SASL_MECHANISM": "PLAIN"}, "kafka.sasl_mechanism needs kafka.security_protocol"),
         ({"ALIGN_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, "kafka.sasl_mechanism is required"),

@@ -28,7 +28,7 @@ def shares_of(tenure: Tenure, sizes: list[int]):
             share.add(item(f"i{offset}", offset))
             offset += 1
         tenure.num_consumed += size
-        share.expect(lambda: None)
+        share.expect(len(share.newest) + len(share.rejections), lambda: None)
         shares.append(share)
     return shares
 
@@ -68,7 +68,7 @@ def test_a_share_without_outputs_is_done_at_once(tenure):
     share = tenure.open_share()
     share.add(Superseded(FakeRecord(offset=10)))
     tenure.num_consumed += 1
-    share.expect(lambda: None)
+    share.expect(len(share.newest) + len(share.rejections), lambda: None)
     assert tenure.settle() == [share]
     assert tenure.commit == Commit(11, format_note(4))
 
@@ -77,7 +77,7 @@ def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(ten
     share = tenure.open_share()
     share.add(Rejection(FakeRecord(offset=10), Reason.INVALID_FIELD, "decode", ""))
     tenure.num_consumed += 1
-    share.expect(lambda: None)
+    share.expect(len(share.newest) + len(share.rejections), lambda: None)
     DeadLetterReceipt(share).acknowledged(99)
     assert tenure.settle() == [share]
     assert tenure.commit == Commit(11, format_note(4))
@@ -86,7 +86,7 @@ def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(ten
 def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure):
     share = tenure.open_share()
     share.add(Rejection(FakeRecord(offset=10), Reason.INVALID_FIELD, "decode", ""))
-    share.expect(lambda: None)
+    share.expect(len(share.newest) + len(share.rejections), lambda: None)
     DeadLetterReceipt(share).failed(ClientError("too large"))
     assert share.error_is_dead_letter
     assert tenure.failure() is share
@@ -107,7 +107,7 @@ def test_everyone_is_told_once_when_a_share_is_finished(tenure):
     share = tenure.open_share()
     share.add(item("a", 10))
     told = []
-    share.expect(lambda: told.append(1))
+    share.expect(1, lambda: told.append(1))
     share.failed(ClientError("x"))
     share.failed(ClientError("y"))
     share.acknowledged(3)
@@ -122,7 +122,7 @@ def test_a_finished_share_is_freed_at_once_and_its_records_with_it(tenure):
 
     share, watched = tenure.open_share(), Watched()
     share.add(item("a", 10))
-    share.expect(lambda share=share, watched=watched: None)
+    share.expect(1, lambda share=share, watched=watched: None)
     freed = weakref.ref(watched)
     gc.disable()
     try:

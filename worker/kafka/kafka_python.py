@@ -45,6 +45,8 @@ NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
 RETRY_BACKOFF_MS = 20
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 CALL_TIMEOUT_MS = 10_000
+READER_MAX_RECORDS = 2_000
+READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
 _ASSIGNORS = {
     "range": RangePartitionAssignor,
     "roundrobin": RoundRobinPartitionAssignor,
@@ -142,13 +144,13 @@ class KafkaPythonClient:
                 timeout_ms=CALL_TIMEOUT_MS,
             )
 
-    def consumer(self) -> KafkaPythonConsumer:
+    def consumer(self, group_id: str) -> KafkaPythonConsumer:
         settings = self._settings
         with translated("opening a consumer"):
             consumer = _open(
                 KafkaConsumer,
                 **self._common,
-                group_id=settings.group_id,
+                group_id=group_id,
                 group_instance_id=settings.group_instance_id,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
@@ -183,52 +185,14 @@ class KafkaPythonClient:
             )
         return KafkaPythonProducer(producer, fence)
 
-    def read(
-        self,
-        partition: TopicPartition,
-        start: int | None,
-        *,
-        at_least_last: int = 0,
-        not_before: int = 0,
-        timeout_s: float,
-    ) -> Iterator[Record]:
-        tp = KafkaTopicPartition(*partition)
-        timeout_ms = int(timeout_s * 1000)
-        with translated(f"reading {partition.topic}/{partition.partition}"):
-            consumer = self._open_groupless(fetch_max_wait_ms=min(self._settings.fetch_max_wait_ms, 100))
-            try:
-                consumer.assign([tp])
-                first = consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
-                end = consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp]
-                position = max(first, min(first if start is None else start, end - at_least_last))
-                if not_before <= end:
-                    position = max(position, not_before)
-                consumer.seek(tp, position)
-                deadline = time.monotonic() + timeout_s
-                # The position, not the last record, says when the end is reached: markers and compacted offsets
-                # have no record.
-                while position < end:
-                    for record in consumer.poll(timeout_ms=500, max_records=5_000).get(tp, ()):
-                        if record.offset < end:
-                            yield record
-                    previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
-                    if position > previous:
-                        deadline = time.monotonic() + timeout_s
-                    elif time.monotonic() > deadline:
-                        raise CallTimeoutError(
-                            f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}"
-                        )
-            finally:
-                consumer.close(timeout_ms=1_000)
+    def reader(self, topic: str) -> KafkaPythonReader:
+        with translated(f"reading {topic}"):
+            return KafkaPythonReader(self._open_groupless(), topic)
 
-    def end(self, partition: TopicPartition, timeout_s: float) -> int:
-        tp = _kafka_partition(partition)
-        with translated(f"asking for the end of {partition.topic}/{partition.partition}"):
-            consumer = self._open_groupless()
-            try:
-                return int(consumer.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
-            finally:
-                consumer.close(timeout_ms=1_000)
+    def log(self) -> KafkaPythonLog:
+        return KafkaPythonLog(
+            lambda: self._open_groupless(fetch_max_wait_ms=min(self._settings.fetch_max_wait_ms, 100))
+        )
 
     def _admin(self) -> contextlib.closing[KafkaAdminClient]:
         return contextlib.closing(_open(KafkaAdminClient, **self._common))
@@ -353,6 +317,102 @@ class KafkaPythonConsumer:
     def close(self, timeout_s: float) -> None:
         with translated("closing the consumer"):
             self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
+
+
+class KafkaPythonLog:
+    """Looks at partitions one after the other through one consumer, which is replaced after a failure."""
+
+    def __init__(self, open_consumer: Callable[[], KafkaConsumer]) -> None:
+        self._open = open_consumer
+        self._consumer: KafkaConsumer | None = None
+
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        tp = _kafka_partition(partition)
+        with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as consumer:
+            return int(consumer.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
+
+    def read(
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+    ) -> Iterator[Record]:
+        tp, timeout_ms = _kafka_partition(partition), int(timeout_s * 1000)
+        with self._used(f"reading {partition.topic}/{partition.partition}") as consumer:
+            consumer.assign([tp])
+            first = consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
+            end = consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp]
+            position = max(first, min(first if start is None else start, end - at_least_last))
+            consumer.seek(tp, position)
+            deadline = time.monotonic() + timeout_s
+            # The position, not the last record, says when the end is reached: markers and compacted offsets have none.
+            while position < end:
+                for record in consumer.poll(timeout_ms=500, max_records=5_000).get(tp, ()):
+                    if record.offset < end:
+                        yield record
+                previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
+                if position > previous:
+                    deadline = time.monotonic() + timeout_s
+                elif time.monotonic() > deadline:
+                    raise CallTimeoutError(
+                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}"
+                    )
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(timeout_ms=1_000)
+
+    @contextlib.contextmanager
+    def _used(self, doing: str) -> Iterator[KafkaConsumer]:
+        with translated(doing):
+            try:
+                if self._consumer is None:
+                    self._consumer = self._open()
+                yield self._consumer
+            except (KafkaError, CallTimeoutError):
+                self.close()
+                raise
+
+
+class KafkaPythonReader:
+    """Reads all partitions of a topic from their beginning, those that it is given later included."""
+
+    def __init__(self, consumer: KafkaConsumer, topic: str) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._look_again_at = 0.0
+        try:
+            self._take_new_partitions()
+            partitions = self._consumer.assignment()
+            self._ends = dict(self._consumer.end_offsets(list(partitions), timeout_ms=CALL_TIMEOUT_MS))
+        except BaseException:
+            consumer.close(timeout_ms=1_000)
+            raise
+
+    def poll(self, timeout_ms: int) -> Sequence[Record]:
+        with translated(f"reading {self._topic}"):
+            if time.monotonic() > self._look_again_at:
+                self._take_new_partitions()
+            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=READER_MAX_RECORDS)
+        return [record for records in polled.values() for record in records]
+
+    def num_behind(self) -> int:
+        with translated(f"reading {self._topic}"):
+            return sum(
+                max(0, end - self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS)) for tp, end in self._ends.items()
+            )
+
+    def close(self) -> None:
+        self._consumer.close(timeout_ms=1_000)
+
+    def _take_new_partitions(self) -> None:
+        self._look_again_at = time.monotonic() + READER_METADATA_S
+        known = self._consumer.assignment()
+        numbers = self._consumer.partitions_for_topic(self._topic) or ()
+        if new := [tp for number in sorted(numbers) if (tp := KafkaTopicPartition(self._topic, number)) not in known]:
+            positions = {tp: self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS) for tp in known}
+            self._consumer.assign([*known, *new])
+            self._consumer.seek_to_beginning(*new)
+            for tp, position in positions.items():
+                self._consumer.seek(tp, position)
 
 
 class KafkaPythonProducer:

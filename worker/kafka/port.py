@@ -111,6 +111,40 @@ class ProducerPort(Protocol):
         ...
 
 
+class LogPort(Protocol):
+    """Looks at single partitions, outside any group. For one thread; `timeout_s` bounds the wait for each step."""
+
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        """The offset that the next record will get."""
+        ...
+
+    def read(
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+    ) -> Iterator[Record]:
+        """The records from `start` (None: the beginning) to the present end. One partition at a time.
+
+        Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer has
+        means its beginning.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class ReaderPort(Protocol):
+    """Follows all partitions of a topic from their beginning, outside any group. For one thread."""
+
+    def poll(self, timeout_ms: int) -> Sequence[Record]:
+        """The next records, in order within a partition; none when there are none in time."""
+        ...
+
+    def num_behind(self) -> int:
+        """Offsets up to where the topic ended when the reader was made."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class ClientPort(Protocol):
     """Makes the parts of one client library, all with the same connection settings."""
 
@@ -128,28 +162,15 @@ class ClientPort(Protocol):
 
     def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None: ...
 
-    def consumer(self) -> ConsumerPort: ...
+    def consumer(self, group_id: str) -> ConsumerPort: ...
     def producer(self, lease: Lease | None = None) -> ProducerPort: ...
 
-    def read(
-        self,
-        partition: TopicPartition,
-        start: int | None,
-        *,
-        at_least_last: int = 0,
-        not_before: int = 0,
-        timeout_s: float,
-    ) -> Iterator[Record]:
-        """The records of one partition from `start` (None: its beginning) to its present end, outside any group.
-
-        Begins `at_least_last` offsets before the end if `start` is later than that, and in no case before
-        `not_before`, unless the log ends before it, as one that was made anew does. A start that the log no longer has
-        means its beginning. Any thread. `timeout_s` bounds the wait for each step.
-        """
+    def reader(self, topic: str) -> ReaderPort:
+        """Any thread."""
         ...
 
-    def end(self, partition: TopicPartition, timeout_s: float) -> int:
-        """The offset that the next record of a partition will get. Any thread."""
+    def log(self) -> LogPort:
+        """Any thread. Connects when it is first asked for something."""
         ...
 
     def reachable(self) -> bool:

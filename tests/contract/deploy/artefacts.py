@@ -27,7 +27,7 @@ RUNBOOK = DEPLOY / "README.md"
 SPACE_VOLUME = DEPLOY / "space-volume.yaml"
 COMPONENTS = DEPLOY / "components"
 
-TARGETS = ("base", "overlays/full", "overlays/next-space")
+TARGETS = ("base", "overlays/full", "overlays/next-space", "overlays/users")
 COMPONENT_NAMES = ("keda", "monitoring", "networkpolicy", "scram", "seeded-space", "strimzi")
 CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1")
 

@@ -9,7 +9,7 @@ import promql_parser
 from prometheus_client import CollectorRegistry
 
 from tests.contract.deploy.artefacts import RULES, Document, document
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessMetrics
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
 """Put there by Prometheus, not by the worker."""
@@ -27,7 +27,7 @@ def exposed_samples() -> Samples:
     metrics = Metrics(registry, "items")
     metrics.lag.labels("items", "0").set(0)
     metrics.position_lag.labels("items", "0").set(0)
-    metrics.space_info.info({"space_id": "0f3a", "dim": "256"})
+    ProcessMetrics(registry).space_info.info({"space_id": "0f3a", "dim": "256"})
     found: dict[str, list[Mapping[str, str]]] = {"up": [{}]}
     for family in registry.collect():
         for sample in family.samples:

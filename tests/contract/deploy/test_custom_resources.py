@@ -26,8 +26,9 @@ from tests.contract.deploy.artefacts import (
 from tests.contract.deploy.conftest import LoadSettings
 from tests.contract.deploy.crd import Schemas, load_schemas, problems
 from tests.contract.deploy.test_settings import settings_of
+from worker.flow import flows
 from worker.settings import Settings
-from worker.topics import wanted_topics
+from worker.topics import needed_topics, wanted_topics
 
 SCALED_OBJECT = COMPONENTS / "keda" / "scaledobject.yaml"
 POD_MONITOR = COMPONENTS / "monitoring" / "podmonitor.yaml"
@@ -83,7 +84,7 @@ def test_files_obey_their_definitions(path: Path, schemas: Schemas) -> None:
 
 def test_rendered_resources_obey_their_definitions(schemas: Schemas) -> None:
     custom = [each for each in rendered("overlays/full") if each["apiVersion"] not in CORE_GROUPS]
-    assert len(custom) == 8
+    assert len(custom) == 12
     for resource in custom:
         assert problems(schemas, resource) == []
 
@@ -126,7 +127,8 @@ def test_workers_are_scaled_up_to_one_per_partition() -> None:
 
 def test_partitions_of_inputs_and_outputs_match(worker_settings: Settings) -> None:
     partitions = {each["metadata"]["name"]: each["spec"]["partitions"] for each in documents(TOPICS)}
-    assert partitions[worker_settings.topics.items] == partitions[worker_settings.topics.item_vectors]
+    for flow in flows(with_roles(worker_settings)):
+        assert partitions[flow.inputs] == partitions[flow.outputs] == partitions[flow.state]
 
 
 def test_the_trigger_watches_what_the_worker_consumes(worker_settings: Settings) -> None:
@@ -142,7 +144,7 @@ def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPa
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(kafka_python, "KafkaConsumer", lambda **config: given.update(config))
-    kafka_python.KafkaPythonClient(Settings().kafka).consumer()
+    kafka_python.KafkaPythonClient(Settings().kafka).consumer("group")
     assert metadata_of(document(SCALED_OBJECT))["offsetResetPolicy"] == given["auto_offset_reset"]
 
 
@@ -216,13 +218,18 @@ def test_in_full_all_lives_beside_the_cluster() -> None:
 
 
 def test_topics_are_what_the_worker_wants(worker_settings: Settings) -> None:
-    wanted = wanted_topics(worker_settings.topics)
+    wanted = wanted_topics(with_roles(worker_settings))
     found = {each["metadata"]["name"]: each["spec"]["config"] for each in documents(TOPICS)}
     assert {
         name: {key: str(value) for key, value in config.items() if key not in CLUSTER_TOPIC_CONFIG}
         for name, config in found.items()
     } == wanted
     assert all(each["spec"]["replicas"] > each["spec"]["config"]["min.insync.replicas"] for each in documents(TOPICS))
+
+
+def with_roles(settings: Settings) -> Settings:
+    """The topics are for both roles, whichever a deployment has."""
+    return settings.model_copy(update={"roles": frozenset({"items", "users"})})
 
 
 def allowed(acls: list[Document], kind: str, name: str) -> set[str]:
@@ -237,15 +244,17 @@ def allowed(acls: list[Document], kind: str, name: str) -> set[str]:
     return granted
 
 
-@pytest.mark.parametrize("target", ["overlays/full", "overlays/next-space"])
+@pytest.mark.parametrize("target", ["overlays/full", "overlays/next-space", "overlays/users"])
 def test_the_user_may_do_what_the_worker_does(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
     settings = settings_of(rendered(target), load_settings, tmp_path)
     acls = document(USER)["spec"]["authorization"]["acls"]
     look = {"Describe", "DescribeConfigs"}
-    assert allowed(acls, "topic", settings.topics.items) >= look | {"Read"}
-    assert allowed(acls, "topic", settings.topics.item_vectors) >= look | {"Read", "Write"}
-    assert allowed(acls, "topic", settings.topics.dead_letters) >= look | {"Read", "Write"}
-    assert allowed(acls, "group", settings.kafka.group_id) >= {"Describe", "Read"}
+    for name in needed_topics(settings):
+        assert allowed(acls, "topic", name) >= look | {"Read"}
+    for flow in flows(settings):
+        for written in (flow.outputs, flow.state, flow.dead_letters):
+            assert allowed(acls, "topic", written) >= look | {"Read", "Write"}
+        assert allowed(acls, "group", flow.group_id) >= {"Describe", "Read"}
 
 
 def test_the_user_may_do_no_more() -> None:

@@ -43,7 +43,7 @@ CORE_FILES = sorted(
     for path in DEPLOY.rglob("*.yaml")
     if "apiVersion" in path.read_text()
     and documents(path)[0].get("apiVersion") in CORE_GROUPS
-    and path.parent.name not in ("scram", "seeded-space", "next-space")  # these hold patches, not objects
+    and path.parent.name not in ("scram", "seeded-space", "next-space", "users")  # these hold patches, not objects
 )
 WORKLOADS = [base_deployment(), *of_kind("Pod", documents(SPACE_VOLUME))]
 
@@ -113,7 +113,7 @@ def test_full_adds_the_operators_resources() -> None:
     kinds = [each["kind"] for each in rendered("overlays/full")]
     expected = {
         "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1, "ServiceAccount": 1, "PodMonitor": 1,
-        "PrometheusRule": 1, "ScaledObject": 1, "TriggerAuthentication": 1, "KafkaTopic": 3, "KafkaUser": 1,
+        "PrometheusRule": 1, "ScaledObject": 1, "TriggerAuthentication": 1, "KafkaTopic": 7, "KafkaUser": 1,
         "NetworkPolicy": 1,
     }  # fmt: skip
     assert {kind: kinds.count(kind) for kind in kinds} == expected
@@ -245,7 +245,12 @@ def test_every_selector_finds_the_pods(target: str) -> None:
 
 
 def test_two_deployments_do_not_select_each_others_pods() -> None:
-    first, second = (the("Deployment", rendered(target)) for target in ("base", "overlays/next-space"))
+    first = the("Deployment", rendered("base"))
+    for second in (the("Deployment", rendered(target)) for target in ("overlays/next-space", "overlays/users")):
+        require_apart(first, second)
+
+
+def require_apart(first: Document, second: Document) -> None:
     assert first["metadata"]["name"] != second["metadata"]["name"]
     assert not (
         first["spec"]["selector"]["matchLabels"].items() <= second["spec"]["template"]["metadata"]["labels"].items()

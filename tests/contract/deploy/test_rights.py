@@ -107,8 +107,10 @@ def test_a_worker_gets_by_with_the_rights_of_its_user(kafka: RealKafka, tmp_path
     for _ in range(2):  # the second one takes over what the first one published
         with WorkerProcess(settings(kafka, NAME, space)) as worker:
             worker.wait_ready()
-            worker.wait_until(lambda: all(each["lag"] == 0 for each in worker.status()["partitions"]), name="done")
-            finished = worker.status()["accounting"]
+            worker.wait_until(
+                lambda: all(each["lag"] == 0 for each in worker.status()["roles"][0]["partitions"]), name="done"
+            )
+            finished = worker.status()["roles"][0]["accounting"]
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
         assert "authoriz" not in worker.stderr.lower()

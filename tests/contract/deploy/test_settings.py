@@ -24,6 +24,7 @@ from tests.contract.deploy.artefacts import (
 )
 from tests.contract.deploy.conftest import LoadSettings
 from worker.errors import ConfigError
+from worker.flow import flows
 from worker.settings import CONFIG_FILE_VARIABLE, Settings, setting_names, variable
 
 SECRET = "not-a-real-password"
@@ -117,10 +118,18 @@ def test_the_next_space_shares_nothing_that_the_worker_writes(load_settings: Loa
         settings_of(rendered(target), load_settings, tmp_path) for target in ("base", "overlays/next-space")
     )
     assert first.topics.items == second.topics.items
-    for name in ("item_vectors", "dead_letters"):
+    for name in ("item_vectors", "item_state", "dead_letters"):
         assert getattr(first.topics, name) != getattr(second.topics, name)
     assert first.kafka.group_id != second.kafka.group_id
     assert first.space.path != second.space.path
+
+
+def test_the_users_deployment_joins_that_of_the_items(load_settings: LoadSettings, tmp_path: Path) -> None:
+    """One reads what the other writes, in the same space, and they are members of different groups."""
+    items, users = (settings_of(rendered(target), load_settings, tmp_path) for target in ("base", "overlays/users"))
+    assert (items.roles, users.roles) == ({"items"}, {"users"})
+    assert (items.topics, items.space) == (users.topics, users.space)
+    assert flows(items)[0].group_id != flows(users)[0].group_id
 
 
 def test_the_loader_is_checked_at_the_path_that_workers_use(worker_settings: Settings) -> None:

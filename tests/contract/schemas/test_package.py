@@ -70,6 +70,7 @@ def test_the_public_names_are_these():
         "decode",
         "encode",
         "encode_item_vector",
+        "encode_user_vector",
         "json_schema",
         "split_messages",
     ]

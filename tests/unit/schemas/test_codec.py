@@ -19,9 +19,11 @@ from schemas import (
     SchemaError,
     Tensor,
     UserEvent,
+    UserVector,
     decode,
     encode,
     encode_item_vector,
+    encode_user_vector,
 )
 from tests.unit.schemas import strategies
 
@@ -247,3 +249,22 @@ def test_encode_item_vector_gives_the_bytes_of_encode(
     )  # fmt: skip
     assert fast == encode(message)
     assert decode(ItemVector, fast) == message
+
+
+@given(
+    vector=strategies.tensor_fields(strategies.vector_shapes).filter(lambda fields: fields["dtype"] != "i1"),
+    user_id=strategies.ids,
+    num_events=strategies.counts,
+    times=st.tuples(strategies.times, strategies.times),
+    space_id=strategies.names,
+)
+def test_encode_user_vector_gives_the_bytes_of_encode(vector, user_id, num_events, times, space_id):
+    fast = encode_user_vector(
+        user_id, times[0], num_events, space_id, vector["dtype"], vector["shape"], vector["data"], times[1]
+    )
+    message = UserVector(
+        user_id=user_id, event_time_ms=times[0], num_events=num_events, space_id=space_id, vector=Tensor(**vector),
+        produced_at_ms=times[1],
+    )  # fmt: skip
+    assert fast == encode(message)
+    assert decode(UserVector, fast) == message

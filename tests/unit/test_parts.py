@@ -1,0 +1,94 @@
+"""Items in parts: the state depends on the messages, not on their order."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import FakeRecord, feature
+from worker.errors import StateError
+from worker.parts import ItemState, merged
+from worker.records import Item
+
+NAMES = ("audio", "image", "text")
+
+
+def message(revision: int, offset: int = 0, *, partial: bool, **fills: float) -> Item:
+    features = {name: feature(fill=fill) for name, fill in fills.items()}
+    return Item(FakeRecord(offset=offset), "a", revision, 1_000 + revision, features, partial)
+
+
+def after(*messages: Item) -> ItemState | None:
+    state = None
+    for each in messages:
+        state = merged(state, each) or state
+    return state
+
+
+def content(state: ItemState | None) -> dict[str, float]:
+    return {} if state is None else {name: float(each.to_numpy()[0]) for name, each in state.features.items()}
+
+
+def test_text_now_and_image_later_make_one_item():
+    text, image = message(1, 0, partial=True, text=1.0), message(2, 1, partial=True, image=2.0)
+    first, both = after(text), after(text, image)
+    assert content(first) == {"text": 1.0}
+    assert content(both) == {"image": 2.0, "text": 1.0}
+    assert (both.offset, both.revision, both.event_time_ms) == (1, 2, 1_002)
+
+
+def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not():
+    state = after(message(5, partial=True, text=5.0))
+    assert merged(state, message(4, partial=True, text=4.0)) is None
+    late = merged(state, message(3, partial=True, image=3.0))
+    assert content(late) == {"image": 3.0, "text": 5.0}
+    assert late.revision == 5
+
+
+def test_a_whole_message_ends_what_it_does_not_bring_unless_that_is_newer():
+    state = after(message(1, partial=False, text=1.0, audio=1.0), message(4, partial=True, image=4.0))
+    assert content(merged(state, message(3, partial=False, text=3.0))) == {"image": 4.0, "text": 3.0}
+    assert content(merged(state, message(4, partial=False, text=9.0))) == {"text": 9.0}
+    assert merged(state, message(0, partial=False, text=0.0)) is None
+
+
+def test_a_whole_message_older_than_a_part_still_brings_the_rest():
+    state = after(message(5, partial=True, image=5.0), message(3, partial=False, image=3.0, text=3.0))
+    assert content(state) == {"image": 5.0, "text": 3.0}
+
+
+def test_the_same_message_again_changes_nothing():
+    state = after(message(2, 7, partial=True, text=2.0))
+    assert merged(state, message(2, 7, partial=True, text=2.0)) == state
+
+
+MESSAGES = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), min_size=1, max_size=5)
+
+
+@given(MESSAGES, st.data())
+def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
+    """Revisions are distinct, as those of one producer are."""
+    messages = [
+        message(revision, partial=partial, **dict.fromkeys(sorted(names), float(revision)))
+        for revision, (partial, names) in enumerate(kinds)
+    ]
+    results = {tuple(sorted(content(after(*order)).items())) for order in permutations(messages)}
+    assert len(results) == 1
+    start = data.draw(st.integers(0, len(messages) - 1))
+    assert content(after(*messages, *messages[start:])) == content(after(*messages)), "a replay changes nothing"
+
+
+def test_a_state_is_the_same_after_it_was_written():
+    state = after(message(1, 3, partial=False, text=1.0), message(2, 4, partial=True, image=0.5))
+    assert ItemState.decode(state.encode()) == state
+    assert len(state.without_parts().encode()) < 32
+    whole = replace(state, parts={})
+    assert ItemState.decode(whole.encode()) == whole
+
+
+@pytest.mark.parametrize("value", [b"", b"\x02\x00\x90", b"\x01\x00\xc1", b"\x01"])
+def test_what_is_no_state_is_refused(value):
+    with pytest.raises(StateError):
+        ItemState.decode(value)

@@ -1,0 +1,109 @@
+"""What the input logs lead to, computed from the logs alone: plain dictionaries, one item and one user at a time.
+
+Nothing here is shared with the worker but the model, and even that sees one item or user at a time. What is to be
+shown is that batches, order, crashes and duplicates on the way make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas import Feature, NewItem, SchemaError, UserEvent, decode
+from worker.align import AlignRuntime, Contract, Refusal, Space
+from worker.align.users import NO_ROW, Histories
+from worker.align.weights import build_user_model
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+class Replay:
+    def __init__(self, space: Space, items: Iterable[Any], events: Iterable[Any] = ()) -> None:
+        """`items` and `events` are the records of the two logs, in order within each partition."""
+        self._space = space
+        self.features = final_features(space, items)
+        """By item: what its messages leave of it."""
+        self.histories = histories(space, events)
+
+    @cached_property
+    def items(self) -> Vectors:
+        runtime = AlignRuntime(self._space, device="cpu", dtype="float32", threads=1, max_batch=1)
+        return {item_id: runtime.embed([features]).vectors[0] for item_id, features in self.features.items()}
+
+    def users(self, published: Mapping[str, NDArray[np.float32]] | None = None) -> Vectors:
+        """The vector of every user that has one, from the item vectors as they are published, or as computed here."""
+        user = self._space.spec.user
+        assert user is not None
+        model = build_user_model(self._space.spec, self._space.weights)
+        vectors = self.items if published is None else published
+        rows = {item_id: row for row, item_id in enumerate(vectors)}
+        table_RD = torch.from_numpy(np.stack([*vectors.values(), np.zeros(self._space.spec.dim, np.float32)])).half()
+        found = {}
+        for user_id, events in self.histories.items():
+            made = model(
+                table_RD,
+                Histories(
+                    torch.tensor([[rows.get(each.item_id, NO_ROW) for each in events]]),
+                    torch.tensor([[each.event_time_ms for each in events]]),
+                    torch.tensor([[user.event_weights[each.event_type] for each in events]]),
+                ),
+            )
+            if bool(made.usable_U[0]):
+                found[user_id] = made.vectors_UD[0].numpy()
+        return found
+
+
+def final_features(space: Space, records: Iterable[Any]) -> dict[str, Mapping[str, Feature]]:
+    """Features of each item that is left. Of each modality the newest counts that no later whole message or delete has
+    ended."""
+    contract = Contract(space.spec)
+    lives: dict[str, list[NewItem]] = {}
+    for record in records:
+        if record.value is None:
+            lives[(record.key or b"").decode()] = []
+            continue
+        try:
+            item = decode(NewItem, record.value)
+        except SchemaError:
+            continue
+        if record.key == item.key and not isinstance(contract.check(item.features), Refusal):
+            lives.setdefault(item.item_id, []).append(item)
+    found = {item_id: _features(messages, space) for item_id, messages in lives.items() if messages}
+    return {item_id: features for item_id, features in found.items() if features}
+
+
+def _features(messages: list[NewItem], space: Space) -> dict[str, Feature]:
+    by_revision = sorted(messages, key=lambda message: message.revision)  # stable: equal ones stay in the log's order
+    features: dict[str, Feature] = {}
+    for message in by_revision:
+        if not message.partial:
+            features = {}
+        features |= {name: each for name, each in message.features.items() if name in space.spec.modalities}
+    return dict(sorted(features.items()))
+
+
+def histories(space: Space, records: Iterable[Any]) -> dict[str, list[UserEvent]]:
+    """The newest events of each user, in order of time."""
+    user = space.spec.user
+    by_user: dict[str, dict[str, UserEvent]] = {}
+    for record in records:
+        try:
+            event = decode(UserEvent, record.value or b"")
+        except SchemaError:
+            continue
+        if user is None or record.key != event.key or event.event_type not in user.event_weights:
+            continue
+        known = by_user.setdefault(event.user_id, {})
+        if event.event_id not in known or _order(event) > _order(known[event.event_id]):
+            known[event.event_id] = event
+    last = user.last if user else 0
+    return {user_id: sorted(events.values(), key=_order)[-last:] for user_id, events in by_user.items()}
+
+
+def _order(event: UserEvent) -> tuple[int, str, str, str]:
+    return event.event_time_ms, event.event_id, event.item_id, event.event_type

@@ -1,0 +1,77 @@
+"""What one tenure knows of its partition's items or users: the store, and over it what has been read but not settled.
+
+The store holds what is settled, and moves with the watermark: what is computed again after a failure meets the same
+knowledge as the first time. Only restoring can put it ahead, by what an owner that died had written to the changelog
+and not committed. Every input that comes again is then either in it, or it is the newest in it, or it is new; states
+carry the offset of their newest input to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from worker.records import Change, Rejection, State
+from worker.state import Store
+
+S = TypeVar("S", bound=State)
+
+
+class Memory(Generic[S]):
+    """Used by one thread at a time: first the one that restores it, then the poll thread."""
+
+    def __init__(self, store: Store, decode: Callable[[bytes], S]) -> None:
+        self._store = store
+        self._decode = decode
+        self._pending: dict[str, tuple[int, S | None]] = {}
+        self.published: dict[str, int] = {}
+        """Offset of the newest input of which an output is written, where an earlier owner did not commit it."""
+        self.is_foreign = False
+        """What is remembered came from another log, which was deleted: its offsets say nothing."""
+
+    def get(self, key: str) -> S | None:
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending[1]
+        value = self._store.get(key)
+        return None if value is None else self._decode(value)
+
+    def put(self, key: str, state: S | None, offset: int) -> None:
+        """Remember a state (None: forget the key) that the input at `offset` leads to."""
+        self._pending[key] = (offset, state)
+
+    def is_overtaken(self, key: str, offset: int) -> bool:
+        """Whether an output of a newer input is written already."""
+        published = self.published.get(key)
+        if published is None:
+            return False
+        if offset < published:
+            return True
+        del self.published[key]
+        return False
+
+    def settle(
+        self,
+        changes: Mapping[str, bytes | None],
+        newest: Mapping[str, Change],
+        rejections: Sequence[Rejection],
+        applied: int,
+    ) -> None:
+        """Take over what a share has written. What a rejected input had led to is forgotten."""
+        if changes:
+            self._store.apply(changes, max(applied, self._store.applied))
+        for key in changes:
+            pending = self._pending.get(key)
+            if pending is not None and pending[0] <= newest[key].record.offset:
+                del self._pending[key]
+        for rejection in rejections:
+            key = (rejection.record.key or b"").decode(errors="replace")
+            if self._pending.get(key, (-1, None))[0] == rejection.record.offset:
+                del self._pending[key]
+
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        """Everything in the store, encoded."""
+        return self._store.items()
+
+    def __len__(self) -> int:
+        return len(self._pending)

@@ -1,0 +1,101 @@
+"""An item as its messages leave it: each modality from the newest message that brought it. Pure.
+
+The state after any messages depends on the messages, not on the order in which they came:
+
+- A whole message (`partial: false`) of revision R makes everything of revision R or less its own, and leaves what
+  partial messages of a later revision have brought.
+- A partial message of revision R brings a modality unless a message of a later revision has brought it, or a later
+  whole one has come.
+
+Only where two messages of an item have the same revision does the later one in the log win. A delete ends all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from schemas import Feature
+from worker.records import Item
+from worker.state.packing import pack, unpack
+
+NONE = -1
+"""In place of a revision: there is none yet."""
+
+
+class Part(NamedTuple):
+    """One modality of an item."""
+
+    revision: int
+    feature: Feature
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState:
+    """What is remembered of an item."""
+
+    offset: int
+    """Of the newest message in it."""
+    revision: int
+    """The greatest of the messages in it."""
+    whole: int
+    """Revision of the newest whole message, or `NONE`."""
+    event_time_ms: int
+    """The latest of the messages in it."""
+    parts: Mapping[str, Part]
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        return {name: part.feature for name, part in self.parts.items()}
+
+    def encode(self) -> bytes:
+        parts = [
+            (name, revision, feature.encoder, feature.dtype, feature.shape, feature.data, feature.scale)
+            for name, (revision, feature) in self.parts.items()
+        ]
+        return pack((self.offset, self.revision, self.whole, self.event_time_ms, parts))
+
+    @classmethod
+    def decode(cls, value: bytes) -> ItemState:
+        offset, revision, whole, event_time_ms, parts = unpack(value)
+        return cls(
+            offset, revision, whole, event_time_ms,
+            {
+                name: Part(of, Feature.model_construct(
+                    encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale))
+                for name, of, encoder, dtype, shape, data, scale in parts
+            },
+        )  # fmt: skip
+
+    def without_parts(self) -> ItemState:
+        return ItemState(self.offset, self.revision, self.whole, self.event_time_ms, {})
+
+
+_NOTHING = ItemState(-1, NONE, NONE, 0, {})
+
+
+def merged(known: ItemState | None, item: Item) -> ItemState | None:
+    """The item after a message, or None when newer messages leave nothing of it."""
+    known = known or _NOTHING
+    if item.revision < known.whole:
+        return None
+    brought = {
+        name: Part(item.revision, feature)
+        for name, feature in item.features.items()
+        if name not in known.parts or item.revision >= known.parts[name].revision
+    }
+    if item.partial:
+        if not brought:
+            return None
+        parts, whole = {**known.parts, **brought}, known.whole
+    else:
+        newer = {name: part for name, part in known.parts.items() if part.revision > item.revision}
+        parts, whole = {**brought, **newer}, item.revision
+    return ItemState(
+        item.record.offset,
+        max(known.revision, item.revision),
+        whole,
+        max(known.event_time_ms, item.event_time_ms),
+        dict(sorted(parts.items())),
+    )

@@ -1,0 +1,1 @@
+"""The two halves of the worker, items and users, as the loop sees them."""

@@ -1,0 +1,211 @@
+"""The items half: item messages to item vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from schemas import ItemVector, SchemaError, decode, encode_item_vector
+from worker.align import Contract, Refusal
+from worker.decode import DecodedRecords, ItemDecoder
+from worker.errors import SpaceError
+from worker.flow import Flow
+from worker.fuse import Embedder, Vector
+from worker.kafka.port import LogPort
+from worker.memory import Memory
+from worker.metrics import Metrics
+from worker.parts import ItemState, merged
+from worker.publish import Outbound, carried_headers
+from worker.records import Change, Decoded, Delete, Entry, Item, Record, Superseded, TopicPartition
+from worker.roles.role import Watched
+from worker.source_offset import header, of_deletion
+from worker.stage import Stage
+from worker.tenure import ChangeReceipt, Share, Tenure, parse_note
+
+logger = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 30.0
+NUM_CHECKED = 256
+"""Outputs that are read in any case, to see whether they are of this space and this log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFormat:
+    """What every item vector of this process has in common."""
+
+    flow: Flow
+    space_id: str
+    dtype: Literal["f2", "f4"]
+    dim: int
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return self.flow.dead_letters
+
+    def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
+        match entry:
+            case Item(is_overtaken=False) if vector is not None:
+                value = encode_item_vector(
+                    item_id=entry.id,
+                    revision=entry.revision,
+                    event_time_ms=entry.event_time_ms,
+                    space_id=self.space_id,
+                    dtype=self.dtype,
+                    shape=(self.dim,),
+                    data=vector.data,
+                    modalities=vector.modalities,
+                    prior=vector.prior,
+                    modality_vectors=vector.modality_data,
+                    produced_at_ms=now_ms,
+                    source_offset=entry.record.offset,
+                )
+                return self._outbound(entry.record, value, carried_headers(entry.record), share)
+            case Delete(is_overtaken=False):
+                headers = [*carried_headers(entry.record), header(entry.record.offset)]
+                return self._outbound(entry.record, None, headers, share)
+        return None
+
+    def change(self, share: Share, entry: Change) -> Outbound | None:
+        record = entry.record
+        value = entry.state.encode() if isinstance(entry, Item) and entry.state is not None else None
+        return Outbound(self.flow.state, record.partition, record.key, value, (), ChangeReceipt(share))
+
+    def _outbound(
+        self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], share: Share
+    ) -> Outbound:
+        return Outbound(self.flow.outputs, record.partition, record.key, value, headers, share)
+
+
+class ItemsRole:
+    """Implements `Role`."""
+
+    stages: Sequence[Stage] = ()
+
+    def __init__(
+        self, output: ItemFormat, contract: Contract, embedder: Embedder, *, keep_features: bool, keeps_order: bool
+    ) -> None:
+        """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
+        must be read back for no older one to follow a newer one."""
+        self.flow = output.flow
+        self.output = output
+        self.embedder = embedder
+        self._contract = contract
+        self._keep_features = keep_features
+        self._keeps_order = keeps_order
+        self._decoder = ItemDecoder(contract, partial=keep_features)
+
+    def decode(self, records: Sequence[Record]) -> DecodedRecords:
+        return self._decoder.decode(records)
+
+    def accept(self, entries: Sequence[Decoded], memory: Memory[ItemState]) -> list[Entry]:
+        return [self._accept_one(entry, memory) for entry in entries]
+
+    def _accept_one(self, entry: Decoded, memory: Memory[ItemState]) -> Entry:
+        if not isinstance(entry, Item | Delete):
+            return entry  # type: ignore[return-value]  # this half decodes no actions
+        offset, known = entry.record.offset, memory.get(entry.id)
+        if known is not None and offset < known.offset and not memory.is_foreign:
+            return Superseded(entry.record)
+        is_overtaken = memory.is_overtaken(entry.id, offset)
+        if isinstance(entry, Delete):
+            memory.put(entry.id, None, offset)
+            return Delete(entry.record, entry.id, is_overtaken)
+        state = merged(known, entry)
+        if state is None:
+            return Superseded(entry.record)
+        kept = state if self._keep_features else state.without_parts()
+        memory.put(entry.id, kept, offset)
+        return Item(
+            entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken
+        )
+
+    def decode_state(self, value: bytes) -> ItemState:
+        """Without parts that another space has accepted and this one refuses."""
+        state = ItemState.decode(value)
+        if state.parts and self._contract.check(features := state.features) is not features:
+            parts = {
+                name: part
+                for name, part in state.parts.items()
+                if not isinstance(self._contract.check({name: part.feature}), Refusal)
+            }
+            return ItemState(state.offset, state.revision, state.whole, state.event_time_ms, parts)
+        return state
+
+    def recall(self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched) -> Collection[str]:
+        """Which inputs an earlier owner has published after its last commit.
+
+        They are computed again; publishing the older ones after the newer would undo these. The commit carries a note
+        of where in the output partition the uncommitted outputs begin (`tenure.format_note`).
+        """
+        partition = TopicPartition(self.flow.outputs, tenure.partition.partition)
+        start = parse_note(tenure.commit.note) if self._keeps_order else log.end(partition, READ_TIMEOUT_S)
+        records = log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S)
+        published = newest_published(watched(records), self.output.space_id)
+        end_of_log = log.end(tenure.partition, READ_TIMEOUT_S)
+        if any(offset >= end_of_log for offset in published.values()):
+            logger.warning(
+                "%s/%d holds outputs of inputs that the log does not have: it was made anew; only revisions count",
+                *partition, extra={"action": "foreign_log"},
+            )  # fmt: skip
+            memory.is_foreign = True
+        elif self._keeps_order:
+            memory.published = {key: offset for key, offset in published.items() if offset >= tenure.commit.offset}
+        return ()
+
+    def recompute(self, keys: Collection[str], partition: int, memory: Memory[Any]) -> list[Entry]:
+        return []
+
+    def arrivals(self) -> Mapping[int, Collection[str]]:
+        return {}
+
+    def forget(self, partition: int) -> None:
+        return
+
+    def is_ready(self) -> bool:
+        return True
+
+    def figures(self) -> Mapping[str, int]:
+        return {}
+
+    def measure(self, metrics: Metrics) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:
+    """The offset of the newest input of each item that the output records come from.
+
+    Raises `SpaceError` for a vector of another space: vectors of two spaces in one topic would be compared with each
+    other by whoever reads it.
+    """
+    newest: dict[str, int] = {}
+    for record in records:
+        try:
+            item_id = (record.key or b"").decode()
+            if record.value is None:
+                offset = of_deletion(record)
+            else:
+                vector = decode(ItemVector, record.value, check_values=False)
+                offset = vector.source_offset
+                if vector.space_id != space_id:
+                    raise _foreign_space(record, vector, space_id)
+        except (SchemaError, ValueError) as error:
+            logger.warning(
+                "%s/%d offset %d is not an output of this worker: %s",
+                record.topic, record.partition, record.offset, error, extra={"action": "foreign_output"},
+            )  # fmt: skip
+            continue
+        if offset is not None:
+            newest[item_id] = offset
+    return newest
+
+
+def _foreign_space(record: Record, vector: ItemVector, space_id: str) -> SpaceError:
+    return SpaceError(
+        f"topic {record.topic} holds vectors of space {vector.space_id}, but space.path is space {space_id}: "
+        f"give the new space a topic of its own (topics.item_vectors) or set space.path back"
+    )

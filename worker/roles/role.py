@@ -1,0 +1,74 @@
+"""What the loop asks of a half of the worker. Everything that tells items from users is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from worker.decode import DecodedRecords
+from worker.flow import Flow
+from worker.fuse import Embedder
+from worker.kafka.port import LogPort
+from worker.memory import Memory
+from worker.metrics import Metrics
+from worker.publish import OutputFormat
+from worker.records import Decoded, Entry, Record, State
+from worker.stage import Stage
+from worker.tenure import Tenure
+
+Watched = Callable[[Iterable[Record]], Iterator[Record]]
+"""Passes records through, and says on the way that the reader is alive."""
+
+
+class Role(Protocol):
+    @property
+    def flow(self) -> Flow: ...
+    @property
+    def output(self) -> OutputFormat: ...
+    @property
+    def embedder(self) -> Embedder: ...
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Threads of its own."""
+        ...
+
+    def decode(self, records: Sequence[Record]) -> DecodedRecords:
+        """Poll thread."""
+        ...
+
+    def accept(self, entries: Sequence[Decoded], memory: Memory[Any]) -> list[Entry]:
+        """What consecutive inputs lead to, given what is remembered, which they change. Poll thread."""
+        ...
+
+    def decode_state(self, value: bytes) -> State: ...
+
+    def recall(self, tenure: Tenure, memory: Memory[Any], log: LogPort, watched: Watched) -> Collection[str]:
+        """Learn what else there is to know before a restored partition is worked on; returns the ids that are to be
+        computed anew. Restore thread; raises what the client raises."""
+        ...
+
+    def recompute(self, keys: Collection[str], partition: int, memory: Memory[Any]) -> list[Entry]:
+        """Entries that compute them anew. Poll thread."""
+        ...
+
+    def arrivals(self) -> Mapping[int, Collection[str]]:
+        """Ids by partition that are to be computed anew because of something outside the log. Never waits."""
+        ...
+
+    def forget(self, partition: int) -> None:
+        """The partition has gone to another worker."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether it has all that it needs to work."""
+        ...
+
+    def figures(self) -> Mapping[str, int]:
+        """What it has besides its state, by a name for people."""
+        ...
+
+    def measure(self, metrics: Metrics) -> None:
+        """Set the gauges and counters that are its own."""
+        ...
+
+    def close(self) -> None: ...
