@@ -44,6 +44,16 @@ def _split_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _split_pairs(value: Any) -> Any:
+    """Maps are written `a=b,c=d` in flags and in the environment."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+    if any(not (name and equals) for name, equals, _ in pairs):
+        raise ValueError("expected NAME=VALUE,…")
+    return {name: entry for name, _, entry in pairs}
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -183,6 +193,56 @@ class BatchSettings(_Group):
         return self
 
 
+class FetchSettings(_Group):
+    schemes: Annotated[frozenset[Literal["file", "http", "https", "s3"]], NoDecode, BeforeValidator(_split_commas)] = (
+        frozenset()
+    )
+    """Schemes of URIs that content may be fetched from. None by default: who sends items then decides what this worker
+    connects to."""
+    hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = ()
+    """Hosts that may be fetched from: `host`, `host:port` or `*.domain`; with `s3`, the buckets."""
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_commas)] = ()
+    """Directories that `file:` URIs may lie in."""
+    networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = ()
+    """Networks of private addresses, as 10.1.0.0/16, that may be connected to. All others that are not public are
+    refused."""
+    s3_endpoint: str | None = None
+    """Where the objects of `s3://bucket/key` are fetched, unsigned: this URL, then bucket and key."""
+    timeout_s: float = Field(10.0, gt=0)
+    """For one content, retries included. The items of a batch wait for its slowest."""
+    retries: int = Field(2, ge=0, le=10)
+    """How often what may work the next time is tried again."""
+    concurrency: int = Field(16, ge=1, le=256)
+    """Fetches at a time."""
+
+
+class EncodeSettings(_Group):
+    encoders: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
+    """Which encoder makes a modality's features of raw content, `modality=MODEL,…`. MODEL is built in (`builtin-text`,
+    `builtin-image`, `builtin-audio`, `builtin-video`) or a model directory; `MODEL@CONTENT` takes the content of
+    another name, as `frames=/models/clip@video`."""
+    frames: int = Field(8, ge=1, le=256)
+    """Frames taken of a film."""
+    windows: int = Field(4, ge=1, le=256)
+    """Windows taken of a sound that is longer than one."""
+    decoders: int = Field(0, ge=0, le=256)
+    """Processes that read media files. 0: one less than there are cores."""
+    decode_timeout_s: float = Field(20.0, gt=0)
+    """A file that takes longer is given up, with its decoder. Too low: good films are refused on a busy machine."""
+    decode_memory_mb: int = Field(1_024, ge=128)
+    """Memory that one decoder may have."""
+    max_bytes: int = Field(64 * 2**20, ge=1_024)
+    """Largest file that is read or fetched."""
+    max_pixels: int = Field(50_000_000, ge=1_024)
+    """Largest picture or frame."""
+    max_seconds: float = Field(600.0, gt=0)
+    """Longest sound or film."""
+    cache_bytes: int = Field(64 * 2**20, ge=0)
+    """Features that are kept, so that an item whose content has not changed is not encoded again."""
+    fetch: FetchSettings = FetchSettings()
+    """Content that comes as a URI."""
+
+
 class PublishSettings(_Group):
     vector_dtype: Literal["f2", "f4"] = "f2"
     """Element type of published vectors."""
@@ -268,6 +328,7 @@ class Settings(BaseSettings):
     delivery: Literal["at_least_once"] = "at_least_once"
     """What a crash may cost: with `at_least_once`, records computed twice and nothing lost."""
     batch: BatchSettings = BatchSettings()
+    encode: EncodeSettings = EncodeSettings()
     publish: PublishSettings = PublishSettings()
     commit: CommitSettings = CommitSettings()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -341,7 +341,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
 def test_by_default_nothing_is_fetched() -> None:
     fetcher = Fetcher(FetchRules())
     for uri in ("https://media.test/good", "file:///etc/hostname", "http://media.test/", "s3://bucket/key"):
-        with pytest.raises(ContentError, match=r"not allowed; encode\.fetch_schemes has none"):
+        with pytest.raises(ContentError, match=r"not allowed; encode\.fetch\.schemes has none"):
             fetcher.fetch(uri)
     fetcher.close()
 

@@ -173,7 +173,7 @@ class ContentEncoder:
             return
         started = time.monotonic()
         if self._fetcher is None:
-            refusal = ContentError(Reason.URI_REFUSED, "uri: nothing is fetched; encode.fetch_schemes is empty")
+            refusal = ContentError(Reason.URI_REFUSED, "uri: nothing is fetched; encode.fetch.schemes is empty")
             fetched: Sequence[bytes | ContentError] = [refusal] * len(remote)
         else:
             fetched = self._fetcher.fetch_all([work.content.uri or "" for work in remote])

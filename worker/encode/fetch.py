@@ -100,7 +100,7 @@ class Fetcher:
         parts = _split(uri)
         if parts.scheme not in self._rules.schemes:
             allowed = ", ".join(sorted(self._rules.schemes)) or "none"
-            raise _refused(f"scheme {parts.scheme!r} is not allowed; encode.fetch_schemes has {allowed}")
+            raise _refused(f"scheme {parts.scheme!r} is not allowed; encode.fetch.schemes has {allowed}")
         if parts.scheme == "file":
             return self._read_file(parts)
         deadline = time.monotonic() + self._rules.timeout_s
@@ -133,7 +133,7 @@ class Fetcher:
         except (OSError, ValueError, RuntimeError) as error:
             raise _refused("the path cannot be resolved") from error
         if not any(path.is_relative_to(root) for root in self._roots):
-            raise _refused("the file lies in none of encode.fetch_roots")
+            raise _refused("the file lies in none of encode.fetch.roots")
         try:
             # What the path names now may not be what was resolved; a link put there meanwhile is not followed, and a
             # pipe does not hold us.
@@ -149,9 +149,9 @@ class Fetcher:
 
     def _object_url(self, parts: SplitResult) -> str:
         if self._rules.s3_endpoint is None:
-            raise _refused("s3: needs encode.fetch_s3_endpoint")
+            raise _refused("s3: needs encode.fetch.s3_endpoint")
         if not _matches(parts.netloc, None, self._rules.hosts):
-            raise _refused(f"bucket {parts.netloc!r} is not in encode.fetch_hosts")
+            raise _refused(f"bucket {parts.netloc!r} is not in encode.fetch.hosts")
         return f"{self._rules.s3_endpoint.rstrip('/')}/{quote(parts.netloc)}/{parts.path.lstrip('/')}"
 
     def _follow(self, uri: str, deadline: float) -> bytes:
@@ -175,7 +175,7 @@ class Fetcher:
         if parts.username is not None or parts.password is not None:
             raise _refused("credentials in a URI")
         if not is_endpoint and not _matches(host, port, self._rules.hosts):
-            raise _refused(f"host {host[:SHOWN_CHARS]!r} is not in encode.fetch_hosts")
+            raise _refused(f"host {host[:SHOWN_CHARS]!r} is not in encode.fetch.hosts")
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
         return _Target(parts.scheme, host, port or PORTS[parts.scheme], path)
 
@@ -247,7 +247,7 @@ class Fetcher:
         if not (checked.is_global and not checked.is_multicast) and not any(
             checked in network for network in self._rules.networks
         ):
-            raise _refused(f"host {host!r} resolves to {checked}, which is private; encode.fetch_networks may allow it")
+            raise _refused(f"host {host!r} resolves to {checked}, which is private; encode.fetch.networks may allow it")
 
 
 class _Connection(http.client.HTTPConnection):

@@ -21,7 +21,7 @@ from worker.encode.pretrained.device import Placement
 from worker.encode.pretrained.directory import ModelDirectory
 from worker.errors import ConfigError
 
-CPU_BATCH_TOKENS = 4_096  # nothing is won past it on a CPU: tests/bench/README.md
+CPU_BATCH_TOKENS = 512  # on a CPU larger batches win nothing and are padded more: tests/bench/README.md
 GPU_BATCH_TOKENS = 65_536
 CHARS_PER_TOKEN = 32  # no tokenizer makes fewer tokens of readable text than one per so many characters
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")

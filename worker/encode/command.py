@@ -1,0 +1,167 @@
+"""What `align-worker encode` does: items with content in, the same items with features out.
+
+The code that makes features here is the code that makes them in a running worker, so a space trained on these features
+meets the same ones when it serves.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from schemas import Content, NewItem, Reason
+from worker.data.files import read_items, write_items
+from worker.data.progress import counted
+from worker.encode.content import ContentEncoder, Report
+from worker.encode.media.errors import ContentError
+from worker.errors import DataError
+
+BATCH_ITEMS = 256
+BATCH_BYTES = 64 * 2**20
+SHOWN_REFUSALS = 20
+
+SUFFIXES = {
+    "text": (".txt",),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3"),
+    "video": (".mp4", ".mov", ".webm", ".mkv"),
+}
+
+
+@dataclass
+class Summary:
+    """What became of the items."""
+
+    items: int = 0
+    encoded: int = 0
+    """Items that have got features."""
+    unchanged: int = 0
+    """Items without content that an encoder takes."""
+    refused: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)
+    """Contents longer than the encoder takes, by modality."""
+    encoders: dict[str, str] = field(default_factory=dict)
+    dims: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def text(self) -> str:
+        """For a person to read."""
+        rate = self.items / self.seconds if self.seconds else 0.0
+        lines = [
+            f"{self.items} items in {self.seconds:.1f} s ({rate:.0f}/s): {self.encoded} encoded, "
+            f"{self.unchanged} without content, {sum(self.refused.values())} refused"
+        ]
+        lines += [
+            f"  {name}: {self.features[name]} features of {encoder}, {self.dims[name]} dims"
+            + (f", {self.cut[name]} contents cut" if self.cut[name] else "")
+            for name, encoder in self.encoders.items()
+        ]
+        lines += [f"  refused, {reason}: {count}" for reason, count in self.refused.most_common()]
+        return "\n".join(lines)
+
+
+def encode_items(
+    source: Path, target: Path, encoder: ContentEncoder, *, keep_content: bool = False, err: TextIO = sys.stderr
+) -> Summary:
+    """Encode an item file, or a directory of media files, into an item file.
+
+    Refused items are left out; the first of them are told on `err`. Raises `DataError` for a source that is neither.
+    """
+    summary = Summary(
+        encoders={name: route.encoder.name for name, route in encoder.routes.items()},
+        dims={name: route.encoder.dim for name, route in encoder.routes.items()},
+    )
+    items = counted(read_directory(source) if source.is_dir() else read_items(source), "items")
+    started = time.monotonic()
+    write_items(target, _encoded(items, encoder, summary, keep_content, err))
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _encoded(
+    items: Iterable[NewItem], encoder: ContentEncoder, summary: Summary, keep_content: bool, err: TextIO
+) -> Iterator[NewItem]:
+    for batch in _batches(items):
+        wanted = [encoder.modalities(item.content, item.features) for item in batch]
+        todo = [index for index, modalities in enumerate(wanted) if modalities]
+        results, report = encoder.encode([batch[index].content for index in todo], [wanted[index] for index in todo])
+        found = dict(zip(todo, results, strict=True))
+        for index, item in enumerate(batch):
+            result = found.get(index)
+            if isinstance(result, ContentError):
+                _tell(item, result.reason, result.detail, summary, err)
+                continue
+            summary.encoded += result is not None
+            summary.unchanged += result is None
+            features = {**item.features, **(result or {})}
+            yield item.model_copy(update={"features": features, "content": item.content if keep_content else {}})
+        _count(report, summary)
+        summary.items += len(batch)
+
+
+def _batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:
+    batch: list[NewItem] = []
+    num_bytes = 0
+    for item in items:
+        batch.append(item)
+        num_bytes += sum(len(content.data or b"") for content in item.content.values())
+        if len(batch) >= BATCH_ITEMS or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _tell(item: NewItem, reason: Reason, detail: str, summary: Summary, err: TextIO) -> None:
+    if sum(summary.refused.values()) < SHOWN_REFUSALS:
+        print(f"{item.item_id}: {reason.value}: {detail}", file=err)
+    summary.refused[reason.value] += 1
+
+
+def _count(report: Report, summary: Summary) -> None:
+    for modality, figures in report.by_modality.items():
+        summary.features[modality] += figures.encoded + figures.reused
+        summary.cut[modality] += figures.cut
+
+
+def read_directory(root: Path) -> Iterator[NewItem]:
+    """The media files below a directory as items, in the order of their names.
+
+    Files that differ in their suffix only are one item, whose id is their path without it: `sku-1.jpg` and
+    `sku-1.txt` are image and text of `sku-1`. The revision is 0 and the time that of the youngest file.
+    """
+    modality_of = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in modality_of and path.is_file())
+    if not files:
+        raise DataError(f"{root}: holds no file with one of {', '.join(sorted(modality_of))}")
+    together: dict[str, list[Path]] = {}
+    for path in files:
+        together.setdefault(str(path.relative_to(root).with_suffix("")), []).append(path)
+    for item_id, paths in together.items():
+        named = [(modality_of[path.suffix.lower()], path) for path in paths]
+        modalities = [modality for modality, _ in named]
+        if twice := {modality for modality in modalities if modalities.count(modality) > 1}:
+            raise DataError(f"{root}: {item_id} has more than one file for {', '.join(sorted(twice))}")
+        yield NewItem(
+            item_id=item_id,
+            revision=0,
+            event_time_ms=max(path.stat().st_mtime_ns for path in paths) // 1_000_000,
+            content={modality: _read(path, modality) for modality, path in named},
+        )
+
+
+def _read(path: Path, modality: str) -> Content:
+    data = path.read_bytes()
+    try:
+        return Content(text=data.decode("utf-8-sig")) if modality == "text" else Content(data=data)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8") from error

@@ -1,0 +1,103 @@
+"""From settings to encoders: which content goes where, and whether the space takes what comes out."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from worker.align.cores import available_cores
+from worker.align.spec import SpaceSpec
+from worker.encode.catalogue import load_encoder
+from worker.encode.content import ContentEncoder, Route
+from worker.encode.decoder_pool import DecoderPool
+from worker.encode.encoder import Encoder
+from worker.encode.fetch import Fetcher, FetchRules
+from worker.encode.media.forms import MediaLimits, TextForm
+from worker.errors import ConfigError
+from worker.settings import EncodeSettings, FetchSettings
+
+MEDIA_LIBRARIES = ("av", "PIL")
+
+
+def content_encoder(
+    settings: EncodeSettings,
+    *,
+    space: SpaceSpec | None = None,
+    max_vectors: Mapping[str, int] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> ContentEncoder:
+    """Load the encoders and what they need.
+
+    How many vectors a modality may have is said by the space, or without one by `max_vectors`. Raises `ConfigError`
+    for an encoder that cannot be had, or whose vectors the space does not take.
+    """
+    limits = {name: modality.max_vectors for name, modality in space.modalities.items()} if space else max_vectors or {}
+    routes = list(_routes(settings, limits, device, dtype))
+    _require_media_libraries(routes)
+    if space is not None:
+        for route in routes:
+            _require_accepted(route, space)
+    pool = DecoderPool(
+        settings.decoders or max(1, available_cores() - 1),
+        timeout_s=settings.decode_timeout_s,
+        memory_bytes=settings.decode_memory_mb * 2**20,
+        limits=MediaLimits(settings.max_bytes, settings.max_pixels, settings.max_seconds),
+    )
+    fetcher = Fetcher(fetch_rules(settings.fetch, settings.max_bytes)) if settings.fetch.schemes else None
+    return ContentEncoder(routes, pool, fetcher, cache_bytes=settings.cache_bytes)
+
+
+def fetch_rules(settings: FetchSettings, max_bytes: int) -> FetchRules:
+    """The settings as the fetcher takes them. Raises `ConfigError` for a network that is none."""
+    try:
+        networks = tuple(ipaddress.ip_network(network) for network in settings.networks)
+    except ValueError as error:
+        raise ConfigError(f"encode.fetch.networks: {error}") from error
+    return FetchRules(
+        schemes=settings.schemes,
+        hosts=settings.hosts,
+        roots=settings.roots,
+        networks=networks,
+        s3_endpoint=settings.s3_endpoint,
+        max_bytes=max_bytes,
+        timeout_s=settings.timeout_s,
+        retries=settings.retries,
+        concurrency=settings.concurrency,
+    )
+
+
+def _routes(settings: EncodeSettings, limits: Mapping[str, int], device: str, dtype: str) -> Iterable[Route]:
+    loaded: dict[str, Encoder] = {}
+    for modality, value in settings.encoders.items():
+        model, content = value.rsplit("@", 1) if "@" in value else (value, modality)
+        if not (model and content):
+            raise ConfigError(f"encode.encoders: {modality}={value}: expected MODEL or MODEL@CONTENT")
+        if model not in loaded:
+            loaded[model] = load_encoder(model, device=device, dtype=dtype)
+        encoder = loaded[model]
+        samples = settings.windows if encoder.unit == "samples" else settings.frames
+        yield Route(modality, content, encoder, limits.get(modality, 1), samples)
+
+
+def _require_accepted(route: Route, space: SpaceSpec) -> None:
+    modality = space.modalities.get(route.modality)
+    if modality is None:
+        known = ", ".join(space.modalities)
+        raise ConfigError(f"encode.encoders: the space has no modality {route.modality!r}; it has {known}")
+    if modality.encoder not in (None, route.encoder.name) or modality.dim != route.encoder.dim:
+        raise ConfigError(
+            f"encode.encoders: {route.modality}: the space expects {modality.dim} dims of "
+            f"{modality.encoder or 'any encoder'}, this encoder is {route.encoder.name} with {route.encoder.dim}"
+        )
+
+
+def _require_media_libraries(routes: Iterable[Route]) -> None:
+    missing = [name for name in MEDIA_LIBRARIES if importlib.util.find_spec(name) is None]
+    for route in routes:
+        if missing and any(not isinstance(form, TextForm) for form in route.encoder.forms(1)):
+            raise ConfigError(
+                f"encode.encoders: {route.modality}: reading files needs {' and '.join(missing)}: "
+                "pip install 'align-worker[media]'"
+            )
