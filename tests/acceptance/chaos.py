@@ -32,12 +32,8 @@ from tests.verifier.__main__ import table as verdict_table
 from tests.worker_process import WorkerProcess, as_text, in_group
 from worker.align import command
 
-TOPICS = {
-    "items": "items",
-    "item_vectors": "item-vectors",
-    "item_state": "item-state",
-    "dead_letters": "dead-letters",
-}
+VERIFIED = {"items": "items", "item_vectors": "item-vectors", "dead_letters": "dead-letters"}
+TOPICS = {**VERIFIED, "item_state": "item-state"}
 KAFKA = {**QUICK_GROUP, "request_timeout_ms": 2_500}
 SESSION_S = KAFKA["session_timeout_ms"] / 1000
 RECOVERY_TIMEOUT_S = 120.0
@@ -257,7 +253,7 @@ def run_campaign(plan: Plan, logs: Path, say: Callable[[str], None]) -> Report:
         Campaign(plan, kafka, fleet, feeder, say).run()
         verdict = verify_topics(
             options,
-            **TOPICS,
+            **VERIFIED,
             metrics_urls=[member.worker.url("/metrics") for member in fleet.members],
             space_id=space.space_id,
             dims=DIMS,

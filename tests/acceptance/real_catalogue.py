@@ -34,12 +34,8 @@ from tests.worker_process import WorkerProcess, in_group
 from worker.align import command
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"
-TOPICS = {
-    "items": "items",
-    "item_vectors": "item-vectors",
-    "item_state": "item-state",
-    "dead_letters": "dead-letters",
-}
+VERIFIED = {"items": "items", "item_vectors": "item-vectors", "dead_letters": "dead-letters"}
+TOPICS = {**VERIFIED, "item_state": "item-state"}
 DIMS = {"text": 256, "image": 128}
 NUM_PARTITIONS = 6
 DELAY = 500
@@ -188,7 +184,11 @@ def run_catalogue(features: Features) -> Report:
             for name, count, pace in (("load", num_load, UNLIMITED), ("live", None, LIVE_PACE))
         ]
         verdict = verify_topics(
-            options, **TOPICS, metrics_urls=[worker.url("/metrics")], space_id=space.space_id, dims=DIMS
+            options,
+            **VERIFIED,
+            metrics_urls=[worker.url("/metrics")],
+            space_id=space.space_id,
+            dims=DIMS,
         )
         return Report(len(features.item_ids_N), reader.newest, phases, verdict)
 
