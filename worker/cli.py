@@ -17,6 +17,7 @@ from worker.arguments import add_command, pairs, positive, positive_number, prin
 from worker.errors import ConfigError
 from worker.evaluate_command import add_evaluate
 from worker.import_command import add_import
+from worker.recommend_command import add_recommend_flags, recommend
 from worker.settings import Settings, load, redacted, setting_names, variable
 
 # What a command imports is loaded when it runs: `align-worker config` needs neither torch nor a Kafka client.
@@ -80,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
     _add_dlq(commands)
     add_import(commands)
     add_evaluate(commands)
+
+    asking = add_command(commands, "recommend", _recommend, "ask published vectors: items for a user, or like an item")
+    add_recommend_flags(asking)
+    _add_settings(asking)
 
     config = add_command(commands, "config", _config, "print the effective settings, secrets redacted")
     config.add_argument("--json", action="store_true", help="as JSON instead of YAML")
@@ -389,6 +394,10 @@ def _dlq_replay(arguments: argparse.Namespace) -> int:
     )
     print(f"{num_sent} records sent")
     return 0
+
+
+def _recommend(arguments: argparse.Namespace) -> int:
+    return recommend(arguments, _settings(arguments))
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from schemas import DeadLetter, SchemaError, decode
 from worker.errors import CallTimeoutError, TopicError, WorkerError
 from worker.kafka.port import ClientPort, ProducerPort
-from worker.records import Record, TopicPartition
+from worker.records import Record
 from worker.settings import Settings
+from worker.whole_topic import read_whole
 
-READ_TIMEOUT_S = 30.0
 REPLAY_HEADER = "align-replayed-from"
 
 
@@ -66,21 +65,12 @@ class Selection:
 def read_letters(client: ClientPort, topic: str) -> Iterator[Stored]:
     """Every dead letter from the beginning of the topic to its present end, partition by partition.
 
-    The ends are those at the first call, all at once: what a replay sends may come back as new dead letters, in any
-    partition, and is not to be sent again by the same replay.
+    What a replay sends may come back as new dead letters, in any partition: they lie behind that end, and so are not
+    sent again by the same replay.
     """
-    described = client.describe_topics([topic])
-    if topic not in described:
-        raise TopicError(f"topics.dead_letters: topic {topic!r} does not exist")
-    partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
-    with closing(client.log()) as log:
-        ends = [log.end(partition, READ_TIMEOUT_S) for partition in partitions]
-        for partition, end in zip(partitions, ends, strict=True):
-            for record in log.read(partition, None, timeout_s=READ_TIMEOUT_S):
-                if record.offset >= end:
-                    break
-                if stored := _stored(record):
-                    yield stored
+    for record in read_whole(client, topic, "topics.dead_letters"):
+        if stored := _stored(record):
+            yield stored
 
 
 def _stored(record: Record) -> Stored | None:

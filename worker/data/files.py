@@ -1,4 +1,4 @@
-"""Items and events in files: messages of the wire contract, one after another (schemas/README.md, *At rest*).
+"""Items, events and vectors in files: messages of the wire contract, one after another (schemas/README.md, *At rest*).
 
 Files are read and written as streams: what is held in memory is a message, not the file.
 """
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import zstandard
 
-from schemas import Message, NewItem, SchemaError, UserEvent, decode, encode, split_messages
+from schemas import ItemVector, Message, NewItem, SchemaError, UserEvent, UserVector, decode, encode, split_messages
 from worker.errors import DataError
 
 M = TypeVar("M", bound=Message)
@@ -37,17 +37,37 @@ def read_events(path: Path | str) -> Iterator[UserEvent]:
     return _read(UserEvent, Path(path), check_values=False)  # it has no tensors
 
 
+def read_item_vectors(path: Path | str) -> Iterator[ItemVector]:
+    """The vectors in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
+    return _read(ItemVector, Path(path), check_values=True)
+
+
+def read_user_vectors(path: Path | str) -> Iterator[UserVector]:
+    """The vectors in a file, as they lie in it. Raises `DataError` at the first that is not valid."""
+    return _read(UserVector, Path(path), check_values=True)
+
+
 def write_items(path: Path | str, items: Iterable[NewItem]) -> int:
     """Write a file of items, compressed if its name ends in `.gz` or `.zst`. Returns how many there are.
 
     The file appears when it is complete; until then, and if anything fails, whatever had its name stays.
     """
-    return _write(Path(path), items)
+    return write_encoded(path, map(encode, items))
 
 
 def write_events(path: Path | str, events: Iterable[UserEvent]) -> int:
     """Write a file of events, as `write_items` does."""
-    return _write(Path(path), events)
+    return write_encoded(path, map(encode, events))
+
+
+def write_encoded(path: Path | str, values: Iterable[bytes]) -> int:
+    """The same of messages that are encoded already, of one kind."""
+    count = 0
+    with replaced(Path(path)) as file:
+        for value in values:
+            file.write(value)
+            count += 1
+    return count
 
 
 def read_text(path: Path | str) -> str:
@@ -110,15 +130,6 @@ def _decompressed(file: Any) -> Iterator[bytes]:
                 data, frame = frame.unused_data, None
     if frame is not None:
         raise EOFError("the last frame is incomplete")
-
-
-def _write(path: Path, messages: Iterable[Message]) -> int:
-    count = 0
-    with replaced(path) as file:
-        for message in messages:
-            file.write(encode(message))
-            count += 1
-    return count
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from schemas import Content, NewItem, Reason
-from worker.data.files import read_items, write_items
+from worker.data.files import read_items, unreadable, write_items
 from worker.data.progress import counted
 from worker.encode.content import ContentEncoder, Report
 from worker.encode.media.errors import ContentError
@@ -31,6 +31,7 @@ SUFFIXES = {
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
     "video": (".mp4", ".mov", ".webm", ".mkv"),
 }
+MODALITY_OF = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
 @dataclass
@@ -139,15 +140,14 @@ def read_directory(root: Path) -> Iterator[NewItem]:
     Files that differ in their suffix only are one item, whose id is their path without it: `sku-1.jpg` and
     `sku-1.txt` are image and text of `sku-1`. The revision is 0 and the time that of the youngest file.
     """
-    modality_of = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in modality_of and path.is_file())
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in MODALITY_OF and path.is_file())
     if not files:
-        raise DataError(f"{root}: holds no file with one of {', '.join(sorted(modality_of))}")
+        raise DataError(f"{root}: holds no file with one of {', '.join(sorted(MODALITY_OF))}")
     together: dict[str, list[Path]] = {}
     for path in files:
         together.setdefault(str(path.relative_to(root).with_suffix("")), []).append(path)
     for item_id, paths in together.items():
-        named = [(modality_of[path.suffix.lower()], path) for path in paths]
+        named = [(MODALITY_OF[path.suffix.lower()], path) for path in paths]
         modalities = [modality for modality, _ in named]
         if twice := {modality for modality in modalities if modalities.count(modality) > 1}:
             raise DataError(f"{root}: {item_id} has more than one file for {', '.join(sorted(twice))}")
@@ -159,8 +159,20 @@ def read_directory(root: Path) -> Iterator[NewItem]:
         )
 
 
+def media_content(path: Path) -> tuple[str, Content] | None:
+    """The modality and content of a media file, told from its suffix; None if it is no media file.
+
+    Raises `DataError` for one that cannot be read.
+    """
+    modality = MODALITY_OF.get(path.suffix.lower())
+    return None if modality is None else (modality, _read(path, modality))
+
+
 def _read(path: Path, modality: str) -> Content:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
     try:
         return Content(text=data.decode("utf-8-sig")) if modality == "text" else Content(data=data)
     except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 from schemas import Feature
 from worker.align import AlignRuntime, Contract, Refusal, Space
 from worker.align.model import NeighborAttention
+from worker.align.scoring import scores
 from worker.align.users import NO_ROW, Histories, UserModel
 from worker.align.weights import build_model, build_user_model
 from worker.data import Dataset
@@ -132,7 +133,7 @@ def vector_score(user_model: UserModel, last: int, items: ItemVectors) -> Score:
         users_QD, usable_Q = user_model(items.vectors_ID, Histories(rows_QN, times_ms_QN, weights_QN))
         users_QD = users_QD.masked_fill(~usable_Q[:, None], 0.0)
         candidates_C = torch.from_numpy(questions.candidates_C).to(device)
-        scores_QC: Tensor = users_QD @ items.vectors_ID[candidates_C].T + items.priors_I[candidates_C]
+        scores_QC = scores(users_QD, items.vectors_ID[candidates_C], items.priors_I[candidates_C])
         return scores_QC.masked_fill(~items.usable_I[candidates_C], -torch.inf)
 
     return score

@@ -1,0 +1,109 @@
+"""What is read from topics and files is the same, and what cannot be read is told."""
+
+import pytest
+
+from schemas import encode
+from tests.fakes import FakeClient, FakeCluster
+from tests.unit.recommend.published import SPACE, event, item_vector, tensor, user_vector, world
+from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded, write_events
+from worker.errors import DataError, TopicError
+from worker.recommend.published import LeftOut, collect_activity, collect_items, collect_users
+from worker.recommend.sources import Files, Gone, Topics, Unreadable
+from worker.settings import TopicSettings
+from worker.source_offset import header
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    cluster, (items, users, events) = FakeCluster(2), world()
+    for number, (topic, message) in enumerate(
+        [("item-vectors", each) for each in items]
+        + [("user-vectors", each) for each in users]
+        + [("events", each) for each in events]
+    ):
+        cluster.append(topic, number % 2, message.key, encode(message))
+    return cluster
+
+
+def topics(cluster: FakeCluster) -> Topics:
+    return Topics(FakeClient(cluster), TopicSettings())
+
+
+def test_topics_are_read_whole_and_of_users_only_those_asked_for(cluster):
+    source, (items, users, events) = topics(cluster), world()
+    assert sorted(source.item_vectors(), key=lambda each: each.item_id) == sorted(items, key=lambda each: each.item_id)
+    assert list(source.user_vectors({"bob"})) == [users[1]]
+    assert list(source.events({"ada"})) == [events[0], events[1]]
+    assert len(list(source.events(None))) == 3
+
+
+def test_the_newest_of_an_item_counts_whatever_the_order(cluster):
+    source = topics(cluster)
+    for offset, values in ((7, (0, 1)), (5, (1, 0)), (7, (0, 1))):
+        cluster.append("item-vectors", 0, b"again", encode(item_vector("again", *values, source_offset=offset)))
+    cluster.append("item-vectors", 0, b"up", None, [header(3)])
+    cluster.append("item-vectors", 1, b"back", None, [header(3)])
+    cluster.append("item-vectors", 1, b"back", encode(item_vector("back", 1, 0, source_offset=4)))
+    items = collect_items(source.item_vectors())
+    assert items.item_ids == ["again", "back", "right", "rightish", "upish"]
+    assert items.vectors_ID[0].tolist() == [0, 1]
+
+
+def test_what_is_no_vector_is_left_out_and_told(cluster):
+    for key, value in ((b"x", b"\xc1"), (b"other", encode(item_vector("x", 1, 0))), (b"\xff", None)):
+        cluster.append("item-vectors", 0, key, value)
+    cluster.append("user-vectors", 0, b"ada", None)
+    source = topics(cluster)
+    items = collect_items(source.item_vectors())
+    assert len(items.item_ids) == 4
+    assert items.left_out.unreadable == 3
+    assert "item-vectors/0 offset 2: the value is not a complete" in items.left_out.first_unreadable
+    assert [type(each) for each in source.user_vectors({"ada"})].count(Unreadable) == 1
+
+
+def test_a_topic_that_is_missing_is_named_with_its_setting(cluster):
+    with pytest.raises(TopicError, match=r"topics\.item_vectors: topic 'nowhere' does not exist"):
+        list(Topics(FakeClient(cluster), TopicSettings(item_vectors="nowhere")).item_vectors())
+
+
+def test_saved_topics_are_files_that_say_the_same(cluster, tmp_path):
+    cluster.append("item-vectors", 0, b"up", None, [header(3)])
+    cluster.append("item-vectors", 0, b"x", b"\xc1")
+    cluster.append("user-vectors", 1, b"bob", encode(user_vector("bob", 1, 1)))
+    source = topics(cluster)
+    files = source.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "item-vectors.msgpack", "user-vectors.msgpack", "events.msgpack"
+    }  # fmt: skip
+    theirs, ours = collect_items(source.item_vectors()), collect_items(files.item_vectors())
+    assert ours.item_ids == theirs.item_ids == ["right", "rightish", "upish"]
+    assert ours.vectors_ID.equal(theirs.vectors_ID)
+    both = [collect_users(each.user_vectors(None), SPACE, 2, LeftOut()) for each in (source, files)]
+    assert both[0].keys() == both[1].keys() == {"ada", "bob"}
+    assert both[1]["bob"].vector.tolist() == tensor(1, 1).to_numpy().tolist()
+    assert collect_activity(files.events(None), LeftOut()) == collect_activity(source.events(None), LeftOut())
+
+
+def test_files_of_several_parts_are_one(tmp_path):
+    items, users, events = world()
+    for number, each in enumerate(items):
+        write_encoded(tmp_path / f"items-{number}.msgpack.zst", [encode(each)])
+    write_encoded(tmp_path / "users.msgpack.gz", map(encode, users))
+    write_events(tmp_path / "events.msgpack", events)
+    files = Files(sorted(tmp_path.glob("items-*")), [tmp_path / "users.msgpack.gz"], [tmp_path / "events.msgpack"])
+    assert list(files.item_vectors()) == items
+    assert list(files.user_vectors({"ada"})) == users[:1]
+    assert list(files.events(None)) == events
+
+
+def test_files_of_something_else_are_refused(tmp_path):
+    write_events(tmp_path / "events.msgpack", [event("ada", "up", 1)])
+    for read in (read_item_vectors, read_user_vectors):
+        with pytest.raises(DataError, match=r"events\.msgpack: .*Vector 1, at byte 0"):
+            list(read(tmp_path / "events.msgpack"))
+    assert len(list(read_events(tmp_path / "events.msgpack"))) == 1
+
+
+def test_a_deletion_from_another_writer_is_taken_as_it_lies_in_the_log():
+    items = collect_items([item_vector("a", 1, 0, source_offset=9), item_vector("b", 1, 0), Gone("a", None)])
+    assert items.item_ids == ["b"]

@@ -1,0 +1,207 @@
+"""`align-worker recommend` from files to answers."""
+
+import json
+
+import pytest
+
+from schemas import Content, Feature, NewItem, Tensor, encode
+from tests.unit.recommend.published import event, item_vector, user_vector, world
+from worker.__main__ import main
+from worker.align import AlignRuntime, Space, command
+from worker.data.files import write_encoded, write_events, write_items
+from worker.data.lists import write_titles
+from worker.encode.builtin import BUILTIN
+
+TEXTS = {
+    "bread": "baking bread with sourdough at home",
+    "ice": "ice hockey on a frozen lake",
+    "jazz": "jazz piano for beginners",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    items, users, events = world()
+    write_encoded(folder / "items.msgpack", map(encode, items))
+    write_encoded(folder / "users.msgpack", map(encode, users))
+    write_events(folder / "events.msgpack", events)
+    write_titles(folder / "titles.csv", [("right", "To the Right"), ("rightish", "More or Less Right")])
+    return folder
+
+
+def flags(files):
+    return ["recommend", "--item-vectors", f"{files}/items.msgpack", "--user-vectors", f"{files}/users.msgpack"]
+
+
+def answers(arguments, capsys):
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def ids(found):
+    return [item["item_id"] for item in found["items"]]
+
+
+def test_answers_as_json(files, capsys):
+    document = answers(
+        [*flags(files), "--events", f"{files}/events.msgpack", "--titles", f"{files}/titles.csv", "--user", "ada",
+         "--like", "up", "--count", "2"],
+        capsys,
+    )  # fmt: skip
+    user, like = document["answers"]
+    assert (user["user"], user["num_events"], user["num_seen"], user["score"]) == ("ada", 3, 2, "cosine+prior")
+    assert ids(user) == ["upish", "rightish"]
+    assert user["items"][1]["title"] == "More or Less Right"
+    assert user["items"][0]["modalities"] == ["behavior", "text"]
+    assert (like["like"], ids(like)) == ("up", ["upish", "rightish"])
+    assert document["num_items"] == 4
+
+
+def test_answers_as_a_table(files, capsys):
+    arguments = [*flags(files), "--events", f"{files}/events.msgpack", "--titles", f"{files}/titles.csv"]
+    assert main([*arguments, "--user", "ada", "--like", "right"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "user ada: 3 events, the newest 1970-01-01T00:00:05Z; 2 items seen, left out",
+        "  1970-01-01T00:00:00Z  dislike  up",
+        "  1970-01-01T00:00:00Z  like  right  To the Right",
+        "    1   1.3091  upish                         behavior+text",
+        "    2   0.9754  rightish  More or Less Right  image+text",
+        "",
+        "like right (To the Right)",
+        "    1   0.9487  rightish  More or Less Right  image+text",
+        "    2   0.3162  upish                         behavior+text",
+        "    3   0.0000  up                            image+text",
+    ]
+
+
+def test_without_events_it_is_said_that_nothing_is_left_out(files, capsys):
+    assert main([*flags(files), "--user", "ada", "--score", "cosine"]) == 0
+    output = capsys.readouterr()
+    assert "not known what users have seen" in output.err
+    assert "    1   0.9950  right " in output.out
+
+
+def test_a_modality_of_the_query_and_one_of_the_items(files, capsys):
+    document = answers([*flags(files), "--like", "rightish", "--by", "image", "--among", "text"], capsys)
+    assert document["answers"][0]["by"] == "image"
+    assert ids(document["answers"][0])[0] == "up"
+
+
+def test_what_cannot_be_used_is_told(files, tmp_path, capsys):
+    items, _, _ = world()
+    other = [item_vector("far", 1, 0, space_id="other")]
+    write_encoded(tmp_path / "items.msgpack", map(encode, [*items, *other]))
+    assert main(["recommend", "--item-vectors", f"{tmp_path}/items.msgpack", "--like", "right"]) == 0
+    assert "1 vectors are of space other and were ignored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "nothing is asked"),
+        (["--user-vectors", "u", "--user", "ada"], "--item-vectors is missing"),
+        (["--item-vectors", "i", "--user", "ada"], "--user needs --user-vectors"),
+        (["--item-vectors", "i", "--save", "d"], "--save reads topics"),
+        (["--item-vectors", "i", "--user-vectors", "u", "--user", "ada", "--by", "text"], "a user has one vector"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(more, said, capsys):
+    assert main(["recommend", *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_user_and_a_missing_file_have_their_own_exit_codes(files, tmp_path, capsys):
+    assert main([*flags(files), "--user", "eve"]) == 2
+    assert "--user 'eve'" in capsys.readouterr().err
+    assert main(["recommend", "--item-vectors", f"{tmp_path}/none", "--like", "up"]) == 10
+    assert f"{tmp_path}/none: there is no such file" in capsys.readouterr().err
+
+
+# --------------------------------------------------------- queries that are no item
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A space of text, its items' vectors in a file, and the flags that name both."""
+    folder = tmp_path_factory.mktemp("texts")
+    encoder = BUILTIN["builtin-text"]()
+    command.create(folder / "space", {"text": encoder.dim, "mood": 4}, 32, encoders={"text": encoder.name})
+    items = [
+        NewItem(item_id=name, revision=1, event_time_ms=0, content={"text": Content(text=text)})
+        for name, text in TEXTS.items()
+    ]
+    write_items(folder / "raw.msgpack", items)
+    settings = ["--space.path", f"{folder}/space", "--encode.encoders", "text=builtin-text", "--device", "cpu"]
+    assert main(["encode", f"{folder}/raw.msgpack", f"{folder}/encoded.msgpack", *settings]) == 0
+    from worker.data.files import read_items
+
+    space = Space.load(folder / "space")
+    features = {item.item_id: dict(item.features) for item in read_items(folder / "encoded.msgpack")}
+    features["happy"] = {"mood": Feature.from_numpy([1, 2, 3, 4], encoder="m")}
+    embedded = AlignRuntime(space, device="cpu", dtype="float32", threads=1).embed(list(features.values()))
+    vectors = [
+        item_vector(name, 1, space_id=space.space_id).model_copy(update={"vector": Tensor.from_numpy(vector, "f4")})
+        for name, vector in zip(features, embedded.vectors, strict=True)
+    ]
+    write_encoded(folder / "vectors.msgpack", map(encode, vectors))
+    return folder, ["recommend", "--item-vectors", f"{folder}/vectors.msgpack", *settings]
+
+
+def test_words_find_what_they_are_about(texts, capsys):
+    _, arguments = texts
+    document = answers([*arguments, "--text", "sourdough bread", "--text", "frozen lake hockey"], capsys)
+    assert [ids(each)[0] for each in document["answers"]] == ["bread", "ice"]
+
+
+def test_files_find_what_is_like_them(texts, tmp_path, capsys):
+    _, arguments = texts
+    (tmp_path / "words.txt").write_text(TEXTS["jazz"])
+    happy = NewItem(
+        item_id="query", revision=1, event_time_ms=0,
+        features={"mood": Feature.from_numpy([1, 2, 3, 4], encoder="m")}, content={"text": Content(text=TEXTS["ice"])},
+    )  # fmt: skip
+    write_items(tmp_path / "item.msgpack", [happy])
+    paths = ["--file", f"{tmp_path}/words.txt", "--file", f"{tmp_path}/item.msgpack"]
+    jazz, both = answers([*arguments, *paths], capsys)["answers"]
+    assert (ids(jazz)[0], jazz["items"][0]["score"]) == ("jazz", pytest.approx(1, abs=1e-5))
+    assert set(ids(both)[:2]) == {"happy", "ice"}
+    (alone,) = answers([*arguments, *paths[2:], "--by", "mood"], capsys)["answers"]
+    assert (ids(alone)[0], alone["items"][0]["score"]) == ("happy", pytest.approx(1, abs=1e-5))
+
+
+@pytest.mark.parametrize(
+    ("drop", "more", "code", "said"),
+    [
+        ("--space.path", ["--text", "x"], 2, "space.path is not set"),
+        ("--encode.encoders", ["--text", "x"], 2, "--text: encode.encoders is not set"),
+        ("", ["--text", "x", "--by", "mood"], 2, "--by mood: --text has no mood"),
+        ("", ["--file", "x.jpg"], 10, "x.jpg: there is no such file"),
+        ("", ["--file", "raw.msgpack"], 10, "raw.msgpack: holds 3 items; a query is one"),
+    ],
+)
+def test_a_query_that_cannot_be_made_is_explained(texts, monkeypatch, capsys, drop, more, code, said):
+    folder, arguments = texts
+    monkeypatch.chdir(folder)
+    if drop:
+        place = arguments.index(drop)
+        arguments = arguments[:place] + arguments[place + 2 :]
+    assert main([*arguments, *more]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_picture_needs_an_encoder_of_pictures(texts, tmp_path, capsys):
+    _, arguments = texts
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    assert main([*arguments, "--file", f"{tmp_path}/a.png"]) == 2
+    assert "encode.encoders has none for image; it has for text" in capsys.readouterr().err
+
+
+def test_what_the_events_say_needs_the_event(files, tmp_path, capsys):
+    """A user without events among those that are there has seen nothing."""
+    write_events(tmp_path / "events.msgpack", [event("bob", "up", 2)])
+    write_encoded(tmp_path / "users.msgpack", [encode(user_vector("ada", 1, 0))])
+    arguments = ["recommend", "--item-vectors", f"{files}/items.msgpack", "--user-vectors", f"{tmp_path}/users.msgpack"]
+    document = answers([*arguments, "--events", f"{tmp_path}/events.msgpack", "--user", "ada"], capsys)
+    assert document["answers"][0]["num_seen"] == 0
+    assert len(document["answers"][0]["items"]) == 4

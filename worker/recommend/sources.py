@@ -1,0 +1,160 @@
+"""Where published vectors and events are read: topics, to their present end, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode
+from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
+from worker.data.progress import counted
+from worker.kafka.port import ClientPort
+from worker.records import Record
+from worker.settings import TopicSettings
+from worker.source_offset import of_deletion
+from worker.whole_topic import read_whole
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+
+class Gone(NamedTuple):
+    """The item has been deleted."""
+
+    item_id: str
+    source_offset: int | None
+
+
+class Unreadable(NamedTuple):
+    """A record that is not what its topic is for."""
+
+    detail: str
+
+
+class Source(Protocol):
+    """Each is read once, from the beginning. Of `users` only, where that is not None."""
+
+    def item_vectors(self) -> Iterator[ItemVector | Gone | Unreadable]: ...
+    def user_vectors(self, users: Collection[str] | None) -> Iterator[UserVector | Unreadable]: ...
+    def events(self, users: Collection[str] | None) -> Iterator[UserEvent | Unreadable]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Of the wire contract. Raises `DataError` for one that is broken."""
+
+    item_files: Sequence[Path]
+    user_files: Sequence[Path] = ()
+    event_files: Sequence[Path] = ()
+
+    def item_vectors(self) -> Iterator[ItemVector]:
+        return _all(read_item_vectors, self.item_files, "item vectors")
+
+    def user_vectors(self, users: Collection[str] | None) -> Iterator[UserVector]:
+        vectors = _all(read_user_vectors, self.user_files, "user vectors")
+        return (vector for vector in vectors if users is None or vector.user_id in users)
+
+    def events(self, users: Collection[str] | None) -> Iterator[UserEvent]:
+        events = _all(read_events, self.event_files, "events")
+        return (event for event in events if users is None or event.user_id in users)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Raises `TopicError` for one that does not exist."""
+
+    client: ClientPort
+    names: TopicSettings
+
+    def item_vectors(self) -> Iterator[ItemVector | Gone | Unreadable]:
+        return map(_item_vector, self._records("item_vectors"))
+
+    def user_vectors(self, users: Collection[str] | None) -> Iterator[UserVector | Unreadable]:
+        return (_decoded(UserVector, record) for record in self._of(users, "user_vectors"))
+
+    def events(self, users: Collection[str] | None) -> Iterator[UserEvent | Unreadable]:
+        return (_decoded(UserEvent, record) for record in self._of(users, "events"))
+
+    def save(self, directory: Path) -> Files:
+        """The newest vector of each item and user, and all events, as files. What is unreadable is left out."""
+        items: Newest[bytes] = Newest()
+        for record in self._records("item_vectors"):
+            match _item_vector(record):
+                case ItemVector() as vector:
+                    items.take(vector.item_id, vector.source_offset, record.value)
+                case Gone(item_id, source_offset):
+                    items.take(item_id, source_offset, None)
+        users: dict[str, bytes] = {}
+        for record in self._records("user_vectors"):
+            if isinstance(user := _decoded(UserVector, record), UserVector):
+                users[user.user_id] = record.value or b""
+        events = (
+            record.value or b""
+            for record in self._records("events")
+            if isinstance(_decoded(UserEvent, record), UserEvent)
+        )
+        names = ("item-vectors.msgpack", "user-vectors.msgpack", "events.msgpack")
+        paths = [directory / name for name in names]
+        for path, values in zip(paths, ((value for _, value in items), users.values(), events), strict=True):
+            write_encoded(path, values)
+        return Files(*([path] for path in paths))
+
+    def _of(self, users: Collection[str] | None, name: str) -> Iterator[Record]:
+        """By key, which is the user, so that what others did need not be decoded."""
+        keys = None if users is None else {user.encode() for user in users}
+        return (record for record in self._records(name) if keys is None or record.key in keys)
+
+    def _records(self, name: str) -> Iterator[Record]:
+        return counted(read_whole(self.client, getattr(self.names, name), f"topics.{name}"), name.replace("_", " "))
+
+
+class Newest(Generic[T]):
+    """Of each item what its newest record says: the order of schemas/README.md, whatever the order of arrival."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, T | None]] = {}
+
+    def take(self, item_id: str, source_offset: int | None, value: T | None) -> None:
+        """None: the item is gone."""
+        known, _ = self._known.get(item_id, (-1, None))
+        offset = known if source_offset is None else source_offset
+        if offset >= known:
+            self._known[item_id] = offset, value
+
+    def __iter__(self) -> Iterator[tuple[str, T]]:
+        """Items that are there, by id."""
+        for item_id in sorted(self._known):
+            _, value = self._known[item_id]
+            if value is not None:
+                yield item_id, value
+
+
+def _all(read: Callable[[Path], Iterator[M]], paths: Iterable[Path], name: str) -> Iterator[M]:
+    return counted((message for path in paths for message in read(path)), name)
+
+
+def _item_vector(record: Record) -> ItemVector | Gone | Unreadable:
+    if record.value is not None:
+        return _decoded(ItemVector, record)
+    try:
+        return Gone((record.key or b"").decode(), of_deletion(record))
+    except ValueError as error:
+        return Unreadable(f"{_place(record)}: {error}")
+
+
+def _decoded(kind: type[M], record: Record) -> M | Unreadable:
+    if record.value is None:
+        return Unreadable(f"{_place(record)}: it has no value")
+    try:
+        message = decode(kind, record.value)
+    except SchemaError as error:
+        return Unreadable(f"{_place(record)}: {error}")
+    if message.key != record.key:  # type: ignore[attr-defined]  # the three that are read have one
+        return Unreadable(f"{_place(record)}: its key is not the id in the message")
+    return message
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition} offset {record.offset}"

@@ -1,0 +1,59 @@
+"""Answers for people: a table for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from worker.recommend.answers import Answer
+from worker.recommend.published import LeftOut, PublishedItems
+
+MAX_TITLE = 60
+
+
+def as_text(answers: Sequence[Answer], items: PublishedItems, titles: Mapping[str, str]) -> str:
+    return "\n\n".join("\n".join(_lines(answer, items, titles)) for answer in answers)
+
+
+def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> list[str]:
+    question = answer.question
+    told = dict(question.told)
+    head = f"{question.kind} {question.subject}"
+    if title := titles.get(question.subject):
+        head += f" ({title})"
+    if "by" in told:
+        head += f", by {told['by']}"
+    if "num_events" in told:
+        head += f": {told['num_events']} events, the newest {told['newest_event']}"
+    if "num_seen" in told:
+        head += f"; {told['num_seen']} items seen, left out"
+    lines = [head]
+    lines += [
+        f"  {event['at']}  {event['event_type']}  {_named(event['item_id'], titles)}"
+        for event in told.get("latest", ())
+    ]
+    rows = [(items.item_ids[hit.item], hit) for hit in answer.hits]
+    id_width = max((len(item_id) for item_id, _ in rows), default=0)
+    shown = {item_id: titles.get(item_id, "")[:MAX_TITLE] for item_id, _ in rows}
+    title_width = max(map(len, shown.values()), default=0)
+    lines += [
+        f"  {rank:>3}  {hit.score:>7.4f}  {item_id:<{id_width}}  "
+        + (f"{shown[item_id]:<{title_width}}  " if title_width else "")
+        + "+".join(items.modalities[hit.item])
+        for rank, (item_id, hit) in enumerate(rows, start=1)
+    ]
+    return [*lines, *([] if rows else ["  nothing is left to recommend"])]
+
+
+def _named(item_id: str, titles: Mapping[str, str]) -> str:
+    return f"{item_id}  {titles[item_id]}" if titles.get(item_id) else item_id
+
+
+def left_out_lines(left_out: LeftOut) -> list[str]:
+    """What was read and not used, one line each."""
+    lines = [
+        f"{count} vectors are of space {space_id} and were ignored"
+        for space_id, count in left_out.other_spaces.most_common()
+    ]
+    if left_out.unreadable:
+        lines.append(f"{left_out.unreadable} records could not be read; the first: {left_out.first_unreadable}")
+    return lines
