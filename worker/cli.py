@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     run = add_command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
     _add_settings(run)
 
-    demo = add_command(commands, "demo", _demo, "see it work: embedded broker, generated catalogue, real worker")
+    demo = add_command(commands, "demo", _demo, "see it work: embedded broker, generated items and users, real worker")
     demo.add_argument(
         "--items", type=positive, default=10_000, metavar="N", help="items to feed (default: %(default)s)"
     )

@@ -86,22 +86,58 @@ def test_it_shows_speed_latency_and_structure_and_nothing_else(tmp_path: Path) -
     assert 0 < int(latency[1]) <= int(latency[2])
     assert int(share[1]) > 50 > int(share[2])
     assert len(re.findall(r"^      0\.\d{3}  ", shown, re.MULTILINE)) >= 10
-    account = re.search(r"(\d+) consumed = (\d+) published( \+ \d+ [a-z]+([ -][a-z]+)?)+", shown)
-    assert account is not None
-    consumed, *parts = map(int, re.findall(r"\d+", account[0]))
-    assert consumed == sum(parts)
-    assert consumed > NUM_ITEMS
+    check_users(shown)
+    for role, at_least in (("items", NUM_ITEMS), ("users", 10_000)):
+        account = re.search(rf"{role}: (\d+) consumed = (\d+) published( \+ \d+ [a-z]+([ -][a-z]+)?)+", shown)
+        assert account is not None
+        consumed, *parts = map(int, re.findall(r"\d+", account[0]))
+        assert consumed == sum(parts)
+        assert consumed > at_least
+
+
+def check_users(shown: str) -> None:
+    """Events flow, vectors move, and new items find their users."""
+    rate = float(re.search(r"([\d,]+) events/s over", shown)[1].replace(",", ""))  # type: ignore[index]
+    assert rate > 100
+    p50, p99 = figures(r"event → readable user vector: p50 (\d+) ms, p99 (\d+) ms", shown)
+    assert 0 < p50 <= p99
+    recommended, any_item, best = figures(
+        r"a cosine of (\S+); any item with (\S+), the 10 that suit best with (\S+)\n", shown
+    )
+    assert any_item + 0.3 < recommended < best
+    before, after = re.findall(r"^      the first 10: (.*)$", shown, re.MULTILINE)
+    assert re.match(r"(10|9|8) city cycling", before)
+    assert "jazz piano" in after
+    assert "jazz piano" not in before
+    (cosine,) = figures(r"your vector has it \(cosine to before (\S+)\)", shown)
+    assert 0 < cosine < 0.95
+    middle, most, told, everybody = figures(
+        r"users known: (\d+) ms in the middle, (\d+) ms at most; (\d+)% of them truly like .*, of all users (\d+)%",
+        shown,
+    )
+    assert 0 < middle <= most
+    assert middle < 1_000
+    assert told > 50 > 30 > everybody
+    (waited,) = figures(r"its user has a vector (\d+) ms after the item came", shown)
+    assert waited > 0
+
+
+def figures(pattern: str, shown: str) -> list[float]:
+    found = re.search(pattern, shown)
+    assert found is not None, f"no {pattern!r} in {shown}"
+    return [float(each) for each in found.groups()]
 
 
 def test_an_outside_producer_can_attach_and_ctrl_c_ends_it(tmp_path: Path) -> None:
-    with demo(tmp_path, "--items", "200", "--keep") as running:
+    with demo(tmp_path, "--items", "200", "--keep", "--roles", "items") as running:
         servers = running.wait_for(r"bootstrap servers +(\S+)\n")[1]
-        topic = running.wait_for(r"topic +([\w-]+),")[1]
+        topic = running.wait_for(r"topics +([\w-]+) and")[1]
         running.wait_for("Ctrl-C ends it")
         vector = send_and_await(servers, topic)
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(PATIENCE_S) == 0
         assert running.stderr == ""
+        assert "users" not in running.stdout
     assert (vector.item_id, vector.revision, vector.modalities) == ("from-outside", 7, ("text",))
     assert np.linalg.norm(vector.vector.to_numpy().astype(np.float32)) == pytest.approx(1, abs=1e-3)
 

@@ -14,7 +14,7 @@ CLIENT_MODULES = {
     "worker/kafka/kafka_python.py",
     "worker/kafka/translation.py",
     "worker/kafka/embedded.py",
-    "worker/demo.py",
+    "worker/demo/outside.py",
 }
 # Each stage may import the ones before it and the values between them, never a later one or the loop.
 ORDER = [
