@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from schemas import Feature, NewItem, encode
-from worker.errors import ClientError, NotMemberError, WorkerError
+from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
 from worker.fuse import Result, Vector
-from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
+from worker.kafka.port import Commit, Lease, Membership, PartitionListener, Receipt, TopicDescription
 from worker.records import Change, Headers, Item, TopicPartition
 
 
@@ -42,7 +43,11 @@ TOPICS = ("items", "item-vectors", "item-state", "events", "user-vectors", "user
 
 
 class FakeCluster:
-    """Topics as lists, group commits as a dict. Offsets count from 0 in every partition."""
+    """Topics as lists, group commits as a dict. Offsets count from 0 in every partition.
+
+    Transactions are as a broker has them: their records take offsets at once, are hidden until the commit and for ever
+    if it never comes, and hide what follows them while they are open. A marker ends them, which takes an offset, too.
+    """
 
     def __init__(self, num_partitions: int = 2, topics: Sequence[str] = TOPICS) -> None:
         self.num_partitions = num_partitions
@@ -51,6 +56,13 @@ class FakeCluster:
         }
         self.commits: dict[TopicPartition, Commit] = {}
         self.max_message_bytes = 1_000_000
+        self.generation = 1
+        """Of the group."""
+        self.epochs: dict[str, int] = {}
+        """Of the producers, by transactional id."""
+        self.open: dict[str, list[tuple[TopicPartition, int]]] = {}
+        """What open transactions have written, by transactional id."""
+        self._hidden: set[tuple[TopicPartition, int]] = set()
         self.lock = threading.RLock()
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Headers = ()) -> int:
@@ -62,8 +74,45 @@ class FakeCluster:
             return len(records) - 1
 
     def records(self, topic: str) -> list[FakeRecord]:
+        """What a reader of committed records sees."""
         with self.lock:
-            return [record for tp, records in self.log.items() if tp.topic == topic for record in records]
+            return [record for tp in self.log if tp.topic == topic for record in self.visible(tp, 0)]
+
+    def stable_end(self, partition: TopicPartition) -> int:
+        """How far a reader of committed records gets."""
+        with self.lock:
+            first_open = [offset for written in self.open.values() for tp, offset in written if tp == partition]
+            return min([len(self.log[partition]), *first_open])
+
+    def visible(self, partition: TopicPartition, start: int) -> list[FakeRecord]:
+        with self.lock:
+            records = self.log[partition][start : self.stable_end(partition)]
+            return [record for record in records if (partition, record.offset) not in self._hidden]
+
+    def begin(self, transactional_id: str) -> int:
+        """A producer takes an id over; returns its epoch."""
+        with self.lock:
+            self.end_transaction(transactional_id, commit=False)
+            self.epochs[transactional_id] = self.epochs.get(transactional_id, -1) + 1
+            return self.epochs[transactional_id]
+
+    def append_open(self, transactional_id: str, topic: str, partition: int, *record: Any) -> int:
+        with self.lock:
+            offset = self.append(topic, partition, *record)
+            self.open.setdefault(transactional_id, []).append((TopicPartition(topic, partition), offset))
+            return offset
+
+    def end_transaction(self, transactional_id: str, *, commit: bool) -> None:
+        with self.lock:
+            written = self.open.pop(transactional_id, [])
+            if not commit:
+                self._hidden |= set(written)
+            for tp in {tp for tp, _ in written}:
+                self._hidden.add((tp, self.append(*tp, None, b"marker")))
+
+    def expire(self, transactional_id: str) -> None:
+        """The transaction has been open for too long: the broker ends it and shuts its producer out."""
+        self.begin(transactional_id)
 
 
 @dataclass
@@ -74,6 +123,8 @@ class FakeClient:
     refuse: Callable[[str, bytes | None], WorkerError | None] = lambda topic, key: None
     consumers: list[FakeConsumer] = field(default_factory=list)
     producers: list[FakeProducer] = field(default_factory=list)
+    on_commit: Callable[[str], WorkerError | None] = lambda moment: None
+    """Asked before and after a transaction is committed; what it returns is raised."""
 
     def connect(self) -> None:
         return
@@ -103,6 +154,11 @@ class FakeClient:
         self.producers.append(FakeProducer(self))
         return self.producers[-1]
 
+    def transactional_producer(self, transactional_id: str, timeout_ms: int) -> FakeTransactionalProducer:
+        made = FakeTransactionalProducer(self, transactional_id)
+        self.producers.append(made)
+        return made
+
     def reader(self, topic: str) -> FakeReader:
         return FakeReader(self.cluster, topic)
 
@@ -123,8 +179,10 @@ class FakeLog:
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[FakeRecord]:
         with self.cluster.lock:
-            records = list(self.cluster.log[partition])
-        return iter(records[min(start or 0, max(0, len(records) - at_least_last)) :])
+            end = len(self.cluster.log[partition])
+            if self.cluster.stable_end(partition) < end:
+                raise CallTimeoutError("a transaction is still open")
+            return iter(self.cluster.visible(partition, min(start or 0, max(0, end - at_least_last))))
 
     def close(self) -> None:
         return
@@ -142,8 +200,8 @@ class FakeReader:
         polled: list[FakeRecord] = []
         with self._cluster.lock:
             for tp, position in self._positions.items():
-                polled += self._cluster.log[tp][position:]
-                self._positions[tp] = len(self._cluster.log[tp])
+                polled += self._cluster.visible(tp, position)
+                self._positions[tp] = self._cluster.stable_end(tp)
         if not polled:
             time.sleep(0.001)
         return polled
@@ -181,10 +239,10 @@ class FakeConsumer:
         polled = {}
         with self._cluster.lock:
             for tp in sorted(set(self._positions) - self._paused):
-                records = self._cluster.log[tp][self._positions[tp] :][:max_records]
+                records = self._cluster.visible(tp, self._positions[tp])[:max_records]
                 if records:
                     polled[tp] = records
-                    self._positions[tp] += len(records)
+                    self._positions[tp] = records[-1].offset + 1
         return polled
 
     def _apply(self, event: str, partitions: list[TopicPartition]) -> None:
@@ -193,10 +251,12 @@ class FakeConsumer:
             for tp in partitions:
                 commit = self._cluster.commits.get(tp)
                 self._positions[tp] = commit.offset if commit else 0
+            self._cluster.generation += 1
             self._listener.assigned(partitions)
             return
         if event == "revoked":
             self._cluster.commits.update(self._listener.revoked(partitions))
+            self._cluster.generation += 1
         else:
             self._listener.lost(partitions)
         for tp in partitions:
@@ -204,6 +264,9 @@ class FakeConsumer:
 
     def is_stable(self) -> bool:
         return not self._pending
+
+    def membership(self) -> Membership | None:
+        return None if self._pending else Membership("group", self._cluster.generation, "member", None)
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._paused |= set(partitions)
@@ -261,6 +324,58 @@ class FakeProducer:
 
     def close(self, timeout_s: float) -> None:
         self.closed = True
+
+
+class FakeTransactionalProducer(FakeProducer):
+    def __init__(self, client: FakeClient, transactional_id: str) -> None:
+        super().__init__(client)
+        self._cluster = client.cluster
+        self._id = transactional_id
+        self._epoch = self._cluster.begin(transactional_id)
+        self._is_open = False
+
+    def begin(self) -> None:
+        assert not self._is_open
+        self._is_open = True
+
+    def send(
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        receipt: Receipt,
+    ) -> None:
+        assert self._is_open
+        if self.closed:
+            raise ClientError("the producer is closed")
+        with self._cluster.lock:
+            self._poison = self._poison or self._replaced() or self._client.refuse(topic, key)
+            if self._poison is not None:
+                receipt.failed(self._poison)
+                return
+            receipt.acknowledged(self._cluster.append_open(self._id, topic, partition or 0, key, value, headers))
+
+    def commit(self, commits: Mapping[TopicPartition, Commit], membership: Membership) -> None:
+        assert self._is_open
+        self._raise(self._poison or self._client.on_commit("before"))
+        with self._cluster.lock:
+            self._raise(self._replaced())
+            if membership.generation != self._cluster.generation:
+                raise NotMemberError("the group has moved on")
+            self._cluster.end_transaction(self._id, commit=True)
+            self._cluster.commits.update(commits)
+        self._is_open = False
+        self._raise(self._client.on_commit("after"))
+
+    def _replaced(self) -> WorkerError | None:
+        return None if self._cluster.epochs[self._id] == self._epoch else ReplacedError("there is a newer producer")
+
+    @staticmethod
+    def _raise(error: WorkerError | None) -> None:
+        if error is not None:
+            raise error
 
 
 class FakeEmbedder:

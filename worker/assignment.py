@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from worker.batch_queue import BatchQueue
-from worker.kafka.port import Commit
+from worker.kafka.port import Commit, Membership
 from worker.lease import MembershipLease, boottime
 from worker.metrics import Metrics
 from worker.records import TopicPartition
@@ -49,7 +49,11 @@ class Assignment:
         revoke_timeout_s: float,
         on_settled: Callable[[Share], None],
         on_forgotten: Callable[[int], None],
+        *,
+        commits_itself: bool = False,
     ) -> None:
+        """`commits_itself`: what is finished has been committed with it."""
+        self._commits_itself = commits_itself
         self._queue = queue
         self._lease = lease
         self._metrics = metrics
@@ -145,6 +149,11 @@ class Assignment:
             if held is not None and held.tenure is not None:
                 held.tenure.committed_offset = commit.offset
 
+    def held_by(self, membership: Membership) -> None:
+        """The partitions are held by this place in the group, as of the last poll."""
+        for tenure in self.tenures():
+            tenure.membership = membership
+
     @property
     def in_flight(self) -> int:
         return sum(tenure.in_flight for tenure in self.tenures())
@@ -158,6 +167,8 @@ class Assignment:
         """Whether the tenure has unfinished shares that may still finish."""
         for share in tenure.settle():
             self._on_settled(share)
+        if self._commits_itself:
+            tenure.committed_offset = tenure.commit.offset
         return tenure.is_live and tenure.has_open_shares() and tenure.failure() is None
 
     def _retire(self, tenure: Tenure) -> None:

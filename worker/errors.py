@@ -14,6 +14,7 @@
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
+        ├── ReplacedError              a producer's place is taken: by another one, or because its transaction timed out
         └── RecordTooLargeError        the broker or the client refuses a record of this size
 
 Errors of the Kafka client are translated once, in `worker.kafka`; nothing else imports them. A record that cannot be
@@ -107,6 +108,10 @@ class CallTimeoutError(ClientError):
 
 class NotMemberError(ClientError):
     """This member's place in the consumer group is gone, or moving."""
+
+
+class ReplacedError(ClientError):
+    """The broker knows a newer producer with this one's transactional id, or has ended its transaction without it."""
 
 
 class RecordTooLargeError(ClientError):

@@ -23,6 +23,7 @@ STAGES = ("poll", "decode", "fuse", "publish", "commit")
 CLOSE_REASONS = ("full", "bytes", "age", "drain")
 REBALANCE_EVENTS = ("assigned", "revoked", "lost")
 COMMIT_RESULTS = ("ok", "not_member", "error")
+TRANSACTION_RESULTS = ("committed", "failed", "rebalance", "replaced", "timeout")
 REWIND_REASONS = ("publish_failed", "dead_letter_failed")
 
 STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -186,6 +187,20 @@ class Metrics:
             "reason",
             values=REWIND_REASONS,
         )
+        self.transactions = counter(
+            "align_transactions_total",
+            "Transactions, by what became of them: committed, or why not.",
+            "result",
+            values=TRANSACTION_RESULTS,
+        )
+        self.transaction_duration = BulkHistogram(
+            "align_transaction_duration_seconds",
+            "First record of a transaction to its commit, with all that it waits for.",
+            "topic",
+            [topic],
+            STAGE_BUCKETS,
+        )
+        registry.register(self.transaction_duration)
         self.poll_errors = counter("align_poll_errors_total", "Polls that failed and were tried again.", "topic")
         self.last_poll = gauge("align_last_poll_timestamp_seconds", "When the last poll returned.")
         self.last_commit = gauge("align_last_commit_timestamp_seconds", "When the last commit succeeded.")
@@ -193,6 +208,11 @@ class Metrics:
 
         # Model.
         self.out_of_memory = counter("align_out_of_memory_total", "Batches halved because memory ran out.")
+
+    def transaction_results(self) -> dict[str, int]:
+        """Transactions so far, by result."""
+        made = {result: self.transactions.labels(result) for result in TRANSACTION_RESULTS}
+        return {result: int(each._value.get()) for result, each in made.items()}  # noqa: SLF001  # see `raise_to`
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""

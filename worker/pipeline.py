@@ -11,6 +11,7 @@ import logging
 import queue
 import random
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -26,6 +27,7 @@ from worker.errors import (
     FencedError,
     NotMemberError,
     RecordTooLargeError,
+    ReplacedError,
     SpaceError,
     StateError,
     SystemicError,
@@ -46,6 +48,7 @@ from worker.stage import Stage
 from worker.state import Stores
 from worker.status import DeadLetterStatus
 from worker.tenure import Share
+from worker.transaction import TransactionalPublisher
 from worker.watchdog import Vitals
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ log = logging.getLogger(__name__)
 POLL_TIMEOUT_MS = 200
 ROOM_TIMEOUT_S = 0.2
 NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap, little to throw away
+NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a transaction is committed
 OBSERVE_INTERVAL_S = 0.5
 STEP_TIMEOUT_S = 0.2
 PRODUCER_CLOSE_S = 0.5
@@ -92,6 +96,8 @@ class Pipeline:
         self._health = health
 
         self._lease = MembershipLease(lease_seconds(settings.kafka))
+        self._is_transactional = settings.delivery == "exactly_once"
+        self._transactional_id = transactional_id(settings, role.flow.group_id)
         self._queue = BatchQueue(settings.batch)
         self.assignment = Assignment(
             self._queue,
@@ -100,12 +106,23 @@ class Pipeline:
             settings.shutdown.revoke_timeout_s,
             self._book,
             role.forget,
+            commits_itself=self._is_transactional,
         )
-        self._fused: queue.Queue[Fused] = queue.Queue(NUM_FUSED_WAITING)
+        self._fused: queue.Queue[Fused] = queue.Queue(
+            NUM_FUSED_WAITING_FOR_COMMIT if self._is_transactional else NUM_FUSED_WAITING
+        )
         self._unacknowledged = Unacknowledged(settings.publish.max_in_flight_records)
         self._compute = Stage("compute", self._compute_step)
         self._publish = Stage("publish", self._publish_step)
-        self._publisher = Publisher(role.output, self._lease, self._unacknowledged, self._publish.beat)
+        self._transactions: TransactionalPublisher | None = None
+        if self._is_transactional:
+            self._transactions = TransactionalPublisher(
+                role.output, self._unacknowledged, self._publish.beat, settings.transaction, self._transaction_ended
+            )
+        self._publisher = self._transactions or Publisher(
+            role.output, self._lease, self._unacknowledged, self._publish.beat
+        )
+        self._num_transactions = 0
         self._restore = Stage("restore", lambda: self._restorer.step())
         self._restorer = Restorer(client, role, stores, self._restore.beat)
         self._stages = (self._compute, self._publish, self._restore, *role.stages)
@@ -241,7 +258,10 @@ class Pipeline:
         self._metrics.paused_partitions.labels(self._topic).set(len(wanted))
 
     def _prove_membership(self) -> None:
-        """Start the lease of a new assignment, once nothing written for partitions that were lost is under way."""
+        """Start the lease of a new assignment, once nothing written for partitions that were lost is under way. What is
+        written in transactions needs none: it is committed in the name of the place in the group, or not at all."""
+        if self._is_transactional and (membership := self._consumer.membership()) is not None:
+            self.assignment.held_by(membership)
         if self.assignment.was_lost:
             self.assignment.was_lost = False
             self._drop_producers()
@@ -370,17 +390,30 @@ class Pipeline:
 
     def _publish_step(self) -> None:
         try:
-            fused = self._fused.get(timeout=STEP_TIMEOUT_S)
+            fused = self._fused.get(timeout=self._publisher.wait_s())
         except queue.Empty:
-            return
-        started = time.monotonic()
-        self._publisher.publish(fused)
-        self._metrics.stage_duration.labels("publish").observe(time.monotonic() - started)
+            pass
+        else:
+            started = time.monotonic()
+            self._publisher.publish(fused)
+            self._metrics.stage_duration.labels("publish").observe(time.monotonic() - started)
+        self._publisher.tick()
+
+    def _transaction_ended(self, duration_s: float, error: WorkerError | None) -> None:
+        if error is None:
+            self._metrics.transaction_duration.observe_many(self._topic, [duration_s])
+            self._metrics.transactions.labels("committed").inc()
+        else:
+            self._metrics.transactions.labels(abort_reason(error)).inc()
+            log.warning("a transaction is given up: %s", error.one_line(), extra={"action": "transaction_aborted"})
 
     # ------------------------------------------------------------------ commit
 
     def _commit_due(self) -> None:
         now = time.monotonic()
+        if self._transactions is not None:
+            self._note_transactions(self._transactions)
+            return
         lease_due = self.assignment.in_flight > 0 and self._lease.is_due(boottime())
         if now >= self._next_commit or lease_due:
             self._next_commit = now + self._settings.commit.interval_ms / 1000
@@ -388,6 +421,7 @@ class Pipeline:
 
     def _commit(self, *, prove_membership: bool = False) -> None:
         """Commit what is finished. With nothing new to commit, the old offsets prove membership just as well."""
+        # Transactions have committed what is settled: there are no such commits then.
         commits = self.assignment.commits() or (self.assignment.positions() if prove_membership else {})
         if not commits:
             return
@@ -408,6 +442,13 @@ class Pipeline:
         self._metrics.commits.labels("ok").inc()
         self._metrics.last_commit.set_to_current_time()
         self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
+
+    def _note_transactions(self, transactions: TransactionalPublisher) -> None:
+        if (num_new := transactions.num_committed - self._num_transactions) > 0:
+            self._num_transactions += num_new
+            self._num_failures = 0
+            self._metrics.commits.labels("ok").inc(num_new)
+            self._metrics.last_commit.set_to_current_time()
 
     def _book(self, share: Share) -> None:
         """Account for a finished share: the only place where records end."""
@@ -436,15 +477,23 @@ class Pipeline:
     def _recover(self) -> None:
         """Return to the watermark what could not be written, and replace a producer that refused a record."""
         now = time.monotonic()
+        failure = self._transactions.take_failure() if self._transactions is not None else None
+        if isinstance(failure, AccessError | FencedError | SystemicError):
+            raise failure
         for held, share in self.assignment.failures():
             error = share.error
             if isinstance(error, AccessError | FencedError | SystemicError):
                 raise error
             if share.error_is_dead_letter and not getattr(error, "retriable", False):
                 self._stop_partition(held, error, now)
+                if self._is_transactional:  # its records share a transaction with those of other partitions
+                    failure = failure or error
             else:
-                self._rewind_all(error, now)
+                failure = failure or error
+            if failure is not None:
                 break
+        if failure is not None:
+            self._rewind_all(failure, now)
         if self._producers is None and self._retry_at is not None and now >= self._retry_at:
             self._reopen_producers(now)
         if self._has_refused and now >= self._limits_learned_at + LIMITS_RETRY_S:  # somebody may have raised them
@@ -459,12 +508,14 @@ class Pipeline:
         log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
         self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail)
         self._learn_limits()
-        self._replace_dead_letter_producer()
+        if not self._is_transactional:
+            self._replace_dead_letter_producer()
 
     def _rewind_all(self, error: WorkerError | None, now: float) -> None:
         """After one refused record kafka-python's producer fails all later ones, so everything it had is void."""
-        self._num_failures += 1
-        delay_s = backoff_s(self._num_failures)
+        is_rebalance = isinstance(error, NotMemberError)  # that is nobody's fault, and over
+        self._num_failures += not is_rebalance
+        delay_s = 0.0 if is_rebalance else backoff_s(self._num_failures)
         detail = error.one_line() if error is not None else ""
         self._metrics.rewinds.labels("publish_failed").inc()
         log.warning(
@@ -488,20 +539,29 @@ class Pipeline:
             log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
 
     def _open_producers(self) -> None:
+        if self._is_transactional:
+            timeout_ms = self._settings.transaction.timeout_ms
+            producer = self._client.transactional_producer(self._transactional_id, timeout_ms)
+            self._use(Producers(producer, producer, producer))
+            return
         outputs = self._client.producer(self._lease)
         try:
-            self._producers = Producers(outputs, self._client.producer(self._lease))
+            producers = Producers(outputs, self._client.producer(self._lease))
         except WorkerError:
             outputs.close(PRODUCER_CLOSE_S)
             raise
-        self._publisher.use(self._producers)
+        self._use(producers)
+
+    def _use(self, producers: Producers) -> None:
+        self._producers = producers
+        self._publisher.use(producers)
         self._retry_at = None
 
     def _drop_producers(self) -> None:
         producers, self._producers = self._producers, None
         self._publisher.use(None)
-        for producer in producers or ():
-            producer.close(PRODUCER_CLOSE_S)
+        if producers is not None:
+            producers.close(PRODUCER_CLOSE_S)
 
     def _replace_dead_letter_producer(self) -> None:
         if self._producers is None:
@@ -600,6 +660,20 @@ class Pipeline:
 
 def is_overtaken(entry: Change) -> bool:
     return isinstance(entry, Item | Delete) and entry.is_overtaken
+
+
+def transactional_id(settings: Settings, group_id: str) -> str:
+    """Of one role of this process: begins with the name of its group, so that one rule of access covers all."""
+    return f"{group_id}-{settings.transaction.id or settings.kafka.group_instance_id or uuid.uuid4().hex}"
+
+
+def abort_reason(error: WorkerError) -> str:
+    """One of `metrics.TRANSACTION_RESULTS`."""
+    if isinstance(error, NotMemberError):
+        return "rebalance"
+    if isinstance(error, ReplacedError | FencedError):
+        return "replaced"
+    return "timeout" if isinstance(error, CallTimeoutError) else "failed"
 
 
 def backoff_s(num_failures: int, jitter: Callable[[], float] = random.random) -> float:

@@ -16,7 +16,7 @@ from schemas import DeadLetter, Reason, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.fuse import Fused, Vector
-from worker.kafka.port import ProducerPort, Receipt
+from worker.kafka.port import ProducerPort, Receipt, TransactionalProducerPort
 from worker.lease import MembershipLease
 from worker.records import Change, Headers, Record, Rejection
 from worker.tenure import DeadLetterReceipt, Share
@@ -33,6 +33,12 @@ class Producers(NamedTuple):
 
     outputs: ProducerPort
     dead_letters: ProducerPort
+    transactions: TransactionalProducerPort | None = None
+    """With `exactly_once`: the one that is all of them."""
+
+    def close(self, timeout_s: float) -> None:
+        for producer in dict.fromkeys((self.outputs, self.dead_letters)):
+            producer.close(timeout_s)
 
 
 class Outbound(NamedTuple):
@@ -114,6 +120,11 @@ class Unacknowledged:
                 lambda: not self._shares or self.num_records + num_records <= self._max_records, timeout_s
             )
 
+    def wait_for_none(self, timeout_s: float) -> bool:
+        """Whether everything sent has been settled in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._shares, timeout_s)
+
     def wait_for_change(self, timeout_s: float) -> None:
         with self._changed:
             self._changed.wait(timeout_s)
@@ -137,15 +148,17 @@ class Unacknowledged:
 
 
 class Publisher:
-    """Sends what a micro-batch became. `publish` runs on the publish thread, everything else on the poll thread."""
+    """Sends what a micro-batch became. `publish` and `tick` run on the publish thread, everything else on the poll
+    thread."""
 
     def __init__(
         self,
         output: OutputFormat,
-        lease: MembershipLease,
+        lease: MembershipLease | None,
         unacknowledged: Unacknowledged,
         beat: Callable[[], None],
     ) -> None:
+        """Without a `lease` nothing but the tenure is asked for leave to send."""
         self._output = output
         self._lease = lease
         self._unacknowledged = unacknowledged
@@ -165,11 +178,15 @@ class Publisher:
     def publish(self, fused: Fused) -> None:
         for share in fused.batch.shares:
             outbound = self._outbound(share, fused)
-            if outbound is None or not self._may_send(share, len(outbound)):
-                continue
-            self._unacknowledged.add(share, len(outbound))
-            share.expect(len(outbound), lambda share=share: self._unacknowledged.remove(share))  # type: ignore[misc]
-            self._send(share, outbound)
+            if outbound is not None and self._may_send(share, len(outbound)):
+                self._send(share, outbound)
+
+    def tick(self) -> None:
+        """Called after each `publish`, and when `wait_s` has passed without one."""
+
+    def wait_s(self) -> float:
+        """For how long there is nothing to do without a new batch."""
+        return _WAIT_S
 
     def _outbound(self, share: Share, fused: Fused) -> list[Outbound] | None:
         """The records of a share; None if it failed here."""
@@ -213,10 +230,11 @@ class Publisher:
 
     def _may_send(self, share: Share, num_records: int) -> bool:
         """Wait for a producer, for room and for the lease; False once the share's tenure has ended."""
+        lease = self._lease
         for condition in (
             self._has_producers,
             lambda: self._unacknowledged.wait_for_room(num_records, _WAIT_S),
-            lambda: self._lease.wait_valid(_WAIT_S),
+            lambda: lease is None or lease.wait_valid(_WAIT_S),
         ):
             while share.tenure.is_live and not condition():
                 self._beat()
@@ -229,8 +247,11 @@ class Publisher:
 
     def _send(self, share: Share, outbound: list[Outbound]) -> None:
         producers = self._producers
+        self._unacknowledged.add(share, len(outbound))
+        share.expect(len(outbound), lambda: self._unacknowledged.remove(share))
         for record in outbound:
             if producers is None or not share.tenure.is_live:
+                self._unacknowledged.remove(share)
                 return
             is_dead_letter = record.topic == self._output.dead_letter_topic
             try:

@@ -257,6 +257,24 @@ class CommitSettings(_Group):
     """How often offsets are committed. What lies between two commits is computed again after a crash."""
 
 
+class TransactionSettings(_Group):
+    """With `delivery: exactly_once`."""
+
+    id: str | None = Field(None, min_length=1)
+    """Name of this process towards the broker's transaction coordinator, which sees the group's name before it. No two
+    live processes may share it; a process that starts with it ends at once what an earlier one has left open.
+    Default: `kafka.group_instance_id`, or a name made up at each start; readers and the next owner of a partition
+    then wait for up to `timeout_ms` and 10 s after a crash."""
+    interval_ms: int = Field(100, ge=1, le=1_000)
+    """How long a transaction takes in micro-batches before it is committed. Too low: a commit costs more than the
+    work. Too high: it is added to the latency of every output, because readers see nothing before the commit."""
+    max_records: int = Field(8_192, ge=1)
+    """Records written after which a transaction is committed before its time."""
+    timeout_ms: int = Field(30_000, ge=2_000)
+    """A transaction that is open for this long is ended by the broker, and its inputs are computed again. At most the
+    broker's `transaction.max.timeout.ms`."""
+
+
 class StateSettings(_Group):
     dir: Path | None = None
     """Directory of the local stores, on a disk of this process's own. What a worker remembers is on the disk then and
@@ -325,12 +343,15 @@ class Settings(BaseSettings):
     )
     """What this process does, separated by commas: `items` turns item messages into item vectors, `users` turns events
     into user vectors."""
-    delivery: Literal["at_least_once"] = "at_least_once"
-    """What a crash may cost: with `at_least_once`, records computed twice and nothing lost."""
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """What a fault may cost: with `at_least_once`, outputs written twice and nothing lost. With `exactly_once`,
+    outputs, dead letters, changelog and offsets are one transaction, and readers that set
+    `isolation.level=read_committed` see each output once."""
     batch: BatchSettings = BatchSettings()
     encode: EncodeSettings = EncodeSettings()
     publish: PublishSettings = PublishSettings()
     commit: CommitSettings = CommitSettings()
+    transaction: TransactionSettings = TransactionSettings()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -343,6 +364,17 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.delivery == "exactly_once":
+            if self.kafka.delivery_timeout_ms + self.transaction.interval_ms > self.transaction.timeout_ms:
+                raise ValueError(
+                    "transaction.timeout_ms must exceed kafka.delivery_timeout_ms + transaction.interval_ms"
+                )
+            if self.transaction.interval_ms * 2 > self.shutdown.revoke_timeout_s * 1000:
+                raise ValueError("transaction.interval_ms must be at most half of shutdown.revoke_timeout_s")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -33,7 +33,8 @@ class Stage:
     def stop(self, timeout_s: float) -> bool:
         """Whether the thread has ended in time."""
         self._stop.set()
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:  # or it has never been started
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

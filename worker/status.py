@@ -62,6 +62,8 @@ class RoleStatus(_Part):
     queue_records: int
     queue_limit: int
     unacknowledged: int
+    transactions: dict[str, float | None] = {}
+    """With `exactly_once`: committed, aborted, and p50_ms and p99_ms of those of the last 60 s; else empty."""
     state: dict[str, int]
     """What is remembered, by what it is called: values, bytes, and what the role has besides."""
     dead_letters: list[DeadLetterStatus]

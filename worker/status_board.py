@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import __version__
 from worker.accounting import Totals
 from worker.assignment import HELD, Held
 from worker.flow import Flow, RoleName, flows
-from worker.metrics import LATENCY_BUCKETS, Metrics
+from worker.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
 from worker.pipeline import Pipeline
 from worker.restore import Progress
 from worker.settings import Settings
@@ -62,6 +62,8 @@ class RoleBoard:
 
     def __init__(self, settings: Settings, flow: Flow, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._is_transactional = settings.delivery == "exactly_once"
+        self._transaction_times = Window(LATENCY_WINDOW_S)
         self._published = Window(RATE_WINDOW_S)
         self._latency = Window(LATENCY_WINDOW_S)
         self._freshness = Window(LATENCY_WINDOW_S)
@@ -111,6 +113,7 @@ class RoleBoard:
                 "batch_fill": pipeline.batch_fill,
                 "queue_records": pipeline.num_queued,
                 "unacknowledged": pipeline.num_unacknowledged,
+                "transactions": self._transactions(now) if self._is_transactional else {},
                 "state": {
                     "remembered": pipeline.num_values,
                     "bytes": pipeline.num_state_bytes,
@@ -120,10 +123,18 @@ class RoleBoard:
             }
         )
 
+    def _transactions(self, now: float) -> dict[str, float | None]:
+        metrics = self._metrics
+        self._transaction_times.add(now, metrics.transaction_duration.counts(metrics.topic))
+        results = metrics.transaction_results()
+        committed = results.pop("committed")
+        times = {f"{name}_ms": value for name, value in _quantiles_ms(self._transaction_times, STAGE_BUCKETS).items()}
+        return {"committed": committed, "aborted": sum(results.values()), **times}
 
-def _quantiles_ms(window: Window) -> dict[str, float | None]:
+
+def _quantiles_ms(window: Window, buckets: Sequence[float] = LATENCY_BUCKETS) -> dict[str, float | None]:
     counts = window.growth()
-    values = {name: quantile(q, LATENCY_BUCKETS, counts) for name, q in (("p50", 0.5), ("p99", 0.99))}
+    values = {name: quantile(q, buckets, counts) for name, q in (("p50", 0.5), ("p99", 0.99))}
     return {name: None if value is None else round(value * 1000, 1) for name, value in values.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas import Reason
 from worker.errors import WorkerError
-from worker.kafka.port import Commit
+from worker.kafka.port import Commit, Membership
 from worker.memory import Memory
 from worker.records import Change, Entry, Recompute, Rejection, Superseded, TopicPartition
 
@@ -30,6 +30,7 @@ class Share:
 
     __slots__ = (
         "_displaced",
+        "_is_held",
         "_num_expected",
         "_num_receipts",
         "_on_finished",
@@ -67,6 +68,7 @@ class Share:
         self.error: WorkerError | None = None
         self.error_is_dead_letter = False
         self._displaced: dict[str, list[Change]] = {}
+        self._is_held = False
         self._num_expected: int | None = None
         self._num_receipts = 0
         self._on_finished: Callable[[], None] | None = None
@@ -139,9 +141,33 @@ class Share:
         if on_finished is not None:
             on_finished()
 
+    def hold(self) -> None:
+        """From now on receipts are not enough: the share is not done before it is released."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """What was held back counts: its transaction is committed."""
+        self.finished_at = time.time()
+        self._is_held = False
+
+    def give_up(self, error: WorkerError) -> None:
+        """The transaction that it was held back for has failed."""
+        self.failed(error)
+        self._is_held = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will never be done. What is held back fails with its transaction, not before."""
+        return self.error is not None and not self._is_held
+
+    @property
+    def has_receipts(self) -> bool:
+        """Whether the fate of its outputs is known, or that of one which failed."""
+        return self.finished_at is not None
+
     @property
     def is_done(self) -> bool:
-        return self.finished_at is not None and self.error is None
+        return self.finished_at is not None and self.error is None and not self._is_held
 
 
 class ChangeReceipt:
@@ -179,7 +205,8 @@ class DeadLetterReceipt:
 
 
 class Tenure:
-    """One stretch of work on one partition. The poll thread owns it; other threads only read `is_live`."""
+    """One stretch of work on one partition. The poll thread owns it; other threads only read `is_live` and
+    `membership`, and the publish thread has `sent` and `is_blocked` for itself."""
 
     def __init__(self, partition: TopicPartition, commit: Commit) -> None:
         self.partition = partition
@@ -189,6 +216,13 @@ class Tenure:
         self.memory: Memory[Any] | None = None
         """None until the partition has been restored."""
         self.is_live = True
+        self.membership: Membership | None = None
+        """The place in the group by which the partition was held at the last poll. That of a partition which has gone
+        stays what it was, so that nothing is committed for it by a newer one."""
+        self.sent = commit
+        """What the last committed transaction has committed."""
+        self.is_blocked = False
+        """A share has failed before its outputs were sent: nothing after it may be committed."""
         self.num_consumed = 0
         self.num_settled = 0
         self._shares: deque[Share] = deque()
@@ -204,9 +238,7 @@ class Tenure:
         settled = []
         while self.is_live and self._shares and self._shares[0].is_done:
             share = self._shares.popleft()
-            vectors_end = max(share.vectors_end, parse_note(self.commit.note) or 0)
-            next_offset = self.commit.offset if share.next_offset is None else share.next_offset
-            self.commit = Commit(next_offset, format_note(vectors_end))
+            self.commit = after(self.commit, share)
             self.num_settled += share.num_records
             if self.memory is not None:
                 self.memory.settle(share.changes, share.newest, share.rejections, share.state_end)
@@ -215,7 +247,7 @@ class Tenure:
 
     def failure(self) -> Share | None:
         """The first share that failed, if one did."""
-        return next((share for share in tuple(self._shares) if share.error is not None), None)
+        return next((share for share in tuple(self._shares) if share.has_failed), None)
 
     @property
     def in_flight(self) -> int:
@@ -235,6 +267,12 @@ class Tenure:
         self.is_live = False
         self._shares.clear()  # they refer to us: a cycle would keep their records
         return num_given_up
+
+
+def after(commit: Commit, share: Share) -> Commit:
+    """What may be committed once a share is finished that follows on `commit`."""
+    vectors_end = max(share.vectors_end, parse_note(commit.note) or 0)
+    return Commit(commit.offset if share.next_offset is None else share.next_offset, format_note(vectors_end))
 
 
 def format_note(vectors_end: int) -> str:

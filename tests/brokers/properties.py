@@ -32,6 +32,7 @@ def cluster_properties(nodes: Iterable[NodeAddress], auto_create_topics: bool) -
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.replication.factor": str(replicas),
         "share.coordinator.state.topic.min.isr": "1",
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         # A killed node is let in again once the controller has given up its former self (default: 9 s).

@@ -5,7 +5,15 @@ import inspect
 import pytest
 from kafka import errors as kafka_errors
 
-from worker.errors import AccessError, CallTimeoutError, ClientError, FencedError, NotMemberError, RecordTooLargeError
+from worker.errors import (
+    AccessError,
+    CallTimeoutError,
+    ClientError,
+    FencedError,
+    NotMemberError,
+    RecordTooLargeError,
+    ReplacedError,
+)
 from worker.kafka.translation import _TABLE, translate, translated
 
 ALL = sorted(
@@ -13,7 +21,7 @@ ALL = sorted(
     key=lambda cls: cls.__name__,
 )
 # Not in the table, and not retriable: each was looked at, and ends one call, not the process.
-KNOWN_FINAL = 98
+KNOWN_FINAL = 96
 
 
 def instance(cls: type[Exception]) -> Exception:
@@ -48,6 +56,7 @@ def test_no_error_has_appeared_that_nobody_looked_at():
         (kafka_errors.FencedInstanceIdError("t"), FencedError),
         (kafka_errors.CommitFailedError(), NotMemberError),
         (kafka_errors.RebalanceInProgressError("t"), NotMemberError),
+        (kafka_errors.ProducerFencedError(), ReplacedError),
         (kafka_errors.MessageSizeTooLargeError("t"), RecordTooLargeError),
         (kafka_errors.KafkaTimeoutError("t"), CallTimeoutError),
     ],

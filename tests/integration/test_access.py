@@ -219,6 +219,20 @@ def test_a_forbidden_group_ends_the_worker(stream: Stream, secure_kafka: RealKaf
     assert stream.group in error.one_line()
 
 
+def test_a_forbidden_transactional_id_ends_the_worker(stream: Stream, secure_kafka: RealKafka) -> None:
+    way_in = in_group("kafka", secure_kafka.client_settings(Listener.SASL_PLAINTEXT))
+    settings = stream.settings({**way_in, "delivery": "exactly_once", "transaction.id": "pod-1"})
+    name = f"{stream.group}-pod-1"
+    with (
+        forbidden(secure_kafka, ResourceType.TRANSACTIONAL_ID, name, ACLOperation.WRITE),
+        WorkerThread(settings) as worker,
+    ):
+        error = worker.failure(30)
+    assert isinstance(error, AccessError)
+    assert "transaction.id" in error.one_line()
+    assert "access control" in error.one_line()
+
+
 def test_configurations_that_may_not_be_read_are_done_without(
     stream: Stream, secure_kafka: RealKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

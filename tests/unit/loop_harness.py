@@ -13,7 +13,7 @@ from worker.kafka.port import Commit
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.roles.role import Role
-from worker.settings import BatchSettings, CommitSettings, Settings, ShutdownSettings
+from worker.settings import BatchSettings, CommitSettings, Settings, ShutdownSettings, TransactionSettings
 from worker.state import Stores
 
 SETTINGS = Settings(
@@ -23,12 +23,20 @@ SETTINGS = Settings(
 )
 
 
+EXACTLY_ONCE = SETTINGS.model_copy(
+    update={"delivery": "exactly_once", "transaction": TransactionSettings(id="me", interval_ms=5, max_records=64)}
+)
+
+
 class LoopHarness:
-    def __init__(self, client: FakeClient, role: Role, stores: Stores | None = None) -> None:
+    def __init__(
+        self, client: FakeClient, role: Role, stores: Stores | None = None, settings: Settings = SETTINGS
+    ) -> None:
         self.client, self.cluster, self.role = client, client.cluster, role
         self.metrics = Metrics(CollectorRegistry(), role.flow.inputs)
         stores = stores or Stores(None, role.flow.state, role.flow.group_id)
-        self.pipeline = Pipeline(SETTINGS, self.client, role, stores, self.metrics, Health())
+        self.stores = stores
+        self.pipeline = Pipeline(settings, self.client, role, stores, self.metrics, Health())
         self.consumer = self.client.consumers[-1]
         self.error: BaseException | None = None
         self._stop = threading.Event()

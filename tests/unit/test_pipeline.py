@@ -35,11 +35,13 @@ P0, P1 = TopicPartition("items", 0), TopicPartition("items", 1)
 class Harness(LoopHarness):
     """Of the items role."""
 
-    def __init__(self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, space_id="space", **client):
+    def __init__(
+        self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, space_id="space", settings=SETTINGS, **client
+    ):
         flow = flow_of("items", SETTINGS)
         output = ItemFormat(flow, space_id, "f2", 2)
         role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True, keeps_order=True)
-        super().__init__(FakeClient(cluster, **client), role)
+        super().__init__(FakeClient(cluster, **client), role, settings=settings)
 
 
 def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:

@@ -62,7 +62,15 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_BATCH__MAX_RECORDS": "0"}, "batch.max_records (ALIGN_BATCH__MAX_RECORDS): Input should be greater"),
         ({"ALIGN_BATCH__MAX_RECORDS": "many"}, "batch.max_records (ALIGN_BATCH__MAX_RECORDS)"),
         ({"ALIGN_ROLES": "user"}, "roles (ALIGN_ROLES)"),
-        ({"ALIGN_DELIVERY": "exactly_once"}, "delivery (ALIGN_DELIVERY)"),
+        ({"ALIGN_DELIVERY": "at_most_once"}, "delivery (ALIGN_DELIVERY)"),
+        (
+            {"ALIGN_DELIVERY": "exactly_once", "ALIGN_TRANSACTION__TIMEOUT_MS": "15000"},
+            "transaction.timeout_ms must exceed kafka.delivery_timeout_ms",
+        ),
+        (
+            {"ALIGN_DELIVERY": "exactly_once", "ALIGN_SHUTDOWN__REVOKE_TIMEOUT_S": "0.1"},
+            "transaction.interval_ms must be at most half of shutdown.revoke_timeout_s",
+        ),
         ({"ALIGN_KAFKA__SASL_MECHANISM": "PLAIN"}, "kafka.sasl_mechanism needs kafka.security_protocol"),
         ({"ALIGN_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, "kafka.sasl_mechanism is required"),
         ({"ALIGN_KAFKA__SSL_CAFILE": "/no/such/file"}, "kafka.ssl_cafile: no such file: /no/such/file"),

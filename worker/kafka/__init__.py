@@ -5,10 +5,12 @@ from worker.kafka.port import (
     Commit,
     ConsumerPort,
     Lease,
+    Membership,
     PartitionListener,
     ProducerPort,
     Receipt,
     TopicDescription,
+    TransactionalProducerPort,
 )
 from worker.settings import KafkaSettings
 
@@ -17,10 +19,12 @@ __all__ = [
     "Commit",
     "ConsumerPort",
     "Lease",
+    "Membership",
     "PartitionListener",
     "ProducerPort",
     "Receipt",
     "TopicDescription",
+    "TransactionalProducerPort",
     "make_client",
 ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,19 +20,25 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from kafka.errors import KafkaError, KafkaTimeoutError, NoError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    InvalidTransactionTimeoutError,
+    KafkaError,
+    KafkaTimeoutError,
+    NoError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.errors import for_code as error_for_code
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.protocol.producer import ProduceRequest
-from kafka.structs import MemberState, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from worker.errors import AccessError, CallTimeoutError, ConfigError, UnreachableError
+from worker.errors import AccessError, CallTimeoutError, ClientError, ConfigError, UnreachableError, WorkerError
 from worker.kafka.certificates import check_certificates
 from worker.kafka.diagnosis import LogTail, diagnose, suspect
-from worker.kafka.port import Commit, Lease, PartitionListener, Receipt, TopicDescription
+from worker.kafka.port import Commit, Lease, Membership, PartitionListener, Receipt, TopicDescription
 from worker.kafka.translation import translate, translated
 from worker.records import Headers, Record, TopicPartition
 from worker.settings import KafkaSettings
@@ -43,10 +50,16 @@ PROBE_TIMEOUT_S = 1.0
 CONNECT_RETRY_S = 1.0
 NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
 RETRY_BACKOFF_MS = 20
+# A transaction begins while the broker still ends the one before, and is told to come back.
+TRANSACTION_RETRY_MS = 10
+CALL_MARGIN_S = 2.0  # what a call may take beyond the time that its request has
+TRANSACTIONS_SINCE = (2, 5)  # older brokers do not check the place in the group of who commits in a transaction
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 CALL_TIMEOUT_MS = 10_000
 READER_MAX_RECORDS = 2_000
 READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
+# Who writes in transactions means what is not committed to be read by nobody. Where there are none it changes nothing.
+ISOLATION = "read_committed"
 _ASSIGNORS = {
     "range": RangePartitionAssignor,
     "roundrobin": RoundRobinPartitionAssignor,
@@ -160,6 +173,7 @@ class KafkaPythonClient:
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 fetch_max_bytes=settings.fetch_max_bytes,
                 fetch_max_wait_ms=settings.fetch_max_wait_ms,
+                isolation_level=ISOLATION,
                 check_crcs=settings.check_crcs,
                 metrics_enabled=False,
             )
@@ -172,32 +186,63 @@ class KafkaPythonClient:
                 KafkaProducer,
                 **self._common,
                 kafka_client=lambda **config: _FencedNetClient(fence, **config),
-                acks="all",
+                **self._writing,
                 enable_idempotence=settings.api_version is None,  # the embedded broker checks no sequence numbers
                 max_in_flight_requests_per_connection=5 if settings.api_version is None else 1,
-                delivery_timeout_ms=settings.delivery_timeout_ms,
-                linger_ms=settings.linger_ms,
-                batch_size=settings.produce_batch_bytes,
-                max_request_size=64 * 2**20,  # record sizes are checked against the topics' own limits before a send
-                max_block_ms=CALL_TIMEOUT_MS,
-                compression_type=None if settings.compression == "none" else settings.compression,
-                metrics_enabled=False,
             )
         return KafkaPythonProducer(producer, fence)
+
+    def transactional_producer(self, transactional_id: str, timeout_ms: int) -> KafkaPythonTransactionalProducer:
+        fence = _Fence(None)
+        with translated("opening a transactional producer"):
+            producer = _open(
+                KafkaProducer,
+                **{**self._common, "retry_backoff_ms": TRANSACTION_RETRY_MS},
+                kafka_client=lambda **config: _FencedNetClient(fence, **config),
+                **self._writing,
+                enable_idempotence=True,
+                transactional_id=transactional_id,
+                transaction_timeout_ms=timeout_ms,
+            )
+        call_timeout_s = self._settings.request_timeout_ms / 1000 + CALL_MARGIN_S
+        made = KafkaPythonTransactionalProducer(producer, fence, call_timeout_s)
+        try:
+            made.take_over(timeout_ms)
+        except BaseException:
+            made.close(0.5)
+            raise
+        return made
+
+    @property
+    def _writing(self) -> dict[str, Any]:
+        """Arguments that all producers share."""
+        settings = self._settings
+        return {
+            "acks": "all",
+            "delivery_timeout_ms": settings.delivery_timeout_ms,
+            "linger_ms": settings.linger_ms,
+            "batch_size": settings.produce_batch_bytes,
+            "max_request_size": 64 * 2**20,  # record sizes are checked against the topics' own limits before a send
+            "max_block_ms": CALL_TIMEOUT_MS,
+            "compression_type": None if settings.compression == "none" else settings.compression,
+            "metrics_enabled": False,
+        }
 
     def reader(self, topic: str) -> KafkaPythonReader:
         with translated(f"reading {topic}"):
             return KafkaPythonReader(self._open_groupless(), topic)
 
     def log(self) -> KafkaPythonLog:
+        short_wait_ms = min(self._settings.fetch_max_wait_ms, 100)
         return KafkaPythonLog(
-            lambda: self._open_groupless(fetch_max_wait_ms=min(self._settings.fetch_max_wait_ms, 100))
+            lambda: self._open_groupless(fetch_max_wait_ms=short_wait_ms),
+            lambda: self._open_groupless("read_uncommitted"),
         )
 
     def _admin(self) -> contextlib.closing[KafkaAdminClient]:
         return contextlib.closing(_open(KafkaAdminClient, **self._common))
 
-    def _open_groupless(self, **config: Any) -> KafkaConsumer:
+    def _open_groupless(self, isolation: str = ISOLATION, **config: Any) -> KafkaConsumer:
         if not self.reachable():
             raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")
         return _open(
@@ -207,6 +252,7 @@ class KafkaPythonClient:
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level=isolation,
             check_crcs=self._settings.check_crcs,
             metrics_enabled=False,
         )
@@ -274,6 +320,13 @@ class KafkaPythonConsumer:
     def is_stable(self) -> bool:
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
+    def membership(self) -> Membership | None:
+        found = self._consumer.group_metadata()
+        # A member that was put out has generation -1, with which the broker takes transactional commits from anyone.
+        if found.state != MemberState.STABLE or found.generation_id < 0 or not found.member_id:
+            return None
+        return Membership(found.group_id, found.generation_id, found.member_id, found.group_instance_id)
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         with translated("pausing"):
             self._consumer.pause(*map(_kafka_partition, partitions))
@@ -320,25 +373,27 @@ class KafkaPythonConsumer:
 
 
 class KafkaPythonLog:
-    """Looks at partitions one after the other through one consumer, which is replaced after a failure."""
+    """Looks at partitions one after the other through two consumers, which are replaced after a failure: one reads, the
+    other one asks for ends, because the first is told of no more than it may read."""
 
-    def __init__(self, open_consumer: Callable[[], KafkaConsumer]) -> None:
-        self._open = open_consumer
+    def __init__(self, open_consumer: Callable[[], KafkaConsumer], open_surveyor: Callable[[], KafkaConsumer]) -> None:
+        self._open, self._open_surveyor = open_consumer, open_surveyor
         self._consumer: KafkaConsumer | None = None
+        self._surveyor: KafkaConsumer | None = None
 
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         tp = _kafka_partition(partition)
-        with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as consumer:
-            return int(consumer.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
+        with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as (_, surveyor):
+            return int(surveyor.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[Record]:
         tp, timeout_ms = _kafka_partition(partition), int(timeout_s * 1000)
-        with self._used(f"reading {partition.topic}/{partition.partition}") as consumer:
+        with self._used(f"reading {partition.topic}/{partition.partition}") as (consumer, surveyor):
             consumer.assign([tp])
-            first = consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
-            end = consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp]
+            first = surveyor.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
+            end = surveyor.end_offsets([tp], timeout_ms=timeout_ms)[tp]
             position = max(first, min(first if start is None else start, end - at_least_last))
             consumer.seek(tp, position)
             deadline = time.monotonic() + timeout_s
@@ -352,21 +407,26 @@ class KafkaPythonLog:
                     deadline = time.monotonic() + timeout_s
                 elif time.monotonic() > deadline:
                     raise CallTimeoutError(
-                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}"
+                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}, "
+                        f"perhaps before a transaction that is still open"
                     )
 
     def close(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.close(timeout_ms=1_000)
+        consumers = self._consumer, self._surveyor
+        self._consumer = self._surveyor = None
+        for consumer in consumers:
+            if consumer is not None:
+                consumer.close(timeout_ms=1_000)
 
     @contextlib.contextmanager
-    def _used(self, doing: str) -> Iterator[KafkaConsumer]:
+    def _used(self, doing: str) -> Iterator[tuple[KafkaConsumer, KafkaConsumer]]:
         with translated(doing):
             try:
                 if self._consumer is None:
                     self._consumer = self._open()
-                yield self._consumer
+                if self._surveyor is None:
+                    self._surveyor = self._open_surveyor()
+                yield self._consumer, self._surveyor
             except (KafkaError, CallTimeoutError):
                 self.close()
                 raise
@@ -450,6 +510,82 @@ class KafkaPythonProducer:
             sender.join(timeout_s)
             self._producer._closed = True  # noqa: SLF001  # else it tries again when it is collected
         self._fence.shut()
+
+
+class KafkaPythonTransactionalProducer(KafkaPythonProducer):
+    """Transactions by the order of calls that survives this client's ways to lose them: every record's fate is known
+    before the offsets are sent, the offsets before the end is, and after any failure all of it is thrown away.
+
+    The library waits without a time-out for the answer to each of its transactional calls, and when a coordinator dies
+    it may wait for ever. So each call has a thread, which is left behind if it does not come back in time.
+    """
+
+    def __init__(self, producer: KafkaProducer, fence: _Fence, call_timeout_s: float) -> None:
+        super().__init__(producer, fence)
+        self._call_timeout_s = call_timeout_s
+        self._is_open = False
+
+    def take_over(self, timeout_ms: int) -> None:
+        """Take the place of whichever producer had this id before. Call once, first."""
+        version = tuple(self._producer.config["api_version"])
+        if version < TRANSACTIONS_SINCE:
+            raise ConfigError(
+                f"delivery=exactly_once needs brokers of version {'.'.join(map(str, TRANSACTIONS_SINCE))} or newer, "
+                f"and this one is {'.'.join(map(str, version))} (the embedded broker keeps no transactions apart): "
+                f"set delivery=at_least_once"
+            )
+        try:
+            self._call("taking over a transactional id", self._producer.init_transactions)
+        except ClientError as error:
+            if InvalidTransactionTimeoutError.__name__ in str(error):
+                raise ConfigError(
+                    f"transaction.timeout_ms={timeout_ms} is more than the broker's transaction.max.timeout.ms: "
+                    f"lower it"
+                ) from error
+            raise
+
+    def begin(self) -> None:
+        self._is_open = True
+        with translated("beginning a transaction"):
+            self._producer.begin_transaction()
+
+    def commit(self, commits: Mapping[TopicPartition, Commit], membership: Membership) -> None:
+        member = ConsumerGroupMetadata(*membership)
+        self._call(
+            "adding offsets to a transaction",
+            self._producer.send_offsets_to_transaction,
+            _kafka_commits(commits),
+            member,
+        )
+        self._call("committing a transaction", self._producer.commit_transaction)
+        self._is_open = False
+
+    def close(self, timeout_s: float) -> None:
+        if self._is_open:  # readers wait for its end
+            with contextlib.suppress(WorkerError):
+                self._call("aborting a transaction", self._producer.abort_transaction, timeout_s=timeout_s)
+        super().close(timeout_s)
+
+    def _call(self, doing: str, call: Callable[..., None], *arguments: Any, timeout_s: float | None = None) -> None:
+        outcome: list[Exception | None] = []
+
+        def run() -> None:
+            try:
+                call(*arguments)
+            except Exception as error:  # it is raised where the caller is
+                outcome.append(error)
+            else:
+                outcome.append(None)
+
+        thread = threading.Thread(target=run, name=doing, daemon=True)
+        thread.start()
+        thread.join(self._call_timeout_s if timeout_s is None else timeout_s)
+        if not outcome:
+            raise CallTimeoutError(f"{doing}: no answer in time, perhaps the coordinator is gone")
+        if (error := outcome[0]) is not None:
+            # What the library raises says that an error has happened; which one, its transaction manager knows.
+            cause = self._producer._transaction_manager.last_error  # noqa: SLF001
+            raise translate(cause if isinstance(cause, KafkaError) else error, doing) from error
 
 
 def _acknowledge(receipt: Receipt, metadata: Any) -> None:

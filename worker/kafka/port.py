@@ -22,6 +22,15 @@ class Commit(NamedTuple):
     note: str = ""
 
 
+class Membership(NamedTuple):
+    """A member's place in one generation of a group. A commit that names it is refused once the group has moved on."""
+
+    group_id: str
+    generation: int
+    member_id: str
+    instance_id: str | None
+
+
 class TopicDescription(NamedTuple):
     """What the cluster says of a topic."""
 
@@ -65,6 +74,11 @@ class ConsumerPort(Protocol):
 
     def is_stable(self) -> bool:
         """Whether this member has joined and no rebalance runs, as far as it knows. Any thread."""
+        ...
+
+    def membership(self) -> Membership | None:
+        """The place in the group that the partitions of the last poll are held by; None while there is none or it is
+        just changing. Asked for right after a poll: later it may be another one."""
         ...
 
     def pause(self, partitions: Collection[TopicPartition]) -> None: ...
@@ -111,17 +125,40 @@ class ProducerPort(Protocol):
         ...
 
 
+class TransactionalProducerPort(ProducerPort, Protocol):
+    """A producer whose records count together or not at all. For one thread, but for `close`.
+
+    After any error it must be closed, and a new one be made: whether the last transaction counts is then known only
+    by the commits of the group.
+    """
+
+    def begin(self) -> None: ...
+
+    def commit(self, commits: Mapping[TopicPartition, Commit], membership: Membership) -> None:
+        """Make what was sent since `begin` count, and the commits of the group with it.
+
+        All of it must have been acknowledged. Raises `NotMemberError` when the group has moved on, `ReplacedError` when
+        there is a newer producer with the same id or the transaction has timed out, `CallTimeoutError` when nobody
+        answers.
+        """
+        ...
+
+
 class LogPort(Protocol):
-    """Looks at single partitions, outside any group. For one thread; `timeout_s` bounds the wait for each step."""
+    """Looks at single partitions, outside any group. For one thread; `timeout_s` bounds the wait for each step.
+
+    What belongs to a transaction is seen once that is committed, and reading waits for those that are open.
+    """
 
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
-        """The offset that the next record will get."""
+        """The offset that the next record will get, whatever transactions are open."""
         ...
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[Record]:
-        """The records from `start` (None: the beginning) to the present end. One partition at a time.
+        """The records from `start` (None: the beginning) to the present end, as soon as all transactions before it
+        have ended. One partition at a time.
 
         Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer has
         means its beginning.
@@ -132,7 +169,8 @@ class LogPort(Protocol):
 
 
 class ReaderPort(Protocol):
-    """Follows all partitions of a topic from their beginning, outside any group. For one thread."""
+    """Follows all partitions of a topic from their beginning, outside any group; sees transactions once they are
+    committed. For one thread."""
 
     def poll(self, timeout_ms: int) -> Sequence[Record]:
         """The next records, in order within a partition; none when there are none in time."""
@@ -164,6 +202,13 @@ class ClientPort(Protocol):
 
     def consumer(self, group_id: str) -> ConsumerPort: ...
     def producer(self, lease: Lease | None = None) -> ProducerPort: ...
+
+    def transactional_producer(self, transactional_id: str, timeout_ms: int) -> TransactionalProducerPort:
+        """Ends what an earlier producer with this id has left open, and shuts that one out.
+
+        Raises `ConfigError` for what the broker cannot do, `AccessError` for an id that it forbids to us.
+        """
+        ...
 
     def reader(self, topic: str) -> ReaderPort:
         """Any thread."""

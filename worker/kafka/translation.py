@@ -14,6 +14,7 @@ from worker.errors import (
     FencedError,
     NotMemberError,
     RecordTooLargeError,
+    ReplacedError,
     WorkerError,
 )
 
@@ -25,10 +26,13 @@ _FENCED = "FencedInstanceIdError"
 _NOT_MEMBER = (
     "CommitFailedError IllegalGenerationError MemberIdRequiredError RebalanceInProgressError UnknownMemberIdError"
 )
+_REPLACED = "ProducerFencedError InvalidProducerEpochError"
 _TOO_LARGE = "MessageSizeTooLargeError RecordListTooLargeError"
 _TIMEOUT = "KafkaTimeoutError RequestTimedOutError"
 
 _ADVICE = {
+    "TransactionalIdAuthorizationFailedError": "the broker's access control forbids our transactional id: grant the "
+    "ACL on transactional ids that begin with the name of the group, or set transaction.id to one that is allowed",
     "AuthorizationError": "the broker's access control forbids it to our user: grant the ACL",
     "FencedInstanceIdError": "another process runs with this kafka.group_instance_id: give every member its own",
 }
@@ -39,6 +43,7 @@ _TABLE: dict[str, type[WorkerError]] = {
         (_ACCESS, AccessError),
         (_FENCED, FencedError),
         (_NOT_MEMBER, NotMemberError),
+        (_REPLACED, ReplacedError),
         (_TOO_LARGE, RecordTooLargeError),
         (_TIMEOUT, CallTimeoutError),
     )

@@ -27,6 +27,7 @@ from tests.contract.deploy.conftest import LoadSettings
 from tests.contract.deploy.crd import Schemas, load_schemas, problems
 from tests.contract.deploy.test_settings import settings_of
 from worker.flow import flows
+from worker.pipeline import transactional_id
 from worker.settings import Settings
 from worker.topics import needed_topics, wanted_topics
 
@@ -255,11 +256,12 @@ def test_the_user_may_do_what_the_worker_does(target: str, load_settings: LoadSe
         for written in (flow.outputs, flow.state, flow.dead_letters):
             assert allowed(acls, "topic", written) >= look | {"Read", "Write"}
         assert allowed(acls, "group", flow.group_id) >= {"Describe", "Read"}
+        assert allowed(acls, "transactionalId", transactional_id(settings, flow.group_id)) == {"Describe", "Write"}
 
 
 def test_the_user_may_do_no_more() -> None:
     acls = document(USER)["spec"]["authorization"]["acls"]
-    assert {acl["resource"]["type"] for acl in acls} == {"topic", "group"}
+    assert {acl["resource"]["type"] for acl in acls} == {"topic", "group", "transactionalId"}
     granted = {operation for acl in acls for operation in acl["operations"]}
     assert granted == {"Describe", "DescribeConfigs", "Read", "Write"}
     assert allowed(acls, "topic", "other") == allowed(acls, "group", "other") == set()

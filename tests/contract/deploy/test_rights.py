@@ -47,12 +47,18 @@ def rights() -> list[ACL]:
             ACLOperation[operation_name(operation)],
             ACLPermissionType.ALLOW,
             ResourcePattern(
-                ResourceType[acl["resource"]["type"].upper()], acl["resource"]["name"], pattern_of(acl["resource"])
+                ResourceType[resource_name(acl["resource"]["type"])],
+                acl["resource"]["name"],
+                pattern_of(acl["resource"]),
             ),
         )
         for acl in USER["spec"]["authorization"]["acls"]
         for operation in acl["operations"]
     ]
+
+
+def resource_name(kind: str) -> str:
+    return {"transactionalId": "TRANSACTIONAL_ID"}.get(kind, kind.upper())
 
 
 def operation_name(operation: str) -> str:
@@ -84,9 +90,9 @@ def kafka(start_kafka: Callable[..., RealKafka]) -> RealKafka:
     return kafka
 
 
-def settings(kafka: RealKafka, user: str, space: Path) -> Mapping[str, Any]:
+def settings(kafka: RealKafka, user: str, space: Path, delivery: str = "at_least_once") -> Mapping[str, Any]:
     signed_in = kafka.client_settings(Listener.SASL_PLAINTEXT, "SCRAM-SHA-512") | {"sasl_username": user}
-    return {**in_group("kafka", signed_in), "space.path": space}
+    return {**in_group("kafka", signed_in), "space.path": space, "delivery": delivery}
 
 
 def command(kafka: RealKafka, user: str, space: Path, *words: str) -> tuple[int, str]:
@@ -104,8 +110,8 @@ def test_a_worker_gets_by_with_the_rights_of_its_user(kafka: RealKafka, tmp_path
     code, said = command(kafka, STRANGER, space, "run")
     assert code in (TopicError.exit_code, AccessError.exit_code), said  # the broker does ask for rights
 
-    for _ in range(2):  # the second one takes over what the first one published
-        with WorkerProcess(settings(kafka, NAME, space)) as worker:
+    for delivery in ("exactly_once", "at_least_once"):  # the second one takes over what the first one published
+        with WorkerProcess(settings(kafka, NAME, space, delivery)) as worker:
             worker.wait_ready()
             worker.wait_until(
                 lambda: all(each["lag"] == 0 for each in worker.status()["roles"][0]["partitions"]), name="done"
