@@ -50,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
     run = add_command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
+    run.add_argument(
+        "--until-caught-up",
+        action="store_true",
+        help="end with 0 once everything is done that was there at the start; items first, then users",
+    )
     _add_settings(run)
 
     demo = add_command(commands, "demo", _demo, "see it work: embedded broker, generated items and users, real worker")
@@ -222,17 +227,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from worker import logs
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+        signal.signal(number, _leave_undone if arguments.until_caught_up else _leave)
     settings = _settings(arguments)
     logs.configure(settings.log.level, settings.log.format)
     from worker.lifecycle import serve  # takes seconds, so whatever can be refused is refused before
 
-    return serve(settings)
+    return serve(settings, until_caught_up=arguments.until_caught_up)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     """While imports run there is nothing to drain, and an exception out of the middle of one is anybody's guess."""
     os._exit(0)
+
+
+def _leave_undone(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + signal.SIGTERM)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.fuse import Fused, fuse
+from worker.goal import Goal
 from worker.health import Health
 from worker.kafka.port import ClientPort, Commit
 from worker.lease import MembershipLease, boottime, lease_seconds
@@ -59,6 +60,7 @@ ROOM_TIMEOUT_S = 0.2
 NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap, little to throw away
 NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a transaction is committed
 OBSERVE_INTERVAL_S = 0.5
+NUM_QUIET_LOOKS = 2
 STEP_TIMEOUT_S = 0.2
 PRODUCER_CLOSE_S = 0.5
 BACKOFF_S = 0.5
@@ -85,7 +87,10 @@ class Pipeline:
         stores: Stores,
         metrics: Metrics,
         health: Health,
+        *,
+        until_caught_up: bool = False,
     ) -> None:
+        """`until_caught_up`: `run` returns once everything is done that was there when it began."""
         self._settings = settings
         self.role = role
         self._topic = role.flow.inputs
@@ -132,6 +137,11 @@ class Pipeline:
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
         self._num_partitions: dict[str, int] = {}
+        self._until_caught_up = until_caught_up
+        self._goal: Goal | None = None
+        self._next_look = 0.0
+        self._num_quiet_looks = 0
+        self.is_caught_up = False
         self._has_refused = False
         self._limits_learned_at = 0.0
         self._num_failures = 0
@@ -149,12 +159,12 @@ class Pipeline:
     # ------------------------------------------------------------------ the loop
 
     def run(self, stop: StopFlag, observe: Callable[[], None] = lambda: None) -> None:
-        """Work until `stop` is set, then drain. Raises the `WorkerError` that ends the process.
+        """Work until `stop` is set or the goal is reached, then drain. Raises the `WorkerError` that ends the process.
 
         `observe` is called twice a second on this thread, after figures have been refreshed.
         """
         self._start()
-        while not stop.is_set():
+        while not stop.is_set() and not self.is_caught_up:
             self._require_stages()  # a dead stage ends the process
             self._recover()  # failed outputs: back to the watermark
             self._make_room()  # back-pressure
@@ -167,10 +177,14 @@ class Pipeline:
             self.assignment.settle()  # receipts move the watermarks
             self._commit_due()
             self._observe_due(observe)
+            self._look_for_end()
         self._drain(observe)
 
     def _start(self) -> None:
         self._learn_limits()
+        if self._until_caught_up:
+            described = self._client.describe_topics([self._topic])
+            self._goal = Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
         self._open_producers()
         for stage in self._stages:
             stage.start()
@@ -212,6 +226,8 @@ class Pipeline:
             log.warning("%s", error.one_line(), extra={"action": "close_failed"})
         self._drop_producers()
         self._restorer.close()
+        if self._goal is not None:
+            self._goal.close()
         self._stores.close()
         self.role.close()
 
@@ -219,6 +235,31 @@ class Pipeline:
         """Leave without draining, after an error: what is not committed is computed again by the next owner."""
         self._lease.end()
         self._close()
+
+    def _look_for_end(self) -> None:
+        """Whether the goal is reached, and nothing has come up since the last look: what the catalogue has just read
+        is known to the loop only when it has come round again."""
+        now = time.monotonic()
+        if self._goal is None or now < self._next_look:
+            return
+        self._next_look = now + OBSERVE_INTERVAL_S
+        try:
+            is_quiet = self._is_quiet() and self._goal.is_reached(self._consumer.committed(self._goal.partitions))
+        except (ClientError, CallTimeoutError) as error:
+            log.warning("%s", error.one_line(), extra={"action": "look_failed"})
+            is_quiet = False
+        self._num_quiet_looks = self._num_quiet_looks + 1 if is_quiet else 0
+        self.is_caught_up = self._num_quiet_looks >= NUM_QUIET_LOOKS
+
+    def _is_quiet(self) -> bool:
+        held = self.assignment.all()
+        return (
+            self._consumer.is_stable()
+            and self.role.is_ready()
+            and not self._queue.num_records
+            and all(each.state == RUNNING and not each.to_recompute for each in held)
+            and not any(tenure.in_flight or tenure.has_open_shares() for tenure in self.assignment.tenures())
+        )
 
     # ------------------------------------------------------------------ source
 

@@ -103,12 +103,17 @@ def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model) 
 class Service:
     """Runs a worker until it is told to stop. Assembled in `run`, because each part needs the ones before it."""
 
-    def __init__(self, settings: Settings, client: ClientPort | None = None) -> None:
+    def __init__(self, settings: Settings, client: ClientPort | None = None, *, until_caught_up: bool = False) -> None:
+        """`until_caught_up`: the roles run one after the other, items first, each until it has done everything that was
+        there when it began."""
         if settings.space.path is None:
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
         self.settings = settings
+        self.until_caught_up = until_caught_up
+        self.is_caught_up = False
+        """Whether what was to be done is done."""
         self.health = Health(settings.roles)
         self.registry = CollectorRegistry()
         self.process_metrics = ProcessMetrics(self.registry)
@@ -123,7 +128,8 @@ class Service:
         return self._board.status
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; returns after a drain. Raises the `WorkerError` that ends the process."""
+        """Work until `stop` is set, or what was to be done is done; returns after a drain. Raises the `WorkerError`
+        that ends the process."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.http.start()
         log.info("serving metrics and status at %s", self.http.address, extra={"action": "http"})
@@ -149,22 +155,31 @@ class Service:
         self._describe_model(model)
         pipelines = [self._pipeline(flow, model) for flow in flows(settings)]
         _calm_garbage_collector()
-        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(pipelines))
+        phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
+        running = list(phases[0])
+        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running))
         self.health.started()
         self._board.set_state("running")
         watchdog.start()
         self.running.set()
         try:
-            run_together(pipelines, stop, self._board.observe)
+            while phases and not stop.is_set():
+                running[:] = phases.pop(0)
+                run_together(running, stop, self._board.observe)
         finally:
             watchdog.stop()
+            for phase in phases:  # stopped before their turn
+                for pipeline in phase:
+                    pipeline.abort()
+        self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
         self._board.set_state("stopped")
 
     def _pipeline(self, flow: Flow, model: Model) -> Pipeline:
         settings = self.settings
         role = make_role(settings, flow, self.client, model)
         stores = Stores(settings.state.dir, flow.state, flow.group_id)
-        return Pipeline(settings, self.client, role, stores, self.metrics[flow.role], self.health)
+        metrics = self.metrics[flow.role]
+        return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)
 
     def _describe_model(self, model: Model) -> None:
         space, report = model.space, model.report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ def make_stream(topics: Mapping[str, str], space_path: Path) -> Iterator[StreamM
         stream.close()
 
 
-def worker_on(stream: Stream, changes: Mapping[str, Any] | None = None) -> WorkerProcess:
+def worker_on(
+    stream: Stream, changes: Mapping[str, Any] | None = None, command: Sequence[str] = ("run",)
+) -> WorkerProcess:
     """The process that works on a stream; not started yet."""
-    return WorkerProcess({name: as_text(value) for name, value in stream.settings(changes).items()})
+    settings = {name: as_text(value) for name, value in stream.settings(changes).items()}
+    return WorkerProcess(settings, command=command)

@@ -30,13 +30,21 @@ EXACTLY_ONCE = SETTINGS.model_copy(
 
 class LoopHarness:
     def __init__(
-        self, client: FakeClient, role: Role, stores: Stores | None = None, settings: Settings = SETTINGS
+        self,
+        client: FakeClient,
+        role: Role,
+        stores: Stores | None = None,
+        settings: Settings = SETTINGS,
+        *,
+        until_caught_up: bool = False,
     ) -> None:
         self.client, self.cluster, self.role = client, client.cluster, role
         self.metrics = Metrics(CollectorRegistry(), role.flow.inputs)
         stores = stores or Stores(None, role.flow.state, role.flow.group_id)
         self.stores = stores
-        self.pipeline = Pipeline(settings, self.client, role, stores, self.metrics, Health())
+        self.pipeline = Pipeline(
+            settings, self.client, role, stores, self.metrics, Health(), until_caught_up=until_caught_up
+        )
         self.consumer = self.client.consumers[-1]
         self.error: BaseException | None = None
         self._stop = threading.Event()
@@ -67,6 +75,12 @@ class LoopHarness:
             assert self.error is None, self.error
             assert time.monotonic() < deadline, "the condition did not come true in 10 s"
             self._thread.join(0.002)
+
+    def until_ended(self) -> None:
+        """By itself."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        assert self.error is None, self.error
 
     def until_committed(self) -> None:
         inputs = self.role.flow.inputs

@@ -36,12 +36,18 @@ class Harness(LoopHarness):
     """Of the items role."""
 
     def __init__(
-        self, cluster: FakeCluster, embedder: FakeEmbedder | None = None, space_id="space", settings=SETTINGS, **client
+        self,
+        cluster: FakeCluster,
+        embedder: FakeEmbedder | None = None,
+        space_id="space",
+        settings=SETTINGS,
+        until_caught_up=False,
+        **client,
     ):
         flow = flow_of("items", SETTINGS)
         output = ItemFormat(flow, space_id, "f2", 2)
         role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True, keeps_order=True)
-        super().__init__(FakeClient(cluster, **client), role, settings=settings)
+        super().__init__(FakeClient(cluster, **client), role, settings=settings, until_caught_up=until_caught_up)
 
 
 def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:

@@ -37,6 +37,8 @@ class Harness(LoopHarness):
         *,
         max_waiting: int = 100,
         follows_changes: bool = False,
+        settings=SETTINGS,
+        until_caught_up=False,
         **client,
     ) -> None:
         flow, made = flow_of("users", SETTINGS), FakeClient(cluster, **client)
@@ -53,7 +55,7 @@ class Harness(LoopHarness):
             USER.last,
             follows_changes=follows_changes,
         )
-        super().__init__(made, role, stores)
+        super().__init__(made, role, stores, settings, until_caught_up=until_caught_up)
 
 
 def event(user: str, item: str, at_ms: int, kind: str = "view", event_id: str | None = None) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from worker.errors import (
 
 _ACCESS = (
     "AuthorizationError IllegalSaslStateError SaslAuthenticationFailedError UnsupportedSaslMechanismError "
-    "DelegationTokenExpiredError UnacceptableCredentialError"
+    "DelegationTokenExpiredError UnacceptableCredentialError TransactionalIdAuthorizationFailedError"
 )
 _FENCED = "FencedInstanceIdError"
 _NOT_MEMBER = (
