@@ -27,8 +27,10 @@ RUNBOOK = DEPLOY / "README.md"
 SPACE_VOLUME = DEPLOY / "space-volume.yaml"
 COMPONENTS = DEPLOY / "components"
 
-TARGETS = ("base", "overlays/full", "overlays/next-space", "overlays/users")
-COMPONENT_NAMES = ("keda", "monitoring", "networkpolicy", "scram", "seeded-space", "strimzi")
+TARGETS = ("base", "overlays/full", "overlays/full-users", "overlays/next-space", "overlays/users")
+COMPONENT_NAMES = (
+    "keda", "monitoring", "networkpolicy", "scram", "seeded-space", "state-volume", "strimzi", "users",
+)  # fmt: skip
 CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1")
 
 Document = Mapping[str, Any]
@@ -56,6 +58,12 @@ def of_kind(kind: str, found: Iterable[Document]) -> list[Document]:
 
 def the(kind: str, found: Iterable[Document]) -> Document:
     (only,) = of_kind(kind, found)
+    return only
+
+
+def workers_of(found: Iterable[Document]) -> Document:
+    """The workload that workers belong to, whichever kind it has."""
+    (only,) = [each for each in found if each["kind"] in ("Deployment", "StatefulSet")]
     return only
 
 

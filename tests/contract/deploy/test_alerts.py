@@ -17,7 +17,9 @@ from tests.contract.deploy.artefacts import (
     base_deployment,
     document,
     promtool,
+    rendered,
     run,
+    the,
 )
 from tests.contract.deploy.prometheus_rule import TARGET, wrapped
 from tests.contract.deploy.queries import Samples, check_query, recorded_series, rules
@@ -63,9 +65,10 @@ def test_recording_rules_are_named_after_what_they_keep() -> None:
 # ---------------------------------------------------------------------- alerts
 
 NAMES = {
-    "AlignNoWorkers", "AlignWorkerStalled", "AlignPartitionStuck", "AlignFreshnessHigh", "AlignLagGrowing",
+    "AlignNoWorkers", "AlignNoUserWorkers", "AlignWorkerStalled", "AlignPartitionStuck", "AlignFreshnessHigh",
+    "AlignLagGrowing",
     "AlignDeadLetters", "AlignDeadLetterFailing", "AlignRebalancing", "AlignSpaceMismatch", "AlignOutOfMemory",
-    "AlignAccountingBroken",
+    "AlignAccountingBroken", "AlignWaitingOverflow", "AlignForeignVectors",
 }  # fmt: skip
 
 
@@ -99,11 +102,18 @@ def test_the_runbook_explains_no_alert_that_there_is_not() -> None:
     assert explained == NAMES
 
 
-def test_the_job_is_the_one_that_the_monitors_give() -> None:
-    (rule,) = [each for each in alerts() if each["alert"] == "AlignNoWorkers"]
+def job_of(name: str) -> str:
+    (rule,) = [each for each in alerts() if each["alert"] == name]
     (job,) = set(re.findall(r'job="([^"]+)"', rule["expr"]))
+    return str(job)
+
+
+def test_the_job_is_the_one_that_the_monitors_give() -> None:
+    job = job_of("AlignNoWorkers")
     label = document(COMPONENTS / "monitoring" / "podmonitor.yaml")["spec"]["jobLabel"]
     assert base_deployment()["spec"]["template"]["metadata"]["labels"][label] == job
+    users = the("Deployment", rendered("overlays/users"))["spec"]["template"]["metadata"]["labels"]
+    assert users[label] == job_of("AlignNoUserWorkers")
     (scraped,) = document(SCRAPE_CONFIG)["scrape_configs"]
     assert scraped["job_name"] == job
 

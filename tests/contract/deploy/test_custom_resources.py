@@ -39,6 +39,8 @@ USER = COMPONENTS / "strimzi" / "kafkauser.yaml"
 TRIGGER_AUTHENTICATION = DEPLOY / "overlays" / "full" / "triggerauthentication.yaml"
 FILES = (SCALED_OBJECT, POD_MONITOR, PROMETHEUS_RULE, TOPICS, USER, TRIGGER_AUTHENTICATION)
 
+FULL = ("overlays/full", "overlays/full-users")
+
 API_VERSIONS = {
     "ScaledObject": "keda.sh/v1alpha1",
     "TriggerAuthentication": "keda.sh/v1alpha1",
@@ -84,8 +86,9 @@ def test_files_obey_their_definitions(path: Path, schemas: Schemas) -> None:
 
 
 def test_rendered_resources_obey_their_definitions(schemas: Schemas) -> None:
-    custom = [each for each in rendered("overlays/full") if each["apiVersion"] not in CORE_GROUPS]
-    assert len(custom) == 12
+    both = [*rendered("overlays/full"), *rendered("overlays/full-users")]
+    custom = [each for each in both if each["apiVersion"] not in CORE_GROUPS]
+    assert len(custom) == 14
     for resource in custom:
         assert problems(schemas, resource) == []
 
@@ -156,7 +159,8 @@ def test_the_trigger_speaks_to_kafka_4() -> None:
 
 
 def test_the_trigger_has_no_field_that_keda_would_ignore() -> None:
-    for found in (document(SCALED_OBJECT), the("ScaledObject", rendered("overlays/full"))):
+    in_overlays = [the("ScaledObject", rendered(target)) for target in FULL]
+    for found in (document(SCALED_OBJECT), *in_overlays):
         metadata = metadata_of(found)
         assert metadata.keys() <= TRIGGER_FIELDS
         assert all(isinstance(value, str) for value in metadata.values())
@@ -181,8 +185,36 @@ def test_scaling_down_is_slower_than_a_rebalance() -> None:
     assert (policy["value"], policy["periodSeconds"] >= 120) == (1, True)
 
 
-def test_in_full_keda_signs_in_where_and_as_the_worker_does(load_settings: LoadSettings, tmp_path: Path) -> None:
-    resources = rendered("overlays/full")
+@pytest.mark.parametrize("target", FULL)
+def test_in_full_the_trigger_watches_what_its_workers_consume(
+    target: str, load_settings: LoadSettings, tmp_path: Path
+) -> None:
+    resources = rendered(target)
+    settings, scaled = settings_of(resources, load_settings, tmp_path), the("ScaledObject", resources)
+    (flow,) = flows(settings)
+    metadata = metadata_of(scaled)
+    assert (metadata["topic"], metadata["consumerGroup"]) == (flow.inputs, flow.group_id)
+    assert int(metadata["lagThreshold"]) == settings.batch.backlog_records
+    deployment = the("Deployment", resources)
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    partitions = {each["metadata"]["name"]: each["spec"]["partitions"] for each in documents(TOPICS)}
+    assert scaled["spec"]["maxReplicaCount"] == partitions[flow.inputs]
+
+
+def test_the_autoscaler_finds_workers_with_disks(tmp_path: Path) -> None:
+    resources = with_components(tmp_path, "keda", "state-volume")
+    workers = the("StatefulSet", resources)
+    assert "replicas" not in workers["spec"]
+    target = the("ScaledObject", resources)["spec"]["scaleTargetRef"]
+    assert target == {"kind": "StatefulSet", "name": workers["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("target", FULL)
+def test_in_full_keda_signs_in_where_and_as_the_worker_does(
+    target: str, load_settings: LoadSettings, tmp_path: Path
+) -> None:
+    resources = rendered(target)
     kafka = settings_of(resources, load_settings, tmp_path).kafka
     scaled, authentication = the("ScaledObject", resources), the("TriggerAuthentication", resources)
     metadata = metadata_of(scaled)
@@ -195,7 +227,7 @@ def test_in_full_keda_signs_in_where_and_as_the_worker_does(load_settings: LoadS
     (username,) = authentication["spec"]["env"]
     assert username["parameter"] == "username"
     assert username["containerName"] == worker["name"]
-    user = the("KafkaUser", resources)["metadata"]["name"]
+    user = the("KafkaUser", rendered("overlays/full"))["metadata"]["name"]
     assert variables[username["name"]]["value"] == user  # Strimzi's user name, and that of its Secret
     secrets = {each["parameter"]: (each["name"], each["key"]) for each in authentication["spec"]["secretTargetRef"]}
     password = variables["ALIGN_KAFKA__SASL_PASSWORD"]["valueFrom"]["secretKeyRef"]
@@ -245,7 +277,7 @@ def allowed(acls: list[Document], kind: str, name: str) -> set[str]:
     return granted
 
 
-@pytest.mark.parametrize("target", ["overlays/full", "overlays/next-space", "overlays/users"])
+@pytest.mark.parametrize("target", ["overlays/full", "overlays/full-users", "overlays/next-space", "overlays/users"])
 def test_the_user_may_do_what_the_worker_does(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
     settings = settings_of(rendered(target), load_settings, tmp_path)
     acls = document(USER)["spec"]["authorization"]["acls"]
@@ -278,8 +310,11 @@ def test_the_pod_monitor_scrapes_the_port_that_serves_metrics() -> None:
     assert int(endpoint["scrapeTimeout"].removesuffix("s")) <= int(endpoint["interval"].removesuffix("s"))
 
 
-def test_the_network_policy_lets_the_worker_reach_kafka(load_settings: LoadSettings, tmp_path: Path) -> None:
-    resources = rendered("overlays/full")
+@pytest.mark.parametrize("target", FULL)
+def test_the_network_policy_lets_the_worker_reach_kafka(
+    target: str, load_settings: LoadSettings, tmp_path: Path
+) -> None:
+    resources = rendered(target)
     policy = the("NetworkPolicy", resources)["spec"]
     namespace = the("Deployment", resources)["metadata"]["namespace"]
     port = int(settings_of(resources, load_settings, tmp_path).kafka.bootstrap_servers.rpartition(":")[2])

@@ -29,6 +29,7 @@ from tests.contract.deploy.artefacts import (
     rendered,
     the,
     with_components,
+    workers_of,
 )
 from worker import __version__
 from worker.health import Health
@@ -45,6 +46,7 @@ CORE_FILES = sorted(
     and documents(path)[0].get("apiVersion") in CORE_GROUPS
     and path.parent.name not in ("scram", "seeded-space", "next-space", "users")  # these hold patches, not objects
 )
+APART = ("overlays/next-space", "overlays/users")
 WORKLOADS = [base_deployment(), *of_kind("Pod", documents(SPACE_VOLUME))]
 
 CLOSE_S = 8.0
@@ -79,7 +81,7 @@ def test_rendered_objects_are_valid(target: str) -> None:
 def test_each_component_renders_alone(name: str, tmp_path: Path) -> None:
     resources = with_components(tmp_path, name)
     validate(each for each in resources if each["apiVersion"] in CORE_GROUPS)
-    the("Deployment", resources)
+    workers_of(resources)
 
 
 def test_the_validator_would_complain() -> None:
@@ -119,12 +121,43 @@ def test_full_adds_the_operators_resources() -> None:
     assert {kind: kinds.count(kind) for kind in kinds} == expected
 
 
+def test_full_users_adds_what_its_own_workers_need() -> None:
+    """Topics, the user, rules and the monitor are those of `full`."""
+    kinds = [each["kind"] for each in rendered("overlays/full-users")]
+    expected = ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "ScaledObject", "ServiceAccount",
+                "TriggerAuthentication"]  # fmt: skip
+    assert sorted(kinds) == expected
+    both = [*rendered("overlays/full"), *rendered("overlays/full-users")]
+    names = [(each["kind"], each["metadata"]["name"]) for each in both]
+    assert len(set(names)) == len(names)
+    assert {each["metadata"]["namespace"] for each in both} == {"kafka"}
+
+
+def test_with_disks_the_rest_of_the_workload_is_the_same(tmp_path: Path) -> None:
+    plain = the("Deployment", rendered("base"))["spec"]
+    stateful = the("StatefulSet", with_components(tmp_path, "state-volume"))["spec"]
+    assert plain.keys() - stateful.keys() == {"strategy"}
+    assert stateful["updateStrategy"] == {"type": "RollingUpdate"}  # one at a time, and none in excess
+    for name in ("replicas", "selector", "minReadySeconds"):
+        assert stateful[name] == plain[name]
+    assert stateful["template"]["metadata"] == plain["template"]["metadata"]
+    before, after = (
+        container({"kind": "Deployment", "spec": plain}),
+        container({"kind": "StatefulSet", "spec": stateful}),
+    )
+    assert {name for name in before if before[name] != after[name]} == {"env", "volumeMounts"}
+
+
 # ---------------------------------------------------------------------- security
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each["metadata"]["name"])
 def test_pods_run_with_as_little_as_they_can(workload: Document) -> None:
     require_restricted(workload)
+
+
+def test_workers_with_disks_run_with_as_little_too(tmp_path: Path) -> None:
+    require_restricted(the("StatefulSet", with_components(tmp_path, "state-volume")))
 
 
 def test_init_containers_run_with_as_little_too(tmp_path: Path) -> None:
@@ -246,8 +279,17 @@ def test_every_selector_finds_the_pods(target: str) -> None:
 
 def test_two_deployments_do_not_select_each_others_pods() -> None:
     first = the("Deployment", rendered("base"))
-    for second in (the("Deployment", rendered(target)) for target in ("overlays/next-space", "overlays/users")):
+    for second in (the("Deployment", rendered(target)) for target in APART):
         require_apart(first, second)
+
+
+def test_the_two_of_full_do_not_select_each_others_pods() -> None:
+    first, second = rendered("overlays/full"), rendered("overlays/full-users")
+    require_apart(the("Deployment", first), the("Deployment", second))
+    labels = the("Deployment", second)["spec"]["template"]["metadata"]["labels"].items()
+    for kind, selector in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        assert not the(kind, first)["spec"][selector]["matchLabels"].items() <= labels
+    assert the("PodMonitor", first)["spec"]["selector"]["matchLabels"].items() <= labels  # one for both
 
 
 def require_apart(first: Document, second: Document) -> None:

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import kafka
 import pytest
 
-from schemas import NewItem, Reason, decode
+from schemas import NewItem, Reason, UserEvent, decode
 from tests.contract.deploy.artefacts import DEPLOY, RUNBOOK, SPACE_VOLUME, document
 from tests.contract.deploy.queries import Samples, check_query
 from tests.contract.deploy.test_alerts import anchors
 from worker import errors
+from worker.align.command import EVENT_WEIGHTS
 from worker.cli import parser
 from worker.synthetic import MODALITIES
 
@@ -104,12 +105,20 @@ def advertised_to_the_host() -> str:
     return dict(each.split("://") for each in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))["HOST"]
 
 
-def test_the_example_feeds_items_that_fit_the_space(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_feeds_items_that_fit_the_space_and_events_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     monkeypatch.setattr(kafka, "KafkaProducer", Recorder)
-    exec(compile(example.replace("10_000", "50"), str(RUNBOOK), "exec"), {})
-    assert len(Recorder.sent) == 50
-    for topic, key, value in Recorder.sent:
-        item = decode(NewItem, value)
-        assert (topic, key) == ("items", item.item_id.encode())
+    Recorder.sent.clear()
+    exec(compile(example.replace("20_000", "70").replace("10_000", "50"), str(RUNBOOK), "exec"), {})
+    items = [(key, decode(NewItem, value)) for topic, key, value in Recorder.sent if topic == "items"]
+    events = [(key, decode(UserEvent, value)) for topic, key, value in Recorder.sent if topic == "events"]
+    assert (len(items), len(events)) == (50, 70) == (50, len(Recorder.sent) - 50)
+    for key, item in items:
+        assert key == item.key
         assert {name: feature.shape[-1] for name, feature in item.features.items()}.items() <= MODALITIES.items()
+    for key, event in events:
+        assert key == event.key
+        assert event.event_type in EVENT_WEIGHTS
+    assert {event.item_id for _, event in events} <= {item.item_id for _, item in items}
+    (named,) = re.findall(r"recommend --user (user-\d+)", TEXT)
+    assert int(named.rpartition("-")[2]) < 500

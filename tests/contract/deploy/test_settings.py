@@ -21,6 +21,7 @@ from tests.contract.deploy.artefacts import (
     rendered,
     the,
     with_components,
+    workers_of,
 )
 from tests.contract.deploy.conftest import LoadSettings
 from worker.errors import ConfigError
@@ -56,7 +57,7 @@ def mounted(path: str, deployment: Document, configs: Mapping[str, Any]) -> bool
 
 def settings_of(resources: tuple[Document, ...], load_settings: LoadSettings, tmp_path: Path) -> Settings:
     """What the container would run with. Files from Secrets are stood in for; a path that no volume brings fails."""
-    deployment = the("Deployment", resources)
+    deployment = workers_of(resources)
     configs = {each["metadata"]["name"]: each["data"] for each in resources if each["kind"] == "ConfigMap"}
     file, variables = None, {}
     for each in container(deployment)["env"]:
@@ -124,12 +125,29 @@ def test_the_next_space_shares_nothing_that_the_worker_writes(load_settings: Loa
     assert first.space.path != second.space.path
 
 
-def test_the_users_deployment_joins_that_of_the_items(load_settings: LoadSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [("base", "overlays/users"), ("overlays/full", "overlays/full-users")], ids=["plain", "full"]
+)
+def test_the_users_deployment_joins_that_of_the_items(
+    first: str, second: str, load_settings: LoadSettings, tmp_path: Path
+) -> None:
     """One reads what the other writes, in the same space, and they are members of different groups."""
-    items, users = (settings_of(rendered(target), load_settings, tmp_path) for target in ("base", "overlays/users"))
+    items, users = (settings_of(rendered(target), load_settings, tmp_path) for target in (first, second))
     assert (items.roles, users.roles) == ({"items"}, {"users"})
-    assert (items.topics, items.space) == (users.topics, users.space)
+    assert (items.topics, items.space, items.kafka) == (users.topics, users.space, users.kafka)
     assert flows(items)[0].group_id != flows(users)[0].group_id
+
+
+def test_with_a_disk_workers_remember_on_it_and_are_known_by_name(load_settings: LoadSettings, tmp_path: Path) -> None:
+    resources = with_components(tmp_path, "state-volume")
+    settings, workers = settings_of(resources, load_settings, tmp_path), workers_of(resources)
+    (claim,) = workers["spec"]["volumeClaimTemplates"]
+    mounts = {each["name"]: each["mountPath"] for each in container(workers)["volumeMounts"]}
+    assert str(settings.state.dir) == mounts[claim["metadata"]["name"]]
+    (member,) = [each for each in container(workers)["env"] if each["name"] == "ALIGN_KAFKA__GROUP_INSTANCE_ID"]
+    assert member["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    security = pod_spec(workers)["securityContext"]
+    assert security["fsGroup"] == security["runAsGroup"]  # or the disk could not be written
 
 
 def test_the_loader_is_checked_at_the_path_that_workers_use(worker_settings: Settings) -> None:
