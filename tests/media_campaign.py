@@ -122,7 +122,7 @@ def run(num_files: int, seed: int, num_processes: int = 2) -> Outcome:
     started = time.monotonic()
     while outcome.num_files < num_files:
         files = [_damaged(dice) for _ in range(min(CHUNK, num_files - outcome.num_files))]
-        results = pool.decode_all([Job(data, FORMS) for data in files])
+        results = [result for result, _ in pool.decode_all([Job(data, FORMS) for data in files])]
         for number, result in enumerate(results, outcome.num_files):
             _judge(f"file {number} of seed {seed}", result, outcome)
         outcome.num_files += len(files)

@@ -6,15 +6,18 @@ and a batch only ever holds what can be computed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from schemas import DEFAULT_LIMITS, Limits, NewItem, Reason, SchemaError, UserEvent, all_finite, decode
+from schemas import DEFAULT_LIMITS, Feature, Limits, NewItem, Reason, SchemaError, UserEvent, all_finite, decode
 from worker.align import Contract, Refusal
 from worker.align.history import Event
-from worker.records import Action, Decoded, Delete, Item, Record, Rejection, Superseded
+from worker.records import Action, Decoded, Delete, Item, RawContent, Record, Rejection, Superseded
 
 STAGE = "decode"
+NAMES_SHOWN = 8
+_NO_FEATURES: Mapping[str, Feature] = {}
 
 
 @dataclass(slots=True)
@@ -26,12 +29,34 @@ class DecodedRecords:
     num_content_ignored: int = 0
 
 
-class ItemDecoder:
-    """Decodes item records for one space. Without `partial`, items that come in parts are refused."""
+class Encodes(Protocol):
+    """What decoding has to know of the encoders."""
 
-    def __init__(self, contract: Contract, *, partial: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
+    @property
+    def contents(self) -> Collection[str]:
+        """Names of the contents that something is made of."""
+        ...
+
+    def modalities(self, contents: Collection[str], present: Collection[str]) -> Sequence[str]:
+        """Which modalities they make of these contents, beside those that are `present`."""
+        ...
+
+
+class ItemDecoder:
+    """Decodes item records for one space. Without `partial`, items that come in parts are refused; without `encodes`,
+    raw content is no use."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        partial: bool = True,
+        encodes: Encodes | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._contract = contract
         self._partial = partial
+        self._encodes = encodes
         self._limits = limits
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
@@ -63,13 +88,33 @@ class ItemDecoder:
                 STAGE,
                 "partial: this worker keeps no features to merge it into (state.features)",
             )
+        raw = self._raw(item) if item.content else None
         accepted = self._contract.check(item.features)
         if isinstance(accepted, Refusal):
-            return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
+            if accepted.reason != "no_modality":
+                return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
+            if raw is None:
+                detail = self._no_encoder(item) if item.content else accepted.detail
+                return Rejection(record, Reason(accepted.reason), STAGE, detail)
+            accepted = _NO_FEATURES
         decoded.num_features_ignored += len(item.features) - len(accepted)
         if item.content:
-            decoded.num_content_ignored += len(item.content.keys() - accepted.keys())
-        return Item(record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial)
+            encoded = self._encodes.contents if self._encodes is not None else ()
+            decoded.num_content_ignored += len(item.content.keys() - accepted.keys() - set(encoded))
+        return Item(record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw)
+
+    def _raw(self, item: NewItem) -> RawContent | None:
+        if self._encodes is None:
+            return None
+        modalities = self._encodes.modalities(item.content, item.features)
+        return RawContent(item.content, modalities) if modalities else None
+
+    def _no_encoder(self, item: NewItem) -> str:
+        has = ", ".join(sorted(self._encodes.contents)) if self._encodes is not None else ""
+        return (
+            f"content: came {', '.join(list(item.content)[:NAMES_SHOWN])}; this worker has encoders for "
+            f"{has or 'no content'} (encode.encoders)"
+        )
 
     def _decode_delete(self, record: Record) -> Decoded:
         try:

@@ -10,20 +10,35 @@ import platform
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from schemas import SCHEMA_VERSION
+from schemas import SCHEMA_VERSION, Reason
 from worker import __version__
 from worker.accounting import Accounting
 
-STAGES = ("poll", "decode", "fuse", "publish", "commit")
+if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, too
+    from worker.encode.content import Report
+
+STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
 CLOSE_REASONS = ("full", "bytes", "age", "drain")
 REBALANCE_EVENTS = ("assigned", "revoked", "lost")
 COMMIT_RESULTS = ("ok", "not_member", "error")
 TRANSACTION_RESULTS = ("committed", "failed", "rebalance", "replaced", "timeout")
+CONTENT_REASONS = tuple(
+    reason.value
+    for reason in (
+        Reason.UNDECODABLE,
+        Reason.DECODER_FAILED,
+        Reason.TOO_LARGE,
+        Reason.URI_REFUSED,
+        Reason.FETCH_FAILED,
+        Reason.MODEL_FAILURE,
+    )
+)
 REWIND_REASONS = ("publish_failed", "dead_letter_failed")
 
 STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -219,6 +234,73 @@ class Metrics:
         for gauge in (self.lag, self.position_lag):
             with suppress(KeyError):  # some versions of the library raise it for a series that was never set
                 gauge.remove(topic, str(partition))
+
+
+class EncodeMetrics:
+    """What encoding raw content takes, by modality. Touched by the encode thread alone."""
+
+    def __init__(self, metrics: Metrics, modalities: Iterable[str], contents: Iterable[str]) -> None:
+        """`contents` are the names of contents, which several modalities may be made of."""
+        self._stage_duration = metrics.stage_duration.labels("encode")
+
+        def counter(name: str, documentation: str, values: Iterable[str]) -> Counter:
+            made = Counter(name, documentation, ["modality"], registry=metrics.registry)
+            _make_children(made, "", ["modality"], values)
+            return made
+
+        modalities, contents = tuple(modalities), tuple(contents)
+        self.seconds = counter("align_encode_seconds_total", "Time that the encoder took.", modalities)
+        self.encoded = counter("align_encode_contents_total", "Contents that were encoded.", modalities)
+        self.reused = counter(
+            "align_encode_reused_total", "Contents not encoded, because they were encoded before.", modalities
+        )
+        self.cut = counter("align_encode_cut_total", "Contents longer than the encoder takes.", modalities)
+        self.cost = counter(
+            "align_encode_cost_units_total", "Tokens, characters, pixels or samples encoded.", modalities
+        )
+        self.padded_cost = counter(
+            "align_encode_padded_cost_units_total", "The same with what batches were padded with.", modalities
+        )
+        self.padding = Gauge(
+            "align_encode_padding_ratio", "Padding / padded cost, of the last batch.", ["modality"],
+            registry=metrics.registry,
+        )  # fmt: skip
+        self.failures = Counter(
+            "align_encode_failures_total", "Contents that could not be used.", ["modality", "reason"],
+            registry=metrics.registry,
+        )  # fmt: skip
+        for modality in modalities:
+            self.padding.labels(modality)
+            for reason in CONTENT_REASONS:
+                self.failures.labels(modality, reason)
+        self.read_seconds = counter("align_content_read_seconds_total", "Time that media files took to read.", contents)
+        self.read = counter("align_content_read_total", "Media files read, or tried to.", contents)
+        self.fetch_seconds = counter("align_fetch_seconds_total", "Time that URIs took to fetch.", contents)
+        self.fetches = counter("align_fetches_total", "URIs fetched, or tried to.", contents)
+        self.fetch_failures = counter(
+            "align_fetch_failures_total", "URIs that were refused or could not be fetched.", contents
+        )
+
+    def observe(self, report: Report, seconds: float) -> None:
+        """Add what one batch took."""
+        self._stage_duration.observe(seconds)
+        for name, figures in report.by_modality.items():
+            self.seconds.labels(name).inc(figures.encode_s)
+            self.encoded.labels(name).inc(figures.encoded)
+            self.reused.labels(name).inc(figures.reused)
+            self.cut.labels(name).inc(figures.cut)
+            self.cost.labels(name).inc(figures.cost)
+            self.padded_cost.labels(name).inc(figures.padded_cost)
+            if figures.padded_cost:
+                self.padding.labels(name).set(1 - figures.cost / figures.padded_cost)
+            for reason, count in figures.failed.items():
+                self.failures.labels(name, reason.value).inc(count)
+        for name, reading in report.by_content.items():
+            self.read_seconds.labels(name).inc(reading.decode_s)
+            self.read.labels(name).inc(reading.decoded)
+            self.fetch_seconds.labels(name).inc(reading.fetch_s)
+            self.fetches.labels(name).inc(reading.fetched)
+            self.fetch_failures.labels(name).inc(reading.fetch_failed)
 
 
 class ProcessMetrics:

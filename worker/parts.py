@@ -29,6 +29,8 @@ class Part(NamedTuple):
 
     revision: int
     feature: Feature
+    digest: bytes | None = None
+    """Of the content that the feature was made of here, and how: the same content is not encoded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class ItemState:
 
     def encode(self) -> bytes:
         parts = [
-            (name, revision, feature.encoder, feature.dtype, feature.shape, feature.data, feature.scale)
-            for name, (revision, feature) in self.parts.items()
+            (name, part.revision, *_fields(part.feature), *((part.digest,) if part.digest is not None else ()))
+            for name, part in self.parts.items()
         ]
         return pack((self.offset, self.revision, self.whole, self.event_time_ms, parts))
 
@@ -63,13 +65,17 @@ class ItemState:
             offset, revision, whole, event_time_ms,
             {
                 name: Part(of, Feature.model_construct(
-                    encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale))
-                for name, of, encoder, dtype, shape, data, scale in parts
+                    encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale), *digest)
+                for name, of, encoder, dtype, shape, data, scale, *digest in parts
             },
         )  # fmt: skip
 
     def without_parts(self) -> ItemState:
         return ItemState(self.offset, self.revision, self.whole, self.event_time_ms, {})
+
+
+def _fields(feature: Feature) -> tuple[object, ...]:
+    return feature.encoder, feature.dtype, feature.shape, feature.data, feature.scale
 
 
 _NOTHING = ItemState(-1, NONE, NONE, 0, {})
@@ -80,8 +86,9 @@ def merged(known: ItemState | None, item: Item) -> ItemState | None:
     known = known or _NOTHING
     if item.revision < known.whole:
         return None
+    digests = item.digests or {}
     brought = {
-        name: Part(item.revision, feature)
+        name: Part(item.revision, feature, digests.get(name))
         for name, feature in item.features.items()
         if name not in known.parts or item.revision >= known.parts[name].revision
     }

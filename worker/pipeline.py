@@ -1,4 +1,4 @@
-"""The loop: source → decode → batch → fuse → publish → commit, for one role.
+"""The loop: source → decode → encode → batch → fuse → publish → commit, for one role.
 
 Three threads carry the records: the poll thread (this loop: fetch, decode, gate, commit), the compute thread (batches
 to vectors) and the publish thread (vectors to the client). They overlap because the model releases the interpreter
@@ -95,6 +95,7 @@ class Pipeline:
         self.role = role
         self._topic = role.flow.inputs
         self._client = client
+        self._encoding = role.encoding
         self._stores = stores
         self._metrics = metrics
         self._accounting = metrics.accounting
@@ -168,11 +169,13 @@ class Pipeline:
             self._require_stages()  # a dead stage ends the process
             self._recover()  # failed outputs: back to the watermark
             self._make_room()  # back-pressure
+            self._await_encoded()  # rather than sleep in a poll while it becomes ready
             polled = self._poll()
             self._prove_membership()  # a new assignment is a new lease
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
+            self._accept_encoded()  # the same for what was raw content
             self._recompute()  # what has changed outside the log
             self.assignment.settle()  # receipts move the watermarks
             self._commit_due()
@@ -203,6 +206,7 @@ class Pipeline:
         while self.assignment.in_flight and time.monotonic() < deadline and not self.assignment.failures():
             self._require_stages()
             self._polled_at = time.monotonic()
+            self._accept_encoded()
             self.assignment.settle()
             self._commit_due()
             self._observe_due(observe)
@@ -266,9 +270,32 @@ class Pipeline:
     def _make_room(self) -> None:
         """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
         if self._is_backpressured:
-            self._is_backpressured = not self._queue.is_low()
+            self._is_backpressured = not (self._queue.is_low() and self._is_encoding_low())
         elif self._queue.is_full():
             self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
+        else:
+            self._is_backpressured = not self._has_encoding_room()
+
+    def _has_encoding_room(self) -> bool:
+        encoding, batch = self._encoding, self._settings.batch
+        return encoding is None or (
+            encoding.num_records < batch.queue_records and encoding.num_bytes < batch.queue_bytes
+        )
+
+    def _is_encoding_low(self) -> bool:
+        encoding, batch = self._encoding, self._settings.batch
+        return encoding is None or (
+            encoding.num_records * 2 <= batch.queue_records and encoding.num_bytes * 2 <= batch.queue_bytes
+        )
+
+    def _await_encoded(self) -> None:
+        """While content is being encoded and the log has nothing more, wait for that and not for the log: a poll ends
+        when records come, not when features do."""
+        if self._encoding is None or not self._encoding.num_records:
+            return
+        running = [held.partition for held in self.assignment.in_state(RUNNING)]
+        if self._is_backpressured or not any(self._consumer.lag(running).values()):
+            self._encoding.wait(ROOM_TIMEOUT_S)
 
     def _poll(self) -> Mapping[TopicPartition, Sequence[Record]]:
         self._apply_pauses()
@@ -381,9 +408,19 @@ class Pipeline:
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
             self._accounting.consumed += len(records)
             held.tenure.num_consumed += len(records)
-            self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.memory))
+            if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
+                self._encoding.put(held.tenure, decoded.entries)
+            else:
+                self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.memory))
         if polled:
             self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+
+    def _accept_encoded(self) -> None:
+        if self._encoding is None:
+            return
+        for tenure, entries in self._encoding.take():
+            assert tenure.memory is not None  # or it would not have been put in
+            self._queue.put(tenure, self.role.accept(entries, tenure.memory))
 
     def _recompute(self) -> None:
         """Queue what has to be computed anew without a record, as far as there is room."""
@@ -646,7 +683,7 @@ class Pipeline:
         held = self.assignment.all()
         self.lags = self._consumer.lag([each.partition for each in held])
         total_lag = sum(self.lags.values())
-        backlog = total_lag + self._queue.num_records > self._settings.batch.backlog_records
+        backlog = total_lag + self.num_queued > self._settings.batch.backlog_records
         if backlog != self.is_backlog:
             log.info("%s mode, lag %d", "backlog" if backlog else "live", total_lag, extra={"action": "mode"})
             self.is_backlog = backlog
@@ -661,7 +698,7 @@ class Pipeline:
                 metrics.position_lag.labels(topic, str(partition)).set(lag)
                 metrics.lag.labels(topic, str(partition)).set(lag + each.tenure.in_flight)
         self._check_accounting()
-        metrics.queue_depth.set(self._queue.num_records)
+        metrics.queue_depth.set(self.num_queued)
         metrics.unacknowledged.set(self._unacknowledged.num_records)
         self.num_values, self.num_state_bytes = self._stores.size()
         metrics.state_values.labels(self._topic).set(self.num_values)
@@ -688,7 +725,7 @@ class Pipeline:
 
     @property
     def num_queued(self) -> int:
-        return self._queue.num_records
+        return self._queue.num_records + (0 if self._encoding is None else self._encoding.num_records)
 
     @property
     def num_unacknowledged(self) -> int:

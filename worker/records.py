@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from schemas import Feature, Reason
+from schemas import Content, Feature, Reason
 
 if TYPE_CHECKING:  # records are also for commands that have no use for torch
     from worker.align.history import Event
@@ -43,6 +43,14 @@ class Record(Protocol):
     def headers(self) -> Headers: ...
 
 
+class RawContent(NamedTuple):
+    """What an encoder has yet to make features of."""
+
+    content: Mapping[str, Content]
+    modalities: Sequence[str]
+    """Those that are to be made."""
+
+
 class State(Protocol):
     """What is remembered of an item or a user."""
 
@@ -58,12 +66,16 @@ class Item:
     revision: int
     event_time_ms: int
     features: Mapping[str, Feature]
-    """Accepted features by modality; at least one."""
+    """Accepted features by modality; at least one, unless there is content to make them of."""
     partial: bool = False
     state: State | None = None
     """What is to be remembered of the item. None before the gate."""
     is_overtaken: bool = False
     """An earlier owner has published a newer state already: this one is only remembered."""
+    raw: RawContent | None = None
+    """None once it has been encoded."""
+    digests: Mapping[str, bytes] | None = None
+    """Of the content behind features that were encoded here."""
 
 
 @dataclass(frozen=True, slots=True)

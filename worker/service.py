@@ -18,6 +18,9 @@ from worker.align import AlignRuntime, Contract, Space, WarmUpReport
 from worker.align.padding import rising_sizes
 from worker.align.weights import build_user_model
 from worker.catalogue import Catalogue
+from worker.encode.content import ContentEncoder
+from worker.encode.setup import content_encoder
+from worker.encoding import Encoding
 from worker.errors import ConfigError, WorkerError
 from worker.flow import Flow, flows
 from worker.fuse import Result, Vector
@@ -25,7 +28,7 @@ from worker.health import Health
 from worker.http import HttpServer
 from worker.item_table import ItemTable
 from worker.kafka import ClientPort, make_client
-from worker.metrics import ByRole, Metrics, ProcessMetrics
+from worker.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
 from worker.pipeline import Pipeline
 from worker.pool import UserPool
 from worker.records import Change, Item
@@ -73,7 +76,7 @@ class ModelEmbedder:
         self._runtime.probe()
 
 
-def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model) -> Role:
+def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model, metrics: Metrics) -> Role:
     """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
     space, dtype = model.space, settings.publish.vector_dtype
     if flow.role == "items":
@@ -83,6 +86,7 @@ def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model) 
             ModelEmbedder(model.runtime, dtype),
             keep_features=settings.state.features,
             keeps_order=True,
+            encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
         )
     device, user = model.runtime.device, space.spec.user
     users = build_user_model(space.spec, space.weights, device)
@@ -98,6 +102,11 @@ def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model) 
         user.last,
         follows_changes=settings.users.follow_changes,
     )
+
+
+def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> Encoding:
+    measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
+    return Encoding(encoder, settings.batch, measured.observe)
 
 
 class Service:
@@ -176,7 +185,7 @@ class Service:
 
     def _pipeline(self, flow: Flow, model: Model) -> Pipeline:
         settings = self.settings
-        role = make_role(settings, flow, self.client, model)
+        role = make_role(settings, flow, self.client, model, self.metrics[flow.role])
         stores = Stores(settings.state.dir, flow.state, flow.group_id)
         metrics = self.metrics[flow.role]
         return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)
@@ -259,6 +268,8 @@ class Model(NamedTuple):
     space: Space
     runtime: AlignRuntime
     report: WarmUpReport
+    encoder: ContentEncoder | None
+    """Of raw content; None where no encoders are configured."""
 
 
 def _load_model(settings: Settings) -> Model:
@@ -273,4 +284,13 @@ def _load_model(settings: Settings) -> Model:
         padded_sizes=settings.batch.padded_sizes,
         modality_vectors=settings.publish.modality_vectors,
     )
-    return Model(space, runtime, runtime.warm_up())
+    encoder = _load_encoder(settings, space)
+    return Model(space, runtime, runtime.warm_up(), encoder)
+
+
+def _load_encoder(settings: Settings, space: Space) -> ContentEncoder | None:
+    if not settings.encode.encoders or "items" not in settings.roles:
+        return None
+    encoder = content_encoder(settings.encode, space=space.spec, device=settings.device, dtype=settings.dtype)
+    encoder.warm_up()
+    return encoder

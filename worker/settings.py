@@ -37,6 +37,8 @@ from worker.errors import ConfigError
 
 ENV_PREFIX = "ALIGN_"
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
+DECODER_START_S = 30.0
+"""How long the process that reads media files may take to start."""
 
 
 def _split_commas(value: Any) -> Any:
@@ -220,7 +222,7 @@ class EncodeSettings(_Group):
     encoders: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
     """Which encoder makes a modality's features of raw content, `modality=MODEL,…`. MODEL is built in (`builtin-text`,
     `builtin-image`, `builtin-audio`, `builtin-video`) or a model directory; `MODEL@CONTENT` takes the content of
-    another name, as `frames=/models/clip@video`."""
+    another name, as `frames=/models/clip@video`. Without any, raw content is refused."""
     frames: int = Field(8, ge=1, le=256)
     """Frames taken of a film."""
     windows: int = Field(4, ge=1, le=256)
@@ -320,7 +322,7 @@ class WatchdogSettings(_Group):
     group_unstable_s: float = Field(30.0, gt=0)
     """A group that is not stable for this long, with a reachable broker, ends the process."""
     stalled_s: float = Field(60.0, gt=0)
-    """A poll, compute or publish thread that has work and does not move for this long ends the process."""
+    """A poll, encode, compute or publish thread that has work and does not move for this long ends the process."""
 
 
 class Settings(BaseSettings):
@@ -374,6 +376,12 @@ class Settings(BaseSettings):
                 )
             if self.transaction.interval_ms * 2 > self.shutdown.revoke_timeout_s * 1000:
                 raise ValueError("transaction.interval_ms must be at most half of shutdown.revoke_timeout_s")
+        longest_s = max(self.encode.decode_timeout_s + DECODER_START_S, self.encode.fetch.timeout_s)
+        if self.encode.encoders and longest_s >= self.watchdog.stalled_s:
+            raise ValueError(
+                f"watchdog.stalled_s must exceed encode.fetch.timeout_s, and encode.decode_timeout_s by "
+                f"{DECODER_START_S:g} s: a slow file would pass for a stalled worker"
+            )
         return self
 
     @classmethod

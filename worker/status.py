@@ -41,6 +41,19 @@ class AccountingStatus(_Part):
     in_flight: int
 
 
+class EncoderStatus(_Part):
+    """What has become of the raw content of one modality since the start."""
+
+    modality: str
+    encoder: str
+    encoded: int
+    reused: int
+    """Not encoded, because it was encoded before."""
+    refused: int
+    ms_each: float | None
+    """Of the encoder, per content encoded."""
+
+
 class RoleStatus(_Part):
     role: str
     """items | users"""
@@ -68,6 +81,8 @@ class RoleStatus(_Part):
     """What is remembered, by what it is called: values, bytes, and what the role has besides."""
     dead_letters: list[DeadLetterStatus]
     """The most recent ones, newest first."""
+    encoders: list[EncoderStatus] = []
+    """None: raw content is refused."""
 
 
 class Status(_Part):

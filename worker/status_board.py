@@ -10,12 +10,13 @@ from typing import Any
 from worker import __version__
 from worker.accounting import Totals
 from worker.assignment import HELD, Held
+from worker.encoding import Encoding
 from worker.flow import Flow, RoleName, flows
 from worker.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
 from worker.pipeline import Pipeline
 from worker.restore import Progress
 from worker.settings import Settings
-from worker.status import AccountingStatus, PartitionStatus, RoleStatus, Status
+from worker.status import AccountingStatus, EncoderStatus, PartitionStatus, RoleStatus, Status
 from worker.summary import Window, quantile
 
 RATE_WINDOW_S = 10.0
@@ -120,6 +121,7 @@ class RoleBoard:
                     **pipeline.role.figures(),
                 },
                 "dead_letters": list(pipeline.recent_dead_letters),
+                "encoders": encoder_status(pipeline.role.encoding),
             }
         )
 
@@ -150,6 +152,20 @@ def partition_status(held: Held, lag: int | None, restoring: Progress | None) ->
         lag=None if lag is None or tenure is None else lag + tenure.in_flight,
         detail=detail,
     )
+
+
+def encoder_status(encoding: Encoding | None) -> list[EncoderStatus]:
+    return [
+        EncoderStatus(
+            modality=modality,
+            encoder=totals.encoder,
+            encoded=totals.encoded,
+            reused=totals.reused,
+            refused=totals.refused,
+            ms_each=round(1000 * totals.encode_s / totals.encoded, 2) if totals.encoded else None,
+        )
+        for modality, totals in (encoding.totals.items() if encoding is not None else ())
+    ]
 
 
 def accounting_status(totals: Totals) -> AccountingStatus:

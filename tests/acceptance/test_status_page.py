@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from worker.health import Health
 from worker.http import HttpServer
-from worker.status import AccountingStatus, DeadLetterStatus, PartitionStatus, RoleStatus, Status
+from worker.status import AccountingStatus, DeadLetterStatus, EncoderStatus, PartitionStatus, RoleStatus, Status
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -230,6 +230,17 @@ def test_the_sparkline_grows_with_what_was_seen(world: World) -> None:
     before = num_points()
     world.wait(lambda: num_points() >= before + 2)
     assert world.text("rate-note") == "last 1 min, highest 812"
+
+
+def test_encoders_are_shown_where_there_are_any(world: World) -> None:
+    hidden = "return document.getElementById('encoders-card').hidden"
+    world.wait_for_state("Running")
+    assert world.run(hidden)
+    text = EncoderStatus(modality="text", encoder="mini-lm", encoded=1_200, reused=30, refused=4, ms_each=6.25)
+    world.changes = {"encoders": [text, text.model_copy(update={"modality": MARKUP, "ms_each": None})]}
+    world.wait(lambda: world.lines("encoders") != [])
+    assert not world.run(hidden)
+    assert world.lines("encoders") == ["text\tmini-lm\t1,200\t30\t4\t6.3", f"{MARKUP}\tmini-lm\t1,200\t30\t4\t–"]
 
 
 def test_markup_in_a_dead_letter_is_shown_and_not_run(world: World) -> None:

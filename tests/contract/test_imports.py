@@ -21,6 +21,7 @@ ORDER = [
     "decode",
     "memory",
     "tenure",
+    "encoding",
     "batch",
     "fuse",
     "publish",

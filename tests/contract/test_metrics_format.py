@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas import Reason
+from worker.encode.content import Report
 from worker.health import Health
 from worker.http import HttpServer
 from worker.metrics import (
@@ -23,6 +24,7 @@ from worker.metrics import (
     REWIND_REASONS,
     STAGES,
     ByRole,
+    EncodeMetrics,
     Metrics,
     ProcessMetrics,
 )
@@ -66,6 +68,10 @@ def make_metrics() -> CollectorRegistry:
         for value in values:
             counter.labels(value).inc()
     metrics.last_poll.set(1_767_225_600.5)
+    measured, report = EncodeMetrics(metrics, ["text", "frames"], ["text", "video"]), Report()
+    report.by_modality["frames"].padded_cost = 7
+    report.by_content["video"].decoded = 1
+    measured.observe(report, 0.2)
     registry = CollectorRegistry()
     process = ProcessMetrics(registry)
     process.space_info.info({"space_id": "0f3a", "dim": "256", "modalities": "image,text"})

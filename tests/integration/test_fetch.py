@@ -218,7 +218,7 @@ def test_many_are_fetched_at_once_and_each_has_its_own_end(server: Server) -> No
     fetcher = Fetcher(rules)
     started = time.monotonic()
     paths = ["good", "silent", "404"] * 8
-    results = fetcher.fetch_all([f"http://media.test:{server.port}/{path}" for path in paths])
+    results = [result for result, _ in fetcher.fetch_all([f"http://media.test:{server.port}/{path}" for path in paths])]
     assert [isinstance(result, bytes) for result in results] == [path == "good" for path in paths]
     assert time.monotonic() - started < 5
     fetcher.close()

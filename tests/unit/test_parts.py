@@ -11,6 +11,7 @@ from tests.fakes import FakeRecord, feature
 from worker.errors import StateError
 from worker.parts import ItemState, merged
 from worker.records import Item
+from worker.state.packing import unpack
 
 NAMES = ("audio", "image", "text")
 
@@ -92,3 +93,14 @@ def test_a_state_is_the_same_after_it_was_written():
 def test_what_is_no_state_is_refused(value):
     with pytest.raises(StateError):
         ItemState.decode(value)
+
+
+def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_feature():
+    encoded = replace(message(2, 1, partial=True, text=1.0), digests={"text": b"d" * 16})
+    state = after(message(1, 0, partial=True, image=2.0), encoded)
+    assert {name: part.digest for name, part in state.parts.items()} == {"image": None, "text": b"d" * 16}
+    assert ItemState.decode(state.encode()) == state
+    fields = {name: len(rest) for name, *rest in unpack(state.encode())[-1]}
+    assert fields == {"image": 6, "text": 7}  # features that came as such are written as they were before
+    made = after(message(1, 0, partial=True, image=2.0), encoded, message(3, 2, partial=True, text=3.0))
+    assert made.parts["text"].digest is None

@@ -132,3 +132,12 @@ def test_what_config_prints_can_be_loaded_again(tmp_path):
 
 def test_variables_follow_names():
     assert variable("kafka.group_id") == "ALIGN_KAFKA__GROUP_ID"
+
+
+def test_a_slow_file_cannot_pass_for_a_stalled_worker():
+    slow = {"encode.decode_timeout_s": "40", "encode.encoders": "text=builtin-text"}
+    with pytest.raises(ConfigError, match=r"watchdog\.stalled_s must exceed .* encode\.decode_timeout_s by 30 s"):
+        load(slow)
+    assert load({**slow, "watchdog.stalled_s": "80"}).encode.decode_timeout_s == 40
+    with pytest.raises(ConfigError, match=r"watchdog\.stalled_s"):
+        load({"encode.fetch.timeout_s": "60", "encode.encoders": "text=builtin-text"})

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from schemas import Feature
 
-Key = tuple[str, bytes]
+if TYPE_CHECKING:
+    from worker.encode.content import Route
 
 ENTRY_BYTES = 512  # of the key, the message object and the places they have
 
 
 class FeatureCache:
-    """The least recently used features go first when there are more than `max_bytes` of them. One thread at a time."""
+    """Features by the digest of their content. The least recently used go first when there are more than `max_bytes`
+    of them. One thread at a time."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._features: OrderedDict[Key, Feature | None] = OrderedDict()
+        self._features: OrderedDict[bytes, Mapping[str, Feature]] = OrderedDict()
         self._num_bytes = 0
 
-    def __contains__(self, key: Key) -> bool:
-        return key in self._features
+    def get(self, digest: bytes) -> dict[str, Feature] | None:
+        """Features by modality. One that the content has nothing for is not among them."""
+        found = self._features.get(digest)
+        if found is None:
+            return None
+        self._features.move_to_end(digest)
+        return dict(found)
 
-    def get(self, key: Key) -> Feature | None:
-        """The feature; None if the content has none of this modality. Only for a key that is there."""
-        self._features.move_to_end(key)
-        return self._features[key]
-
-    def put(self, key: Key, feature: Feature | None) -> None:
-        self._num_bytes += _size(feature) - (_size(self._features.pop(key)) if key in self._features else 0)
-        self._features[key] = feature
+    def put(self, digest: bytes, features: Mapping[str, Feature]) -> None:
+        self._num_bytes += _size(features) - (_size(self._features.pop(digest)) if digest in self._features else 0)
+        self._features[digest] = dict(features)
         while self._num_bytes > self._max_bytes:
             _, oldest = self._features.popitem(last=False)
             self._num_bytes -= _size(oldest)
 
 
-def content_key(modality: str, data: bytes | str) -> Key:
-    """Stands for a content as seen by the encoder of a modality."""
+def content_digest(data: bytes | str, routes: Iterable[Route]) -> bytes:
+    """Stands for a content and all that is made of it, so that what another encoder has made, or the same one of other
+    samples, is not taken for it."""
     kind, raw = (b"t", data.encode()) if isinstance(data, str) else (b"d", data)
-    return modality, hashlib.blake2b(raw, digest_size=16, key=kind).digest()
+    made = hashlib.blake2b(digest_size=16, key=kind)
+    for route in routes:
+        made.update(f"{route.modality}={route.encoder.name}:{route.max_vectors}:{route.num_samples}\0".encode())
+    made.update(b"\0")
+    made.update(raw)
+    return made.digest()
 
 
-def _size(feature: Feature | None) -> int:
-    return ENTRY_BYTES + (len(feature.data) if feature is not None else 0)
+def _size(features: Mapping[str, Feature]) -> int:
+    return ENTRY_BYTES * (1 + len(features)) + sum(len(feature.data) for feature in features.values())

@@ -103,7 +103,7 @@ def _encoded(
                 continue
             summary.encoded += result is not None
             summary.unchanged += result is None
-            features = {**item.features, **(result or {})}
+            features = {**item.features, **(result.features if result else {})}
             yield item.model_copy(update={"features": features, "content": item.content if keep_content else {}})
         _count(report, summary)
         summary.items += len(batch)

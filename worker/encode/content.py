@@ -1,6 +1,6 @@
 """Raw contents of items to features, modality by modality.
 
-    contents ─► reuse ─► fetch (URIs) ─► decode (processes) ─► pieces ─► batches of equal cost ─► features
+    contents ─► fetch (URIs) ─► reuse ─► decode (processes) ─► pieces ─► batches of equal cost ─► features
 
 One content that cannot be used refuses its item, because a vector made of the rest would pass for the whole.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from schemas import Content, Feature, Reason
 from worker.align import OutOfMemoryError
 from worker.align.device import device_failures
 from worker.encode.batching import cost_batches
-from worker.encode.cache import FeatureCache, content_key
+from worker.encode.cache import FeatureCache, content_digest
 from worker.encode.decoder_pool import DecoderPool, Job
 from worker.encode.encoder import Encoder, Piece, unit_rows
 from worker.encode.fetch import Fetcher
@@ -30,7 +31,16 @@ from worker.errors import SystemicError
 
 log = logging.getLogger(__name__)
 
-Features = Mapping[str, Feature]
+Known = Mapping[str, tuple[bytes, Feature]]
+"""What was made of an item's contents before, by modality: the digest of the content, and the feature."""
+
+
+class Encoded(NamedTuple):
+    """What has become of an item's contents, by modality."""
+
+    features: Mapping[str, Feature]
+    digests: Mapping[str, bytes]
+    """Of the content behind each feature and how it is encoded: the same digest is the same feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +78,50 @@ class Figures:
 
 
 @dataclass(slots=True)
+class Reading:
+    """What it took to get hold of the contents of one name, before any encoder saw them."""
+
+    fetched: int = 0
+    fetch_s: float = 0.0
+    fetch_failed: int = 0
+    decoded: int = 0
+    decode_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Report:
     """What one call of `ContentEncoder.encode` took."""
 
     by_modality: defaultdict[str, Figures] = field(default_factory=lambda: defaultdict(Figures))
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    fetched: int = 0
+    by_content: defaultdict[str, Reading] = field(default_factory=lambda: defaultdict(Reading))
 
 
 @dataclass(slots=True)
 class _Work:
-    """One content of one item, and the routes that start at it."""
+    """One content of one item, the routes that start at it, and what has become of them."""
 
     item: int
     name: str
     content: Content
-    routes: list[Route]
+    routes: tuple[Route, ...]
     data: bytes | str | None = None
+    digest: bytes = b""
     parts: dict[str, list[Part | None]] = field(default_factory=dict)
+    features: dict[str, Feature] = field(default_factory=dict)
+    error: ContentError | None = None
+    is_settled: bool = False
+    """Nothing is left to do for it."""
+    twin: _Work | None = None
+    """Work of the same call that does the same."""
+
+    def fail(self, error: ContentError, report: Report) -> None:
+        self.error, self.is_settled = error, True
+        for route in self.routes:
+            report.by_modality[route.modality].failed[error.reason] += 1
+
+
+def _no_beat() -> None:
+    return
 
 
 class ContentEncoder:
@@ -104,6 +139,8 @@ class ContentEncoder:
         cache_bytes: int = 64 * 2**20,
     ) -> None:
         self.routes = {route.modality: route for route in routes}
+        self.contents = frozenset(route.content for route in self.routes.values())
+        """Names of the contents that something is made of."""
         self._pool = pool
         self._fetcher = fetcher
         self._cache = FeatureCache(cache_bytes)
@@ -117,9 +154,14 @@ class ContentEncoder:
         )
 
     def warm_up(self) -> None:
-        """Encode a sample with every encoder, so that the first item does not wait. Raises `SystemicError`."""
+        """Encode a sample with every encoder, and start the decoders, so that the first item does not wait.
+
+        Raises `SystemicError` for what does not work.
+        """
         for route in self.routes.values():
             _require_working(route.encoder, None)
+        if any(_reads_files(route) for route in self.routes.values()):
+            self._pool.warm_up()
 
     def close(self) -> None:
         self._pool.close()
@@ -127,32 +169,29 @@ class ContentEncoder:
             self._fetcher.close()
 
     def encode(
-        self, contents: Sequence[Mapping[str, Content]], modalities: Sequence[Collection[str]]
-    ) -> tuple[list[Features | ContentError], Report]:
+        self,
+        contents: Sequence[Mapping[str, Content]],
+        modalities: Sequence[Collection[str]],
+        known: Sequence[Known] | None = None,
+        beat: Callable[[], None] = _no_beat,
+    ) -> tuple[list[Encoded | ContentError], Report]:
         """The features of each item's contents for its `modalities`, or why it is refused; in order.
 
         A modality that a content has nothing for (the sound of a silent film) is left out, as long as it has something
-        for another. Raises `SystemicError` if an encoder fails whatever it is given.
+        for another. A content behind what is `known` of its item is not encoded again, nor one in the cache, nor one
+        twice in this call. `beat` is called after each step that may take long; what it raises ends the call. Raises
+        `SystemicError` if an encoder fails whatever it is given.
         """
         report = Report()
-        features: list[dict[str, Feature]] = [{} for _ in contents]
-        errors: dict[int, ContentError] = {}
         works = self._works(contents, modalities)
-        self._fetch(works, errors, report)
-        keys = self._reuse(works, features, report)
-        self._decode(works, errors, report)
+        self._fetch(works, report, beat)
+        self._reuse(works, known or [{}] * len(contents), report)
+        self._decode(works, report, beat)
         for route in self.routes.values():
-            todo = [work for work in works if route in work.routes and work.item not in errors]
-            for work, feature in zip(todo, self._encode(route, todo, errors, report), strict=True):
-                if work.item in errors:
-                    continue
-                self._cache.put(keys[work.item, route.modality], feature)
-                if feature is not None:
-                    features[work.item][route.modality] = feature
-        results: list[Features | ContentError] = [
-            errors.get(item) or found or _nothing(contents[item]) for item, found in enumerate(features)
-        ]
-        return results, report
+            self._encode(route, [work for work in works if route in work.routes and not work.is_settled], report, beat)
+        for work in works:
+            self._settle(work, report)
+        return _by_item(works, contents), report
 
     # ------------------------------------------------------------------ steps
 
@@ -160,82 +199,87 @@ class ContentEncoder:
         works: list[_Work] = []
         for item, (named, wanted) in enumerate(zip(contents, modalities, strict=True)):
             for name, content in named.items():
-                routes = [self.routes[each] for each in self.routes if each in wanted]
-                routes = [route for route in routes if route.content == name]
+                routes = tuple(
+                    route for route in self.routes.values() if route.content == name and route.modality in wanted
+                )
                 if routes:
                     data = content.text if content.text is not None else content.data
                     works.append(_Work(item, name, content, routes, data))
         return works
 
-    def _fetch(self, works: Sequence[_Work], errors: dict[int, ContentError], report: Report) -> None:
+    def _fetch(self, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
         remote = [work for work in works if work.content.uri is not None]
-        if not remote:
-            return
-        started = time.monotonic()
         if self._fetcher is None:
-            refusal = ContentError(Reason.URI_REFUSED, "uri: nothing is fetched; encode.fetch.schemes is empty")
-            fetched: Sequence[bytes | ContentError] = [refusal] * len(remote)
-        else:
-            fetched = self._fetcher.fetch_all([work.content.uri or "" for work in remote])
-        for work, result in zip(remote, fetched, strict=True):
+            for work in remote:
+                detail = "uri: nothing is fetched; encode.fetch.schemes is empty"
+                work.fail(ContentError(Reason.URI_REFUSED, detail), report)
+            return
+        for work, (result, seconds) in zip(
+            remote, self._fetcher.fetch_all([work.content.uri or "" for work in remote]), strict=True
+        ):
+            reading = report.by_content[work.name]
+            reading.fetched += 1
+            reading.fetch_s += seconds
             if isinstance(result, ContentError):
-                _fail(work, result, errors, report)
+                reading.fetch_failed += 1
+                work.fail(result, report)
             else:
                 work.data = result
-        report.fetched += len(remote)
-        report.fetch_s += time.monotonic() - started
+            beat()
 
-    def _reuse(
-        self, works: Sequence[_Work], features: Sequence[dict[str, Feature]], report: Report
-    ) -> dict[tuple[int, str], tuple[str, bytes]]:
-        """Takes what is known from the cache and its routes out of the work.
+    def _reuse(self, works: Sequence[_Work], known: Sequence[Known], report: Report) -> None:
+        """Settle what was encoded before.
 
-        Of a content all routes are known or none counts: one alone cannot tell a content that has nothing for it from
-        one that has nothing at all.
+        The digest covers all the routes of a work, so that a modality that a content has nothing for can be told from
+        one that was not asked for.
         """
-        keys: dict[tuple[int, str], tuple[str, bytes]] = {}
+        first: dict[bytes, _Work] = {}
         for work in works:
-            if work.data is None:
+            if work.is_settled or work.data is None:
                 continue
-            mine = {route.modality: content_key(route.modality, work.data) for route in work.routes}
-            keys |= {(work.item, modality): key for modality, key in mine.items()}
-            if not all(key in self._cache for key in mine.values()):
-                continue
-            work.routes = []
-            for modality, key in mine.items():
-                report.by_modality[modality].reused += 1
-                if (feature := self._cache.get(key)) is not None:
-                    features[work.item][modality] = feature
-        return keys
+            work.digest = content_digest(work.data, work.routes)
+            if (found := self._found(work, known[work.item])) is not None:
+                work.features, work.is_settled = found, True
+                self._cache.put(work.digest, found)
+                _count_reused(work, report)
+            elif (twin := first.setdefault(work.digest, work)) is not work:
+                work.twin, work.is_settled = twin, True
 
-    def _decode(self, works: Sequence[_Work], errors: dict[int, ContentError], report: Report) -> None:
-        started = time.monotonic()
-        waiting = [work for work in works if work.routes and work.item not in errors]
+    def _found(self, work: _Work, known: Known) -> dict[str, Feature] | None:
+        mine = [(route.modality, known[route.modality]) for route in work.routes if route.modality in known]
+        if mine and all(digest == work.digest for _, (digest, _) in mine):
+            return {modality: feature for modality, (_, feature) in mine}
+        return self._cache.get(work.digest)
+
+    def _decode(self, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
+        waiting = [work for work in works if not work.is_settled]
         files = [(work, work.data) for work in waiting if isinstance(work.data, bytes)]
         jobs = [Job(data, _forms(work.routes)) for work, data in files]
-        for (work, _), result in zip(files, self._pool.decode_all(jobs), strict=True):
+        for (work, _), (result, seconds) in zip(files, self._pool.decode_all(jobs), strict=True):
+            reading = report.by_content[work.name]
+            reading.decoded += 1
+            reading.decode_s += seconds
             if isinstance(result, ContentError):
-                _fail(work, result, errors, report)
+                work.fail(result, report)
             else:
                 _share_out(work, result)
+            beat()
         for work in waiting:
             if isinstance(work.data, str):
                 try:
                     _share_out(work, [_as_text(work.data, form) for form in _forms(work.routes)])
                     _require_something(work)
                 except ContentError as error:
-                    _fail(work, error, errors, report)
-        report.decode_s += time.monotonic() - started
+                    work.fail(error, report)
 
-    def _encode(
-        self, route: Route, works: Sequence[_Work], errors: dict[int, ContentError], report: Report
-    ) -> list[Feature | None]:
-        """One feature per work, None where its content has nothing for the route or its item has failed."""
+    def _encode(self, route: Route, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
+        """One feature per work; none where its content has nothing for the route."""
+        if not works:
+            return
         figures = report.by_modality[route.modality]
         started = time.monotonic()
-        pieces = [route.encoder.pieces(work.parts[route.modality]) for work in works]
-        rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures)
-        features: list[Feature | None] = []
+        pieces = [route.encoder.pieces(work.parts.pop(route.modality)) for work in works]
+        rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures, beat)
         position = 0
         for work, several in zip(works, pieces, strict=True):
             mine = rows[position : position + len(several)]
@@ -243,15 +287,15 @@ class ContentEncoder:
             figures.cut += any(piece.is_cut for piece in several)
             failure = next((row for row in mine if isinstance(row, ContentError)), None)
             if failure is not None:
-                _fail(work, failure, errors, report)
-            features.append(_feature(route, mine) if mine and failure is None else None)
-        figures.encoded += sum(feature is not None for feature in features)
+                work.fail(failure, report)
+            elif mine:
+                work.features[route.modality] = _feature(route, mine)
+                figures.encoded += 1
         figures.vectors += len(rows)
         figures.encode_s += time.monotonic() - started
-        return features
 
     def _rows(
-        self, encoder: Encoder, pieces: Sequence[Piece], figures: Figures
+        self, encoder: Encoder, pieces: Sequence[Piece], figures: Figures, beat: Callable[[], None]
     ) -> list[NDArray[np.float32] | ContentError]:
         """One row per piece, whatever the batches."""
         rows: dict[int, NDArray[np.float32] | ContentError] = {}
@@ -259,8 +303,19 @@ class ContentEncoder:
         for batch in cost_batches(costs, encoder.batch_cost):
             rows |= zip(batch, isolate(encoder, [pieces[index] for index in batch]), strict=True)
             figures.padded_cost += len(batch) * max(costs[index] for index in batch)
+            beat()
         figures.cost += sum(costs)
         return [rows[index] for index in range(len(pieces))]
+
+    def _settle(self, work: _Work, report: Report) -> None:
+        if (twin := work.twin) is not None:
+            if twin.error is not None:
+                work.fail(twin.error, report)
+            else:
+                work.features = twin.features
+                _count_reused(work, report)
+        elif not work.is_settled:
+            self._cache.put(work.digest, work.features)
 
 
 def isolate(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float32] | ContentError]:
@@ -336,11 +391,29 @@ def _feature(route: Route, rows: Sequence[NDArray[np.float32] | ContentError]) -
     return Feature.from_numpy(rows_ND[: route.max_vectors], encoder=route.encoder.name)
 
 
-def _fail(work: _Work, error: ContentError, errors: dict[int, ContentError], report: Report) -> None:
-    """The first failure of an item is the one that is told."""
+def _count_reused(work: _Work, report: Report) -> None:
     for route in work.routes:
-        report.by_modality[route.modality].failed[error.reason] += 1
-    errors.setdefault(work.item, ContentError(error.reason, f"content.{work.name}: {error.detail}"))
+        report.by_modality[route.modality].reused += 1
+
+
+def _by_item(works: Sequence[_Work], contents: Sequence[Mapping[str, Content]]) -> list[Encoded | ContentError]:
+    """The first failure of an item is the one that is told."""
+    made = [Encoded({}, {}) for _ in contents]
+    errors: dict[int, ContentError] = {}
+    for work in works:
+        if work.error is not None:
+            detail = f"content.{work.name}: {work.error.detail}"
+            errors.setdefault(work.item, ContentError(work.error.reason, detail))
+        made[work.item].features.update(work.features)  # type: ignore[attr-defined]  # it is still ours
+        made[work.item].digests.update(dict.fromkeys(work.features, work.digest))  # type: ignore[attr-defined]
+    return [
+        errors.get(item) or (encoded if encoded.features else _nothing(contents[item]))
+        for item, encoded in enumerate(made)
+    ]
+
+
+def _reads_files(route: Route) -> bool:
+    return any(not isinstance(form, TextForm) for form in route.encoder.forms(1))
 
 
 def _nothing(contents: Mapping[str, Content]) -> ContentError:

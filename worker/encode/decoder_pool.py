@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +26,8 @@ from worker.encode.decoder_process import LENGTH_BYTES
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, MediaLimits, Part, form_to_plain, part_from_plain
 from worker.errors import SystemicError
+from worker.settings import DECODER_START_S
 
-START_TIMEOUT_S = 60.0
 MAX_REPLY_BYTES = 2**30
 MAX_FILES = 20_000  # of one process, so that what its libraries leak is bounded
 CHUNK_BYTES = 2**20
@@ -72,12 +72,24 @@ class DecoderPool:
         for _ in range(num_processes):
             self._idle.put(None)
         self._threads = ThreadPoolExecutor(num_processes, "decode")
+        self._num_processes = num_processes
         self._lock = threading.Lock()
+        self._running: set[_Decoder] = set()
+        self._is_closed = False
         self.num_started = 0
 
-    def decode_all(self, jobs: Sequence[Job]) -> list[list[Part | None] | ContentError]:
-        """One result per job, in order."""
-        return list(self._threads.map(self._decode_or_error, jobs))
+    def decode_all(self, jobs: Sequence[Job]) -> Iterator[tuple[list[Part | None] | ContentError, float]]:
+        """One result per job, in order, and the seconds it took. Who stops listening cancels what is not begun."""
+        return self._threads.map(self._decode_or_error, jobs)
+
+    def warm_up(self) -> None:
+        """Start all processes. Raises `SystemicError` if one cannot be."""
+        decoders = [self._idle.get() for _ in range(self._num_processes)]
+        try:
+            decoders = list(self._threads.map(lambda decoder: decoder or self._start(), decoders))
+        finally:
+            for decoder in decoders:
+                self._idle.put(decoder)
 
     def decode(self, job: Job) -> list[Part | None]:
         """The file in each of its forms. Raises `ContentError`; `SystemicError` if no decoder can be started."""
@@ -85,38 +97,56 @@ class DecoderPool:
         try:
             if decoder is None or decoder.num_files >= MAX_FILES or not decoder.is_alive():
                 if decoder is not None:
-                    decoder.end()
+                    self._end(decoder)
                 decoder = None  # stays so if the start fails
                 decoder = self._start()
             try:
                 return decoder.ask(job, self._timeout_s)
             except (_DiedError, _LateError, ValueError, KeyError, TypeError) as error:
-                decoder.end()
+                self._end(decoder)
                 decoder = None
                 raise ContentError(Reason.DECODER_FAILED, _detail(error, self._timeout_s)) from error
         finally:
             self._idle.put(decoder)
 
     def close(self) -> None:
-        """Wait for the jobs that are under way and end the processes."""
+        """End the processes, whatever they are at. Jobs that are under way fail."""
+        with self._lock:
+            self._is_closed = True
+            running = list(self._running)
+        for decoder in running:
+            decoder.kill()
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
-            if (decoder := self._idle.get()) is not None:
-                decoder.end()
+            if (decoder := self._idle.get()) is not None:  # type: ignore[assignment]
+                self._end(decoder)
 
-    def _decode_or_error(self, job: Job) -> list[Part | None] | ContentError:
+    def _decode_or_error(self, job: Job) -> tuple[list[Part | None] | ContentError, float]:
+        started = time.monotonic()
         try:
-            return self.decode(job)
+            result: list[Part | None] | ContentError = self.decode(job)
         except ContentError as error:
-            return error
+            result = error
+        return result, time.monotonic() - started
 
     def _start(self) -> _Decoder:
         with self._lock:
             self.num_started += 1
         try:
-            return _Decoder(self._setup)
+            decoder = _Decoder(self._setup)
         except (_DiedError, _LateError, OSError) as error:
             raise SystemicError(f"encode: a decoder process cannot be started: {error}") from error
+        with self._lock:
+            self._running.add(decoder)
+            is_closed = self._is_closed
+        if is_closed:  # `close` has not seen it
+            decoder.kill()
+        return decoder
+
+    def _end(self, decoder: _Decoder) -> None:
+        with self._lock:
+            self._running.discard(decoder)
+        decoder.end()
 
 
 class _Decoder:
@@ -138,7 +168,7 @@ class _Decoder:
         os.set_blocking(self._in.fileno(), False)
         self.num_files = 0
         try:
-            self._exchange(setup, START_TIMEOUT_S)
+            self._exchange(setup, DECODER_START_S)
         except BaseException:
             self.end()
             raise
@@ -152,6 +182,10 @@ class _Decoder:
         if "reason" in reply:
             raise ContentError(Reason(reply["reason"]), str(reply["detail"]))
         return [part_from_plain(part) for part in reply["parts"]]
+
+    def kill(self) -> None:
+        """From any thread: whoever waits for an answer learns that the process has died."""
+        self._process.kill()
 
     def end(self) -> None:
         self._process.kill()

@@ -81,4 +81,4 @@ class Encoder:
             encoder.close()
         if isinstance(result, ContentError):
             raise DataError(f"{name}: {result.reason.value}: {result.detail}")
-        return result
+        return result.features

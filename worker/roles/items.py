@@ -10,6 +10,7 @@ from typing import Any, Literal
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
 from worker.decode import DecodedRecords, ItemDecoder
+from worker.encoding import Encoding
 from worker.errors import SpaceError
 from worker.flow import Flow
 from worker.fuse import Embedder, Vector
@@ -81,20 +82,29 @@ class ItemFormat:
 class ItemsRole:
     """Implements `Role`."""
 
-    stages: Sequence[Stage] = ()
-
     def __init__(
-        self, output: ItemFormat, contract: Contract, embedder: Embedder, *, keep_features: bool, keeps_order: bool
+        self,
+        output: ItemFormat,
+        contract: Contract,
+        embedder: Embedder,
+        *,
+        keep_features: bool,
+        keeps_order: bool,
+        encoding: Encoding | None = None,
     ) -> None:
         """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
-        must be read back for no older one to follow a newer one."""
+        must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused."""
         self.flow = output.flow
         self.output = output
         self.embedder = embedder
         self._contract = contract
         self._keep_features = keep_features
         self._keeps_order = keeps_order
-        self._decoder = ItemDecoder(contract, partial=keep_features)
+        self.encoding = encoding
+        self.stages: Sequence[Stage] = [] if encoding is None else [encoding.stage]
+        self._decoder = ItemDecoder(
+            contract, partial=keep_features, encodes=None if encoding is None else encoding.encoder
+        )
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         return self._decoder.decode(records)
@@ -173,7 +183,8 @@ class ItemsRole:
         return
 
     def close(self) -> None:
-        return
+        if self.encoding is not None:
+            self.encoding.close()
 
 
 def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:

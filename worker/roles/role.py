@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol
 
 from worker.decode import DecodedRecords
+from worker.encoding import Encoding
 from worker.flow import Flow
 from worker.fuse import Embedder
 from worker.kafka.port import LogPort
@@ -27,6 +28,11 @@ class Role(Protocol):
     def output(self) -> OutputFormat: ...
     @property
     def embedder(self) -> Embedder: ...
+    @property
+    def encoding(self) -> Encoding | None:
+        """Where raw content becomes features before it is accepted; None where there is none."""
+        ...
+
     @property
     def stages(self) -> Sequence[Stage]:
         """Threads of its own."""

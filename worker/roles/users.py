@@ -79,6 +79,8 @@ class _Prompt(NamedTuple):
 class UsersRole:
     """Implements `Role`."""
 
+    encoding = None
+
     def __init__(
         self,
         output: UserFormat,

@@ -60,7 +60,9 @@ def test_every_content_becomes_the_features_of_its_routes(pool: DecoderPool) -> 
         "image": data(media_files.picture()),
         "video": data(media_files.film(title="The disc")),
     }
-    (features,), report = run(ContentEncoder(ROUTES, pool), contents)
+    ((features, digests),), report = run(ContentEncoder(ROUTES, pool), contents)
+    assert digests.keys() == features.keys()
+    assert len(set(digests.values())) == len(contents)
     assert features.keys() == {"text", "image", "frames", "sound", "subtitles"}
     assert features["frames"].shape == (4, BUILTIN["builtin-image"]().dim)
     assert features["sound"].shape == (BUILTIN["builtin-audio"]().dim,)
@@ -85,9 +87,9 @@ def test_an_item_has_the_same_features_in_any_company(pool: DecoderPool) -> None
         if isinstance(alone, ContentError):
             assert reason(result) is alone.reason
         else:
-            assert result.keys() == alone.keys()
-            for name in alone:
-                assert np.abs(rows(result[name]) - rows(alone[name])).max() < 1e-3
+            assert result.digests == alone.digests
+            for name in alone.features:
+                assert np.abs(rows(result.features[name]) - rows(alone.features[name])).max() < 1e-3
 
 
 def test_one_bad_content_refuses_its_item_and_no_other(pool: DecoderPool) -> None:
@@ -95,7 +97,7 @@ def test_one_bad_content_refuses_its_item_and_no_other(pool: DecoderPool) -> Non
     results, report = run(ContentEncoder(ROUTES, pool), good, {**good, "image": data(b"no picture")}, good)
     assert reason(results[1]) is Reason.UNDECODABLE
     assert results[1].detail.startswith("content.image: ")
-    assert results[0].keys() == results[2].keys() == {"text"}
+    assert results[0].features.keys() == results[2].features.keys() == {"text"}
     assert report.by_modality["image"].failed == {Reason.UNDECODABLE: 1}
 
 
@@ -119,8 +121,8 @@ def test_what_cannot_be_used_is_refused_with_the_reason(
 def test_a_silent_film_has_frames_alone(pool: DecoderPool) -> None:
     encoder = ContentEncoder(ROUTES, pool)
     for _ in range(2):  # encoded, then reused
-        (features,), _ = run(encoder, {"video": data(media_files.film(sound_codec=None))})
-        assert features.keys() == {"frames"}
+        (result,), _ = run(encoder, {"video": data(media_files.film(sound_codec=None))})
+        assert result.features.keys() == {"frames"}
 
 
 def test_features_that_are_there_are_not_made_again(pool: DecoderPool) -> None:
@@ -130,7 +132,7 @@ def test_features_that_are_there_are_not_made_again(pool: DecoderPool) -> None:
 
 def test_text_may_come_as_bytes(pool: DecoderPool) -> None:
     results, _ = run(ContentEncoder(ROUTES, pool), {"text": Content(text="é")}, {"text": data("é".encode())})
-    assert results[0]["text"].data == results[1]["text"].data
+    assert results[0].features["text"].data == results[1].features["text"].data
 
 
 def test_with_one_vector_samples_are_averaged(pool: DecoderPool) -> None:
@@ -138,9 +140,9 @@ def test_with_one_vector_samples_are_averaged(pool: DecoderPool) -> None:
     several = ContentEncoder([Route("frames", "video", BUILTIN["builtin-image"](), 4, samples=4)], pool)
     one = ContentEncoder([Route("frames", "video", BUILTIN["builtin-image"](), 1, samples=4)], pool)
     ((many,), _), ((mean,), _) = (run(encoder, {"video": data(film)}) for encoder in (several, one))
-    expected = rows(many["frames"]).mean(axis=0)
-    assert mean["frames"].shape == (BUILTIN["builtin-image"]().dim,)
-    assert rows(mean["frames"])[0] == pytest.approx(expected / np.linalg.norm(expected), abs=2e-3)
+    expected = rows(many.features["frames"]).mean(axis=0)
+    assert mean.features["frames"].shape == (BUILTIN["builtin-image"]().dim,)
+    assert rows(mean.features["frames"])[0] == pytest.approx(expected / np.linalg.norm(expected), abs=2e-3)
 
 
 def test_content_seen_before_is_not_encoded_again(pool: DecoderPool) -> None:
@@ -154,9 +156,62 @@ def test_content_seen_before_is_not_encoded_again(pool: DecoderPool) -> None:
         "image": (1, 0),
     }
     ((changed,), report) = run(encoder, {**contents, "text": Content(text="two discs")})
-    assert changed["text"] != first["text"]
-    assert changed["image"] == first["image"]
+    assert changed.features["text"] != first.features["text"]
+    assert changed.features["image"] == first.features["image"]
     assert report.by_modality["text"].encoded == 1
+
+
+def test_content_that_is_known_of_the_item_is_not_encoded_again(pool: DecoderPool) -> None:
+    contents = {"text": Content(text="a disc"), "video": data(media_files.film(sound_codec=None))}
+    ((features, digests),), _ = run(ContentEncoder(ROUTES, pool), contents)
+    known = {name: (digests[name], feature) for name, feature in features.items()}
+    wanted = [("text", "frames", "sound", "subtitles")]
+    ((again, _),), report = ContentEncoder(ROUTES, pool).encode([contents], wanted, [known])
+    assert again == features  # and no sound, as before
+    assert {name: (each.reused, each.encoded) for name, each in report.by_modality.items()} == {
+        "text": (1, 0), "frames": (1, 0), "sound": (1, 0), "subtitles": (1, 0),
+    }  # fmt: skip
+    assert report.by_content["video"].decoded == 0
+
+
+def test_what_another_encoder_has_made_of_a_content_is_not_taken_for_it(pool: DecoderPool) -> None:
+    contents = {"video": data(media_files.film())}
+    ((features, digests),), _ = run(ContentEncoder(ROUTES, pool), contents)
+    known = {name: (digests[name], feature) for name, feature in features.items()}
+    fewer = [Route("frames", "video", BUILTIN["builtin-image"](), max_vectors=2, samples=8), *ROUTES[3:]]
+    ((made, _),), report = ContentEncoder(fewer, pool).encode([contents], [("frames", "sound")], [known])
+    assert made["frames"].shape[0] == 2
+    assert report.by_modality["sound"].encoded == 1  # made together, and so made again together
+
+
+def test_one_content_of_several_items_is_encoded_once(pool: DecoderPool) -> None:
+    picture = {"image": data(media_files.picture())}
+    results, report = run(
+        ContentEncoder(ROUTES, pool), picture, picture, {"image": data(b"no")}, {"image": data(b"no")}
+    )
+    assert results[0] == results[1]
+    assert [reason(result) for result in results[2:]] == [Reason.UNDECODABLE] * 2
+    figures, reading = report.by_modality["image"], report.by_content["image"]
+    assert (figures.encoded, figures.reused, figures.failed.total(), reading.decoded) == (1, 1, 2, 2)
+
+
+def test_who_has_no_use_for_the_rest_can_stop_it(pool: DecoderPool) -> None:
+    """After each file and each batch, so that a batch full of slow ones ends with its partition."""
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 2:
+            raise InterruptedError
+
+    files = [{"image": data(media_files.picture("PNG", media_files.scene(at=at)))} for at in (0.1, 0.5, 0.9)]
+    encoder = ContentEncoder(ROUTES, pool)
+    with pytest.raises(InterruptedError):
+        encoder.encode(files, [("image",)] * 3, beat=beat)
+    assert beats == 2
+    results, _ = run(encoder, *files)
+    assert not any(isinstance(result, ContentError) for result in results)
 
 
 def test_text_and_bytes_of_the_same_letters_are_two_contents(pool: DecoderPool) -> None:

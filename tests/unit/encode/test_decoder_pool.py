@@ -32,7 +32,7 @@ def pool() -> Iterator[DecoderPool]:
 
 def test_a_process_decodes_to_the_same_values(pool: DecoderPool) -> None:
     files = [make() for make in media_files.EVERY_KIND.values()]
-    for data, parts in zip(files, pool.decode_all([Job(data, FORMS) for data in files]), strict=True):
+    for data, (parts, _) in zip(files, pool.decode_all([Job(data, FORMS) for data in files]), strict=True):
         expected = decode(data, FORMS, MediaLimits())
         assert isinstance(parts, list)
         for part, wanted in zip(parts, expected, strict=True):
@@ -42,7 +42,7 @@ def test_a_process_decodes_to_the_same_values(pool: DecoderPool) -> None:
 
 
 def test_a_refusal_comes_back_with_its_reason(pool: DecoderPool) -> None:
-    bad, good = pool.decode_all([Job(b"no picture", [FORMS[0]]), GOOD])
+    (bad, _), (good, _) = pool.decode_all([Job(b"no picture", [FORMS[0]]), GOOD])
     assert isinstance(bad, ContentError)
     assert bad.reason is Reason.UNDECODABLE
     assert isinstance(good, list)
@@ -90,14 +90,14 @@ def test_a_decoder_that_crashes_costs_the_file_it_was_at(pool: DecoderPool) -> N
     decoder = pool._idle.get()
     assert decoder is not None
     pool._idle.put(decoder)
-    outcome: list[object] = []
+    outcome: list[tuple[object, float]] = []
     thread = threading.Thread(target=lambda: outcome.extend(pool.decode_all([LARGE])))
     thread.start()
     while decoder.num_files < 2:
         thread.join(0.001)
     os.kill(decoder._process.pid, signal.SIGSEGV)
     thread.join(30)
-    (error,) = outcome
+    ((error, _),) = outcome
     assert isinstance(error, ContentError)
     assert error.reason is Reason.DECODER_FAILED
     assert "crashed" in error.detail
@@ -122,6 +122,30 @@ def test_memory_is_bounded() -> None:
     assert pool.decode(GOOD)
     assert pool.num_started == 1
     pool.close()
+
+
+def test_all_processes_can_be_started_before_the_first_file() -> None:
+    pool = DecoderPool(2)
+    pool.warm_up()
+    assert pool.num_started == 2
+    assert pool.decode(GOOD)
+    assert pool.num_started == 2
+    pool.close()
+
+
+def test_closing_does_not_wait_for_what_is_under_way(pool: DecoderPool) -> None:
+    pool.warm_up()
+    outcome: list[tuple[object, float]] = []
+    slow = Job(LARGE.data, list(LARGE.forms) * 40)
+    thread = threading.Thread(target=lambda: outcome.extend(pool.decode_all([slow])))
+    thread.start()
+    while all(decoder.num_files == 0 for decoder in pool._running):
+        thread.join(0.001)
+    pool.close()
+    thread.join(10)
+    ((error, _),) = outcome
+    assert isinstance(error, ContentError)
+    assert pool._running == set()
 
 
 def test_no_process_outlives_the_pool() -> None:
