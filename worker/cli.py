@@ -19,6 +19,7 @@ from worker.evaluate_command import add_evaluate
 from worker.import_command import add_import
 from worker.recommend_command import add_recommend_flags, recommend
 from worker.settings import Settings, load, redacted, setting_names, variable
+from worker.train_command import add_train
 
 # What a command imports is loaded when it runs: `align-worker config` needs neither torch nor a Kafka client.
 
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_topics(commands)
     _add_dlq(commands)
     add_import(commands)
+    add_train(commands)
     add_evaluate(commands)
 
     asking = add_command(commands, "recommend", _recommend, "ask published vectors: items for a user, or like an item")

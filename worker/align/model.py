@@ -5,7 +5,7 @@
 
     token     h = W_m norm(x) + e_m              e_m, the bias, is the type embedding of the modality
     learned   r = unit(W_o norm(fusion({h})) + b_o)                  [B, R]
-    content   c = unit([P_m x + p_m for each modality])              [B, C], frozen, of the raw features
+    content   c = [unit(P_m x + p_m) for each of M modalities] / √M  [B, C], frozen, of the raw features
     vector    v = unit([r ; √β c])                                   [B, D]
     alone     u_m = unit([A_m mean(h_m) ; 0])                        [B, D], of one modality, for search across them
     prior     a · x + a_0 of one modality, 0 without it              [B]
@@ -67,6 +67,7 @@ class Tokens(NamedTuple):
     """None: there is a token everywhere."""
     slots: tuple[Slots, ...]
     content_BC: Tensor | None
+    """float32"""
     priors_B: Tensor
 
 
@@ -112,7 +113,7 @@ class AlignModel(nn.Module):
         remaining = iter(tensors)
         vectors = {part.name: self._vectors(part, remaining) for part in layout.parts if part.dtypes}
         positions_BT = None if layout.dense else next(remaining)
-        tokens_BTW = _placed([self._head(name)(vectors_NK) for name, vectors_NK in vectors.items()], positions_BT)
+        tokens_BTW = _placed([self.head(name)(vectors_NK) for name, vectors_NK in vectors.items()], positions_BT)
         slots = consecutive((self._numbers[part.name], part.num_slots) for part in layout.parts)
         by_name = {part.name: each for part, each in zip(layout.parts, slots, strict=True)}
         mask_BT = None if positions_BT is None else positions_BT > 0
@@ -131,8 +132,7 @@ class AlignModel(nn.Module):
         learned_BR = raw_BR / lengths_B[:, None]
         if tokens.content_BC is None:
             return Outputs(pad(learned_BR, (0, self._spec.content_dim)), lengths_B, tokens.priors_B)
-        content_BC = normalize(tokens.content_BC.float(), dim=1)
-        both_BD = torch.cat([learned_BR, content_BC * self._spec.content_weight**0.5], 1)
+        both_BD = torch.cat([learned_BR, tokens.content_BC * self._spec.content_weight**0.5], 1)
         return Outputs(normalize(both_BD, dim=1), lengths_B, tokens.priors_B)
 
     def alone(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
@@ -145,12 +145,20 @@ class AlignModel(nn.Module):
             project = getattr(self, f"alone_{names[part.modality]}")
             raw_BR = project(masked_mean(part.of(tokens_BTW), mask_BT)).float()
             lengths_B = torch.linalg.vector_norm(raw_BR, dim=1)
-            results.append((pad(raw_BR / lengths_B[:, None], (0, self._spec.content_dim)), lengths_B))
+            # Of an item that lacks the modality 0 stays 0: NaN would spoil the gradients of all others.
+            unit_BR = raw_BR / lengths_B[:, None].clamp(min=torch.finfo(torch.float32).tiny)
+            results.append((pad(unit_BR, (0, self._spec.content_dim)), lengths_B))
         return results
 
-    def _head(self, name: str) -> Head:
+    def head(self, name: str) -> Head:
+        """Of one modality."""
         head: Head = getattr(self, f"head_{name}")
         return head
+
+    def content(self, name: str) -> nn.Linear:
+        """The frozen map of one modality that has a part in the content block."""
+        content: nn.Linear = getattr(self, f"content_{name}")
+        return content
 
     def _vectors(self, part: Part, remaining: Iterator[Tensor]) -> Tensor:
         dim = self._spec.modalities[part.name].dim
@@ -172,16 +180,20 @@ class AlignModel(nn.Module):
     def _content(
         self, vectors: dict[str, Tensor], slots: dict[str, Slots], positions_BT: Tensor | None
     ) -> Tensor | None:
-        """`[B, C]`, zeros for a modality that an item lacks. None if the batch has no such modality at all."""
+        """`[B, C]`, float32, zeros for a modality that an item lacks. None if the batch has no such modality at all.
+
+        It is not brought to length 1 as a whole: an item of which little is known would look as if all of it were, and
+        measured, new items are then found less well.
+        """
+        dims = {name: part.content_dim for name, part in self._spec.modalities.items() if part.content_dim}
         columns: list[Tensor | int] = []
-        for name, modality in self._spec.modalities.items():
-            if not modality.content_dim:
-                continue
+        for name, dim in dims.items():
             if name not in vectors:
-                columns.append(modality.content_dim)
+                columns.append(dim)
                 continue
-            rows_NC = getattr(self, f"content_{name}")(vectors[name].to(self.output.weight.dtype))
-            columns.append(self._item_means(rows_NC, name, vectors, slots[name], positions_BT))
+            rows_NC = self.content(name)(vectors[name].to(self.output.weight.dtype))
+            means_BC = self._item_means(rows_NC, name, vectors, slots[name], positions_BT)
+            columns.append(normalize(means_BC.float(), dim=1) * len(dims) ** -0.5)
         known = next((column for column in columns if isinstance(column, Tensor)), None)
         if known is None:
             return None

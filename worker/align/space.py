@@ -2,6 +2,7 @@
 
     space.json              what the space is made of (`worker.align.spec.Manifest`)
     weights.safetensors     its parameters, float32
+    training/               how it was trained, where it was; not read here
 
 Nothing is unpickled. `space.json` is written last, so that a directory that has it is complete.
 """
@@ -25,6 +26,8 @@ from worker.errors import SpaceError
 
 MANIFEST_FILE = "space.json"
 WEIGHTS_FILE = "weights.safetensors"
+TRAINING_FOLDER = "training"
+"""What a training keeps beside the space that it makes: its checkpoint, its report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,9 @@ def write_space(
     evaluation: Mapping[str, float] | None = None,
     notes: str = "",
 ) -> Space:
-    """Write a space into a directory that is new or empty, and return it.
+    """Write a space into a directory that is new, or empty but for the folder of a training, and return it.
 
-    Raises `SpaceError` if there is anything in the directory, or it cannot be written.
+    Raises `SpaceError` if there is anything else in the directory, or it cannot be written.
     """
     check_weights(weights, spec)
     space_id = content_id(spec, weights)
@@ -89,15 +92,27 @@ def write_space(
         notes=notes,
     )
     directory = Path(path)
+    require_free(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise SpaceError(f"{directory} is not empty; a space is written into a new or empty directory")
         write_weights(directory / WEIGHTS_FILE, weights)
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise SpaceError(f"{directory} cannot be written: {error}") from error
     return Space(manifest, weights, space_id)
+
+
+def require_free(path: str | Path) -> None:
+    """Raise `SpaceError` unless a space can be written there: before a training, not after."""
+    directory = Path(path)
+    try:
+        found = [entry.name for entry in directory.iterdir() if entry.name != TRAINING_FOLDER]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SpaceError(f"{directory} cannot be written: {error}") from error
+    if found:
+        raise SpaceError(f"{directory} is not empty; a space is written into a new or empty directory")
 
 
 def record_evaluation(path: str | Path, figures: Mapping[str, float]) -> None:

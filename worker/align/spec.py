@@ -118,9 +118,11 @@ class DecayedSum(_User):
 
 
 class Attention(_User):
-    """A learned query over the user's events."""
+    """Learned queries over the user's events."""
 
     kind: Literal["attention"] = "attention"
+    heads: int = Field(1, ge=1, le=64)
+    """Queries, each with its own weights and decay, so that one can follow the moment and another a lasting taste."""
     hidden: int = Field(ge=1, le=8_192)
 
 
@@ -162,6 +164,11 @@ class SpaceSpec(_Part):
         for field, name in named.items():
             if name is not None and name not in self.modalities:
                 raise ValueError(f"{field}: {name!r} is not a modality; there is: {', '.join(self.modalities)}")
+        if self.fusion.kind == "concat_mlp" and (ordered := [n for n, part in self.modalities.items() if part.ordered]):
+            raise ValueError(
+                f"modalities.{ordered[0]}.ordered: concat_mlp takes the mean of a modality's vectors, in which their "
+                "order is lost; leave it out, or choose another fusion"
+            )
         return self
 
     @property

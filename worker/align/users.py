@@ -1,12 +1,13 @@
 """The vector of a user, from the vectors of the items in the user's history.
 
     U users   N events of a history, in order of time   D dim of the space   R rows of a table of item vectors
-    A width of the attention
+    H heads   A width of a head
 
 Both kinds are functions of the history and the table alone, and know no clock: a replay gives the same vectors.
 
     decayed sum   u = unit(Σ_i w_i 2^(-(T - t_i) / half_life_ms) 2^(-rank_i / half_life_events) v_i)
-    attention     u = unit(W_o Σ_i a_i s_i v_i),   a = softmax_i(q · tanh(K v_i) - softplus(λ) rank_i + log |w_i|)
+    attention     u = unit(W_o [Σ_i a_hi s_i v_i]_h),   a_h = softmax_i(q_h · tanh(K_h v_i) - softplus(λ_h) rank_i
+                                                                        + log |w_i|)
 
 w is the weight of the event's type and s its sign, t the event's time, T the newest of them, rank the number of newer
 events. T cancels out of the direction, so a sum grows by its newest event without looking at the others again.
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import embedding_bag, softplus
 
 from worker.align.spec import Attention, DecayedSum, UserSpec
 
@@ -58,13 +59,34 @@ class UserModel(nn.Module):
         """Vectors of the users. The table may be in any floating dtype; all arithmetic is float32."""
         rows_UN, times_ms_UN, weights_UN = histories
         mask_UN = rows_UN != NO_ROW
-        vectors_UND = table_RD[rows_UN.clamp(min=0)].float().masked_fill(~mask_UN[:, :, None], 0.0)
-        signed_UN = self.pool.weights(vectors_UND, mask_UN, times_ms_UN, weights_UN)
-        pooled_UD = torch.bmm(signed_UN[:, None, :], vectors_UND)[:, 0]
-        lengths_U = torch.linalg.vector_norm(pooled_UD, dim=1)
-        usable_U = mask_UN.any(1) & (lengths_U > SHORTEST * signed_UN.abs().sum(1))
-        raw_UD = self.pool.output(pooled_UD)
+        pool = self._pooled_once if table_RD.requires_grad else self._pooled
+        pooled_UHD, signed_UHN = pool(table_RD, rows_UN.clamp(min=0), mask_UN, times_ms_UN, weights_UN)
+        lengths_UH = torch.linalg.vector_norm(pooled_UHD, dim=2)
+        usable_U = mask_UN.any(1) & (lengths_UH > SHORTEST * signed_UHN.abs().sum(2)).any(1)
+        raw_UD = self.pool.output(pooled_UHD)
         return UserVectors(raw_UD / torch.linalg.vector_norm(raw_UD, dim=1, keepdim=True).clamp(min=1e-12), usable_U)
+
+    def _pooled(
+        self, table_RD: Tensor, rows_UN: Tensor, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums `[U, H, D]`, and the weights `[U, H, N]` that they were made with."""
+        vectors_UND = table_RD[rows_UN].float().masked_fill(~mask_UN[:, :, None], 0.0)
+        signed_UHN = self.pool.weights(self.pool.scores(vectors_UND), mask_UN, times_ms_UN, weights_UN)
+        return torch.bmm(signed_UHN, vectors_UND), signed_UHN
+
+    def _pooled_once(
+        self, table_RD: Tensor, rows_UN: Tensor, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same in another order, for training: a small table that many events share is looked at once, not once
+        per event, forwards and backwards."""
+        scores_RH = self.pool.scores(table_RD)
+        scores_UNH = None if scores_RH is None else scores_RH[rows_UN]
+        signed_UHN = self.pool.weights(scores_UNH, mask_UN, times_ms_UN, weights_UN)
+        pooled = [
+            embedding_bag(rows_UN, table_RD, per_sample_weights=signed_UN, mode="sum")
+            for signed_UN in signed_UHN.unbind(1)
+        ]
+        return torch.stack(pooled, 1), signed_UHN
 
 
 class DecayedPool(nn.Module):
@@ -74,38 +96,52 @@ class DecayedPool(nn.Module):
         super().__init__()
         self._spec = spec
 
-    def weights(self, vectors_UND: Tensor, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor) -> Tensor:
+    def scores(self, vectors: Tensor) -> Tensor | None:
+        """What an item's vector has to do with its weight: nothing."""
+        return None
+
+    def weights(self, scores_UNH: Tensor | None, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor) -> Tensor:
+        """`[U, 1, N]`"""
         newest_U1 = times_ms_UN.masked_fill(~mask_UN, torch.iinfo(torch.int64).min).amax(1, keepdim=True)
         ages_ms_UN = (newest_U1 - times_ms_UN).masked_fill(~mask_UN, 0)
         halvings_UN = ages_ms_UN.double() / self._spec.half_life_ms
         if self._spec.half_life_events is not None:
             halvings_UN = halvings_UN + _ranks(mask_UN) / self._spec.half_life_events
         decayed_UN = weights_UN * torch.exp2(-halvings_UN).float()
-        return decayed_UN.masked_fill(~mask_UN, 0.0)
+        return decayed_UN.masked_fill(~mask_UN, 0.0)[:, None]
 
-    def output(self, pooled_UD: Tensor) -> Tensor:
-        return pooled_UD
+    def output(self, pooled_U1D: Tensor) -> Tensor:
+        return pooled_U1D[:, 0]
 
 
 class AttentionPool(nn.Module):
-    """`user.kind = attention`: a learned query over the events, with a learned decay by rank."""
+    """`user.kind = attention`: learned queries over the events, each with a learned decay by rank."""
 
     def __init__(self, spec: Attention, dim: int) -> None:
         super().__init__()
-        self.key = nn.Linear(dim, spec.hidden)
-        self.query = nn.Parameter(torch.zeros(spec.hidden))
-        self.decay = nn.Parameter(torch.zeros(()))
-        self.merge = nn.Linear(dim, dim, bias=False)
+        self._heads = spec.heads
+        self.key = nn.Linear(dim, spec.heads * spec.hidden)
+        self.query = nn.Parameter(torch.zeros(spec.heads, spec.hidden))
+        self.decay = nn.Parameter(torch.zeros(spec.heads))
+        self.merge = nn.Linear(spec.heads * dim, dim, bias=False)
 
-    def weights(self, vectors_UND: Tensor, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor) -> Tensor:
-        scores_UN = torch.tanh(self.key(vectors_UND)) @ self.query
-        scores_UN = scores_UN - softplus(self.decay) * _ranks(mask_UN).float() + weights_UN.abs().log()
-        lowest = torch.finfo(scores_UN.dtype).min  # not -inf: a row without any event would become NaN
-        attention_UN = scores_UN.masked_fill(~mask_UN, lowest).softmax(1)
-        return (attention_UN * weights_UN.sign()).masked_fill(~mask_UN, 0.0)
+    def scores(self, vectors: Tensor) -> Tensor | None:
+        """What an item's vector has to do with its weight: vectors `[…, D]` to `[…, H]`."""
+        keys: Tensor = torch.tanh(self.key(vectors))
+        scores: Tensor = (keys.view(*vectors.shape[:-1], self._heads, -1) * self.query).sum(-1)
+        return scores
 
-    def output(self, pooled_UD: Tensor) -> Tensor:
-        merged_UD: Tensor = self.merge(pooled_UD)
+    def weights(self, scores_UNH: Tensor | None, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor) -> Tensor:
+        """`[U, H, N]`"""
+        assert scores_UNH is not None
+        faded_UNH = scores_UNH - softplus(self.decay) * _ranks(mask_UN).float()[:, :, None]
+        scores_UHN = (faded_UNH + weights_UN.abs().log()[:, :, None]).transpose(1, 2)
+        lowest = torch.finfo(scores_UHN.dtype).min  # not -inf: a row without any event would become NaN
+        attention_UHN = scores_UHN.masked_fill(~mask_UN[:, None], lowest).softmax(2)
+        return attention_UHN.mul(weights_UN.sign()[:, None]).masked_fill(~mask_UN[:, None], 0.0)
+
+    def output(self, pooled_UHD: Tensor) -> Tensor:
+        merged_UD: Tensor = self.merge(pooled_UHD.flatten(1))
         return merged_UD
 
 

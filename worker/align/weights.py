@@ -27,8 +27,10 @@ START_AS_IDENTITY = ("value.weight", "merge.weight", "output.weight")
 START_AT_ZERO = ("narrow.weight", "score.weight", "fusion.filling")
 START_AT: Mapping[str, float] = {
     "graph.strength": 0.5,
-    "user.pool.decay": math.log(math.expm1(math.log(2) / 3)),  # softplus of it halves an event's weight every 3 events
 }
+HALF_LIFE_EVENTS = (
+    3  # of the first head's weights at the start, as measured to be good; each further head's is 10 times
+)
 TYPE_EMBEDDING = 0.02  # standard deviation at the start: far below that of a token, which is 1
 EMBEDDINGS = ("head_", "places_")
 
@@ -53,6 +55,12 @@ def initial_weights(spec: SpaceSpec, seed: int) -> dict[str, Tensor]:
 def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     if name in START_AT:
         return torch.full(shape, START_AT[name])
+    if name == "user.pool.decay":
+        half_lives = [HALF_LIFE_EVENTS * 10**head for head in range(shape[0])]
+        return torch.tensor([math.log(math.expm1(math.log(2) / half_life)) for half_life in half_lives])  # of softplus
+    if name == "user.pool.merge.weight":
+        heads = shape[1] // shape[0]
+        return torch.cat([torch.eye(shape[0]) / heads] * heads, 1)
     if name.endswith(START_AS_IDENTITY) or (name.startswith("alone_") and len(shape) == 2):
         return torch.eye(*shape)
     is_embedding = name.startswith(EMBEDDINGS) and not name.endswith("weight")

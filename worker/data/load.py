@@ -51,13 +51,20 @@ def load_dataset(item_files: Sequence[Path], event_files: Sequence[Path], event_
     """Read a catalogue and its events, with progress bars on a terminal.
 
     `event_weights` says what an event is worth, by type. Of each item the newest revision counts, of each event id one
-    event: of several, the earliest. Events with unknown items and of types without a weight are left out.
+    event: of several, the latest, as in a worker's histories. Events with unknown items and of types without a weight
+    are left out.
     """
     return assemble(
         counted((item for path in item_files for item in read_items(path)), "items"),
         counted((event for path in event_files for event in read_events(path)), "events"),
         event_weights,
     )
+
+
+def newest_items(item_files: Sequence[Path]) -> dict[str, NewItem]:
+    """The items as they are now, by id, without raw content."""
+    items = counted((item for path in item_files for item in read_items(path)), "items")
+    return {item.item_id: item for item in _newest(items, LeftOut())}
 
 
 def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weights: Mapping[str, float]) -> Loaded:
@@ -214,7 +221,7 @@ def _interactions(
 
 
 def _once(events: Interactions, columns: _Columns) -> Bools:
-    """Marks one event of each id: of several the earliest, whatever order they were read in."""
+    """Marks one event of each id: of several the latest, whatever order they were read in."""
     once_E = np.ones(len(events), bool)
 
     def rank(row: int) -> tuple[float, ...]:
@@ -225,7 +232,7 @@ def _once(events: Interactions, columns: _Columns) -> Bools:
     order = np.argsort(hashes_E, kind="stable")
     for alike in _runs(hashes_E[order]):
         first: dict[bytes, int] = {}
-        for row in sorted(order[alike].tolist(), key=rank):
+        for row in sorted(order[alike].tolist(), key=rank, reverse=True):
             once_E[row] = first.setdefault(columns.id(row), row) == row
     return once_E
 

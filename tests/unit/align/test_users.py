@@ -17,7 +17,7 @@ DIM, ROWS, DAY_MS = 6, 9, 86_400_000
 WEIGHTS = {"like": 1.0, "dislike": -0.5}
 DECAYED = DecayedSum(half_life_ms=DAY_MS, event_weights=WEIGHTS)
 RANKED = DecayedSum(half_life_ms=DAY_MS, half_life_events=2.0, event_weights=WEIGHTS)
-ATTENTION = Attention(hidden=5, event_weights=WEIGHTS)
+ATTENTION = Attention(heads=2, hidden=5, event_weights=WEIGHTS)
 KINDS = [DECAYED, RANKED, ATTENTION]
 
 Past = Sequence[tuple[int, int, float]]
@@ -78,9 +78,14 @@ def test_the_decay_by_rank_counts_newer_events_that_have_a_vector() -> None:
 def test_attention_is_the_formula() -> None:
     pool = model(ATTENTION).double().pool
     items = table().double()[[0, 1, 2]]
-    scores = torch.tanh(items @ pool.key.weight.T + pool.key.bias) @ pool.query
-    scores = scores - math.log1p(math.exp(pool.decay)) * torch.tensor([2.0, 1, 0]) + torch.tensor([1, 1, 0.5]).log()
-    expected = pool.merge.weight @ (scores.softmax(0) * torch.tensor([1.0, 1, -1]) @ items)
+    pooled = []
+    for head in range(2):
+        key = slice(head * 5, head * 5 + 5)
+        scores = torch.tanh(items @ pool.key.weight[key].T + pool.key.bias[key]) @ pool.query[head]
+        fading = math.log1p(math.exp(pool.decay[head])) * torch.tensor([2.0, 1, 0])
+        attention = (scores - fading + torch.tensor([1, 1, 0.5]).log()).softmax(0)
+        pooled.append(attention * torch.tensor([1.0, 1, -1]) @ items)
+    expected = pool.merge.weight @ torch.cat(pooled)
     found = vectors(ATTENTION, USERS).vectors_UD[0]
     torch.testing.assert_close(found.double(), expected / expected.norm(), rtol=0, atol=1e-6)
 
@@ -101,6 +106,13 @@ class TestEveryKind:
         together = vectors(spec, USERS).vectors_UD
         alone = torch.cat([vectors(spec, [past]).vectors_UD for past in USERS])
         torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
+
+    def test_training_pools_in_another_order_to_the_same_vectors(self, spec: UserSpec) -> None:
+        trained = table().requires_grad_()
+        found = model(spec)(trained, histories(USERS, 8))
+        torch.testing.assert_close(found.vectors_UD, vectors(spec, USERS).vectors_UD, rtol=0, atol=1e-6)
+        found.vectors_UD.sum().backward()
+        assert trained.grad.isfinite().all()
 
     def test_events_without_a_vector_count_for_nothing(self, spec: UserSpec) -> None:
         without = [[(NO_ROW, 1, 1.0), *past] for past in USERS]

@@ -119,11 +119,11 @@ def test_an_event_that_came_twice_counts_once():
     assert loaded.left_out.duplicates == 1
 
 
-def test_of_different_events_with_one_id_the_earliest_counts_in_any_order():
-    events = [event("1", "u", "a", 5), event("1", "u", "b", 4), event("1", "v", "b", 4)]
+def test_of_different_events_with_one_id_the_latest_counts_in_any_order():
+    events = [event("1", "u", "b", 3), event("1", "u", "b", 4), event("1", "v", "b", 4)]
     for order in itertools.permutations(events):
         loaded = assemble(CATALOGUE, order, WEIGHTS)
-        assert rows_of(loaded.dataset.events) == [(0, 1, 4, 1.0)]
+        assert rows_of(loaded.dataset.events) == [(1, 1, 4, 1.0)]
         assert loaded.left_out.duplicates == 2
 
 

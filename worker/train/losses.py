@@ -1,0 +1,62 @@
+"""What is made small.
+
+    Q questions   C candidates   D dim of the space   P items that have both modalities of a pair
+
+    next item    -log softmax_c(τ (u · v_c + prior_c) - log q_c) of the item that came next
+    agreement    mean over pairs of modalities of ½ (CE(τ_a A Bᵀ, I) + CE(τ_a B Aᵀ, I))
+
+τ and τ_a are learned. q_c is how often candidate c is expected among the candidates, so that a sample ranks as the
+whole catalogue would (logQ correction, Yi et al. 2019); it is left out where all items are candidates. The agreement is
+that of CLIP (Radford et al. 2021), over the vectors of each modality alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+MAX_SHARPNESS = 100.0  # CLIP's bound: beyond it a few pairs decide everything
+
+
+class Sharpness(nn.Module):
+    """The learned factors before the softmaxes."""
+
+    def __init__(self, next_item: float = 10.0, agreement: float = 1 / 0.07) -> None:
+        super().__init__()
+        self.log_next_item = nn.Parameter(torch.tensor(math.log(next_item)))
+        self.log_agreement = nn.Parameter(torch.tensor(math.log(agreement)))
+
+    @property
+    def next_item(self) -> Tensor:
+        """τ."""
+        return self.log_next_item.exp().clamp(max=MAX_SHARPNESS)
+
+    @property
+    def agreement(self) -> Tensor:
+        """τ_a."""
+        return self.log_agreement.exp().clamp(max=MAX_SHARPNESS)
+
+
+def next_item_loss(
+    scores_QC: Tensor, seen_QC: Tensor, target_Q: Tensor, log_expected_C: Tensor | None, sharpness: Tensor
+) -> Tensor:
+    """`seen_QC` marks candidates that are not recommended, and so not ranked: the user knows them already."""
+    logits_QC = sharpness * scores_QC
+    if log_expected_C is not None:
+        logits_QC = logits_QC - log_expected_C
+    # Not before the product: the gradient of the sharpness would be 0 times infinity.
+    return cross_entropy(logits_QC.masked_fill(seen_QC, -torch.inf), target_Q)
+
+
+def agreement_loss(pairs: Iterable[tuple[Tensor, Tensor]], sharpness: Tensor) -> Tensor | None:
+    """Of the unit vectors `[P, D]` of two modalities of the same items, for each pair. None: there is no pair."""
+    losses = []
+    for these_PD, those_PD in pairs:
+        logits_PP = sharpness * these_PD @ those_PD.T
+        target_P = torch.arange(len(logits_PP), device=logits_PP.device)
+        losses.append((cross_entropy(logits_PP, target_P) + cross_entropy(logits_PP.T, target_P)) / 2)
+    return torch.stack(losses).mean() if losses else None

@@ -1,0 +1,91 @@
+"""What there is to decide about a training, as one frozen and checked value. Loads without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.align.spec import EventType, ModalityName
+
+MAX_SEED = 2**31
+
+ScoreKind = Literal["cosine+prior", "cosine"]
+UserKind = Literal["attention", "decayed_sum"]
+
+
+class TrainSettings(BaseModel):
+    """Defaults are those of the recipe in `README.md`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    event_weights: dict[EventType, float] = Field(min_length=1)
+    """What an event is worth, by type. Those above 0 are learnt from."""
+    seed: int = Field(0, ge=0, lt=MAX_SEED)
+
+    # --- the space
+    fusion: Literal["concat_mlp", "self_attention", "cross_attention", "gated"] = "concat_mlp"
+    graph: bool = False
+    """Add attention over an item's neighbours."""
+    width: int = Field(64, ge=1, le=8_192)
+    """Elements of a token."""
+    hidden: int = Field(256, ge=1, le=65_536)
+    """Width of the fusion's inner layer."""
+    learned_dim: int = Field(64, ge=1, le=8_192)
+    """Elements of the learned block."""
+    content_dim: int = Field(64, ge=0, le=8_192)
+    """Most elements that one modality has in the frozen content block; it gets a quarter of its own, or this."""
+    content_weight: float = Field(1.0, gt=0, le=100)
+    """Square of the length of the content block beside the learned one."""
+    score: ScoreKind = "cosine+prior"
+    """How vectors will be ranked; with a prior, an item's popularity is learned as one number beside its vector."""
+    user: UserKind = "attention"
+    user_heads: int = Field(2, ge=1, le=64)
+    """Of `attention`: how many times the history is looked at, each with a memory of its own."""
+    last: int = Field(50, ge=1, le=10_000)
+    """Events of a history."""
+    half_life_days: float = Field(7.0, gt=0)
+    """Of `decayed_sum`: after which an event is worth half."""
+    half_life_events: float | None = Field(3.0, gt=0)
+    """Of `decayed_sum`: the number of newer events after which an event is worth half."""
+
+    # --- what behaviour says of an item
+    behavior: ModalityName = "behavior"
+    """Name of the modality that is made of events."""
+    behavior_dim: int = Field(64, ge=0, le=4_096)
+    """Factors of an item. 0: no such modality."""
+    behavior_min_events: int = Field(3, ge=1)
+    """Items with fewer training events have none."""
+
+    # --- learning
+    epochs: int = Field(40, ge=1)
+    patience: int = Field(5, ge=1)
+    """Epochs without a better validation after which training ends."""
+    batch: int = Field(1_024, ge=2)
+    """Questions, a user's history and what came next, per step."""
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    averaging: float = Field(0.97, ge=0, lt=1)
+    """Share of the past in the running mean of the parameters, per step. The mean is what is judged and kept."""
+    clip: float = Field(1.0, gt=0)
+    """Largest length of the gradient."""
+    input_dropout: float = Field(0.5, ge=0, lt=1)
+    modality_dropout: float = Field(0.3, ge=0, lt=1)
+    """Chance that an item lacks a modality in a step. Never all of them."""
+    behavior_dropout: float = Field(0.5, ge=0, lt=1)
+    """The same for the modality made of events: new items have none."""
+    align_weight: float = Field(0.3, ge=0)
+    """Of the agreement between modalities, beside that of predicting the next item."""
+    align_batch: int = Field(1_024, ge=2)
+    """Items that are told apart in one step, per pair of modalities."""
+    align_withheld: bool = False
+    """Let the agreement between modalities be learned from withheld items, too. They stay out of everything else. Their
+    retrieval figures are then those of items whose content was there in training."""
+    full_softmax_items: int = Field(20_000, ge=1)
+    """A catalogue of up to this many items is predicted as a whole; a larger one by a sample of it."""
+    negatives: int = Field(4_096, ge=1)
+    """Items in that sample, besides those that are the answer to another question of the batch."""
+
+    def positive_weights(self) -> Mapping[str, float]:
+        return {name: weight for name, weight in self.event_weights.items() if weight > 0}

@@ -1,0 +1,337 @@
+"""Steps and validations of a training.
+
+    I items   R rows of the table, the items of a step   B those and the ones that only modalities are compared of
+    Q questions   N events of a history   C candidates   D dim of the space   M modalities
+
+In each step the vectors of the table are computed anew by the model that will serve, with modalities and elements left
+out at random; users are pooled from the table, and what came next is looked for in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.align.model import AlignModel, Tokens
+from worker.align.spec import SpaceSpec
+from worker.align.users import NO_ROW, Histories, UserModel
+from worker.data import Split
+from worker.data.dataset import Bools, Features, Ints
+from worker.evaluate.questions import Questions, ask, cold_questions, train_questions, warm_questions
+from worker.evaluate.spaces import ItemVectors, vector_score
+from worker.train.items import CatalogueItems, dropped
+from worker.train.losses import Sharpness, agreement_loss, next_item_loss
+from worker.train.neighbors import Neighbors
+from worker.train.settings import TrainSettings
+
+K = 20
+"""Length of the lists that validation looks at."""
+ITEMS_AT_ONCE = 4_096
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What an epoch brought. Figures of questions that there are none of are None."""
+
+    epoch: int
+    """From 1."""
+    next_item_loss: float
+    agreement_loss: float
+    sharpness: float
+    known_recall: float | None
+    """Recall@20 on validation of what came next, among all items."""
+    known_ndcg: float | None
+    new_recall: float | None
+    """The same of withheld items that a user liked, among withheld items."""
+    new_ndcg: float | None
+    seconds: float = 0.0
+
+    @property
+    def merit(self) -> float:
+        """What the best epoch is chosen by: NDCG@20 of known and of new items, their geometric mean where both are
+        asked about, as they are of different magnitude."""
+        found = [value for value in (self.known_ndcg, self.new_ndcg) if value is not None]
+        return math.prod(found) ** (1 / len(found)) if found else -self.next_item_loss
+
+    def as_dict(self) -> dict[str, float | None]:
+        return {**asdict(self), "merit": self.merit}
+
+
+class Trainer:
+    """A model in training. What it does depends on its arguments alone, on one device with one number of threads."""
+
+    def __init__(
+        self,
+        spec: SpaceSpec,
+        weights: Mapping[str, Tensor],
+        features: Mapping[str, Features],
+        split: Split,
+        neighbors: Neighbors | None,
+        settings: TrainSettings,
+        device: str = "cpu",
+    ) -> None:
+        """`neighbors` of every item, for a space with graph fusion."""
+        self._spec, self._settings, self._device = spec, settings, device
+        self._items = CatalogueItems(spec, features, len(split.warm_I), device)
+        self.model = _trainable(spec, weights, settings.input_dropout).to(device)
+        self.mean_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        """The running mean of the model's parameters."""
+        self.sharpness = Sharpness().to(device)
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.learning_rate)
+        self._chances_M = torch.tensor(
+            [
+                settings.behavior_dropout if name == settings.behavior else settings.modality_dropout
+                for name in spec.modalities
+            ],
+            device=device,
+        )
+        self._priors_IK = None if spec.prior is None else self._items.mean_vectors(spec.prior)
+        self._usable_I = self._items.present_IM.any(1)
+        warm_I = torch.from_numpy(split.warm_I).to(device)
+        self._learnable = (self._usable_I & warm_I).nonzero()[:, 0]
+        self._withheld = (self._usable_I & ~warm_I).nonzero()[:, 0]
+        self._neighbors_IG = None if spec.graph is None else self._neighbor_rows(neighbors or ())
+        self._samples = len(self._learnable) > settings.full_softmax_items
+        self._questions = _answerable(train_questions(split), self._usable_I.cpu().numpy())
+        self._count_I = torch.from_numpy(
+            np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
+        ).to(device)
+        self._validation = {
+            "known": warm_questions(split, "val"),
+            "new": cold_questions(split, "val"),
+        }
+
+    @property
+    def num_questions(self) -> int:
+        return len(self._questions)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self._questions) / self._settings.batch)
+
+    def epoch(self, number: int, stepped: Callable[[], object] = lambda: None) -> EpochReport:
+        """One pass over all questions, then validation. `stepped` is called after every step.
+
+        Its random numbers depend on the seed and its number, from 1, so a training that goes on after an interruption
+        draws what it would have drawn.
+        """
+        seed = self._settings.seed * 100_003 + number
+        torch.manual_seed(seed)  # what leaves out elements inside the model takes the global generator
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self._questions), generator=generator).numpy()
+        losses = [0.0, 0.0]
+        self.model.train()
+        for start in range(0, len(order), self._settings.batch):
+            for place, loss in enumerate(self._step(order[start : start + self._settings.batch], generator)):
+                losses[place] += loss / self.num_steps
+            stepped()
+        next_item, agreement = losses
+        return EpochReport(number, next_item, agreement, self.sharpness.next_item.item(), *self.validate())
+
+    def validate(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Recall and NDCG of known, then of new items, by the vectors that would be published."""
+        figures: list[float | None] = []
+        assert isinstance(self.mean_model.user, UserModel)
+        score = vector_score(self.mean_model.user, self._user_last, self._published())
+        for questions in self._validation.values():
+            if not len(questions):
+                figures += [None, None]
+                continue
+            with torch.no_grad():
+                ranking = ask(questions, score)
+            figures += [float(ranking.recall(K).mean()), float(ranking.ndcg(K).mean())]
+        known_recall, known_ndcg, new_recall, new_ndcg = figures
+        return known_recall, known_ndcg, new_recall, new_ndcg
+
+    def weights(self) -> Weights:
+        """The parameters to keep as they are now, on the CPU."""
+        return {name: tensor.cpu().clone() for name, tensor in self.mean_model.state_dict().items()}
+
+    # ------------------------------------------------------------------ a step
+
+    def _step(self, chosen_Q: Ints, generator: torch.Generator) -> tuple[float, float]:
+        asked = self._questions.where(chosen_Q)
+        padded = asked.histories(self._user_last)
+        targets_Q = torch.from_numpy(asked.relevant_P).to(self._device)
+        history_QN = torch.from_numpy(padded.items_QN).to(self._device)
+        table_R, candidates_C, log_expected_C = self._table(history_QN, targets_Q, generator)
+        vectors_RD, agreement = self._embed(table_R, generator)
+        rows_QN = torch.where(history_QN >= 0, _places(table_R, history_QN.clamp(min=0)), NO_ROW)
+        users_QD, _ = self._user_model(
+            vectors_RD,
+            Histories(
+                rows_QN,
+                torch.from_numpy(padded.times_ms_QN).to(self._device),
+                torch.from_numpy(padded.weights_QN).to(self._device),
+            ),
+        )
+        candidate_rows_C = _places(table_R, candidates_C)
+        scores_QC = users_QD @ vectors_RD[candidate_rows_C].T + self._priors(candidates_C)
+        loss = next_item_loss(
+            scores_QC,
+            self._seen(asked, candidates_C),
+            _places(candidates_C, targets_Q),
+            log_expected_C,
+            self.sharpness.next_item,
+        )
+        total = loss if agreement is None else loss + self._settings.align_weight * agreement
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.clip)
+        self.optimizer.step()
+        self._average()
+        return loss.item(), 0.0 if agreement is None else agreement.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for mean, now in zip(self.mean_model.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - self._settings.averaging)
+
+    def _table(
+        self, history_QN: Tensor, targets_Q: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Items of the table, those of them that are candidates, both rising, and the logarithm of how often each
+        candidate is expected among the candidates; None: all items are."""
+        if not self._samples:
+            return self._learnable, self._learnable, None
+        num = self._settings.negatives
+        drawn = torch.randint(len(self._learnable), (num,), generator=generator).to(self._device)
+        candidates_C = torch.unique(torch.cat([targets_Q, self._learnable[drawn]]))
+        share_C = self._count_I[candidates_C] / self._count_I.sum()
+        expected_C = len(targets_Q) * share_C + num / len(self._learnable)
+        used = [candidates_C, history_QN[history_QN >= 0]]
+        if self._neighbors_IG is not None:
+            neighbors = self._neighbors_IG[torch.cat(used)]
+            used.append(neighbors[neighbors >= 0])
+        table_R = torch.unique(torch.cat(used))
+        return table_R[self._usable_I[table_R]], candidates_C, expected_C.clamp(max=1).log()
+
+    def _embed(self, table_R: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Vectors `[R, D]` of the table, and the disagreement of the modalities of its items."""
+        items_B = torch.cat([table_R, self._withheld]) if self._settings.align_withheld else table_R
+        kept_BM = dropped(self._items.present_IM[items_B], self._chances_M, generator)
+        tokens = self.model.tokens(*self._items.inputs(items_B, kept_BM))
+        vectors_RD = self.model.embed(tokens).vectors_BD[: len(table_R)]
+        if self._neighbors_IG is not None:
+            vectors_RD = self._among_neighbors(self.model, vectors_RD, table_R)
+        if not self._settings.align_weight:
+            return vectors_RD, None
+        return vectors_RD, agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
+
+    def _pairs(self, tokens: Tokens, kept_BM: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every two modalities, the vectors of each alone, of some items that have both."""
+        alone = {part.modality: each for part, (each, _) in zip(tokens.slots, self.model.alone(tokens), strict=True)}
+        for one, other in combinations(sorted(alone), 2):
+            both = (kept_BM[:, one] & kept_BM[:, other]).nonzero()[:, 0]
+            if len(both) > 1:
+                order = torch.randperm(len(both), generator=generator)[: self._settings.align_batch]
+                some = both[order.to(self._device)]
+                yield alone[one][some], alone[other][some]
+
+    def _priors(self, items_C: Tensor) -> Tensor:
+        """What is learnt of popularity is there at every step, whatever else is left out: that it can be relied on is
+        how the vectors are kept free of it."""
+        if self._priors_IK is None:
+            return torch.zeros((), device=self._device)
+        column = self._items.names.index(str(self._spec.prior))
+        priors_C: Tensor = self.model.prior(self._priors_IK[items_C])[:, 0]
+        return priors_C.masked_fill(~self._items.present_IM[items_C, column], 0.0)
+
+    def _seen(self, asked: Questions, candidates_C: Tensor) -> Tensor:
+        """`[Q, C]`: marks what a user has seen, which is not recommended again."""
+        rows, items = (torch.from_numpy(each).to(self._device) for each in asked.seen_pairs())
+        columns = _places(candidates_C, items)
+        found = columns >= 0
+        seen_QC = torch.zeros(len(asked), len(candidates_C), dtype=torch.bool, device=self._device)
+        seen_QC[rows[found], columns[found]] = True
+        return seen_QC
+
+    # ------------------------------------------------------------------ neighbours
+
+    def _neighbor_rows(self, neighbors: Neighbors) -> Tensor:
+        """`[I, G]`: items by number, -1 where there is no more."""
+        assert self._spec.graph is not None
+        rows_IG = torch.full((len(self._usable_I), self._spec.graph.max_neighbors), -1)
+        usable_I = self._usable_I.cpu()
+        for item, named in enumerate(neighbors):
+            usable = [other for other in named if usable_I[other]][: rows_IG.shape[1]]
+            rows_IG[item, : len(usable)] = torch.tensor(usable, dtype=torch.int64)
+        return rows_IG.to(self._device)
+
+    def _among_neighbors(self, model: AlignModel, vectors_RD: Tensor, table_R: Tensor) -> Tensor:
+        assert self._neighbors_IG is not None
+        items_RG = self._neighbors_IG[table_R]
+        rows_RG = torch.where(items_RG >= 0, _places(table_R, items_RG.clamp(min=0)), NO_ROW)
+        moved_RD: Tensor = model.graph(vectors_RD, vectors_RD[rows_RG.clamp(min=0)], rows_RG != NO_ROW)
+        return moved_RD
+
+    # ------------------------------------------------------------------ all items, as they would be published
+
+    @torch.no_grad()
+    def _published(self) -> ItemVectors:
+        items = self._usable_I.nonzero()[:, 0]
+        vectors_ID = torch.zeros(len(self._usable_I), self._spec.dim, device=self._device)
+        priors_I = torch.zeros(len(self._usable_I), device=self._device)
+        for some in torch.split(items, ITEMS_AT_ONCE):
+            outputs = self.mean_model(*self._items.inputs(some, self._items.present_IM[some]))
+            vectors_ID[some], priors_I[some] = outputs.vectors_BD, outputs.priors_B
+        if self._neighbors_IG is not None:
+            vectors_ID[items] = self._among_neighbors(self.mean_model, vectors_ID[items], items)
+        return ItemVectors(vectors_ID, self._usable_I, priors_I, alone={}, refused={})
+
+    # ------------------------------------------------------------------ parts of the model
+
+    @property
+    def _user_model(self) -> UserModel:
+        assert isinstance(self.model.user, UserModel)
+        return self.model.user
+
+    @property
+    def _user_last(self) -> int:
+        assert self._spec.user is not None
+        return self._spec.user.last
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [each for group in self.optimizer.param_groups for each in group["params"]]
+
+    def _parameter_groups(self) -> Sequence[dict[str, object]]:
+        """Matrices are drawn to zero; biases, temperatures and embeddings are not."""
+        learned = [each for each in self.model.parameters() if each.requires_grad]
+        return [
+            {"params": [each for each in learned if each.ndim > 1], "weight_decay": self._settings.weight_decay},
+            {
+                "params": [*(each for each in learned if each.ndim < 2), *self.sharpness.parameters()],
+                "weight_decay": 0.0,
+            },
+        ]
+
+
+def _trainable(spec: SpaceSpec, weights: Mapping[str, Tensor], input_dropout: float) -> AlignModel:
+    model = AlignModel(spec)
+    model.load_state_dict(weights)
+    for name, modality in spec.modalities.items():
+        model.head(name).input_dropout = input_dropout
+        if modality.content_dim:
+            model.content(name).requires_grad_(False)
+    return model
+
+
+def _answerable(questions: Questions, usable_I: Bools) -> Questions:
+    """Those with a history whose answer has a vector."""
+    return questions.where(np.flatnonzero((questions.lengths_Q > 0) & usable_I[questions.relevant_P]))
+
+
+def _places(rising: Tensor, values: Tensor) -> Tensor:
+    """Where each value is in a rising list; -1 where it is not."""
+    found = torch.searchsorted(rising, values).clamp(max=len(rising) - 1)
+    return torch.where(rising[found] == values, found, -1)
