@@ -21,7 +21,7 @@ from worker.catalogue import Catalogue
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
 from worker.encoding import Encoding
-from worker.errors import ConfigError, WorkerError
+from worker.errors import ConfigError, SpaceError, WorkerError
 from worker.flow import Flow, flows
 from worker.fuse import Result, Vector
 from worker.health import Health
@@ -275,6 +275,11 @@ class Model(NamedTuple):
 def _load_model(settings: Settings) -> Model:
     assert settings.space.path is not None  # checked at construction
     space = Space.load(settings.space.path)
+    if space.spec.graph is not None and "items" in settings.roles:
+        raise SpaceError(
+            f"space.path: {settings.space.path} fuses items with their neighbours (graph), which `evaluate` can do and "
+            "`run` cannot yet; train a space without --graph to serve it"
+        )
     runtime = AlignRuntime(
         space,
         device=settings.device,

@@ -165,7 +165,7 @@ class Trainer:
         targets_Q = torch.from_numpy(asked.relevant_P).to(self._device)
         history_QN = torch.from_numpy(padded.items_QN).to(self._device)
         table_R, candidates_C, log_expected_C = self._table(history_QN, targets_Q, generator)
-        vectors_RD, agreement = self._embed(table_R, generator)
+        vectors_RD, new_R, agreement = self._embed(table_R, generator)
         rows_QN = torch.where(history_QN >= 0, _places(table_R, history_QN.clamp(min=0)), NO_ROW)
         users_QD, _ = self._user_model(
             vectors_RD,
@@ -176,11 +176,15 @@ class Trainer:
             ),
         )
         candidate_rows_C = _places(table_R, candidates_C)
-        scores_QC = users_QD @ vectors_RD[candidate_rows_C].T + self._priors(candidates_C)
+        target_Q = _places(candidates_C, targets_Q)
+        is_new_C = new_R[candidate_rows_C]
+        asks_new_Q1 = is_new_C[target_Q, None]
+        scores_QC = users_QD @ vectors_RD[candidate_rows_C].T
+        scores_QC = scores_QC + self._priors(candidates_C).masked_fill(asks_new_Q1, 0.0)
         loss = next_item_loss(
             scores_QC,
-            self._seen(asked, candidates_C),
-            _places(candidates_C, targets_Q),
+            self._seen(asked, candidates_C) | (asks_new_Q1 & ~is_new_C),
+            target_Q,
             log_expected_C,
             self.sharpness.next_item,
         )
@@ -216,17 +220,24 @@ class Trainer:
         table_R = torch.unique(torch.cat(used))
         return table_R[self._usable_I[table_R]], candidates_C, expected_C.clamp(max=1).log()
 
-    def _embed(self, table_R: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Vectors `[R, D]` of the table, and the disagreement of the modalities of its items."""
+    def _embed(self, table_R: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors `[R, D]` of the table, marks of those that pass for new, and the disagreement of modalities."""
         items_B = torch.cat([table_R, self._withheld]) if self._settings.align_withheld else table_R
         kept_BM = dropped(self._items.present_IM[items_B], self._chances_M, generator)
         tokens = self.model.tokens(*self._items.inputs(items_B, kept_BM))
         vectors_RD = self.model.embed(tokens).vectors_BD[: len(table_R)]
         if self._neighbors_IG is not None:
             vectors_RD = self._among_neighbors(self.model, vectors_RD, table_R)
+        new_R = self._are_new(kept_BM[: len(table_R)])
         if not self._settings.align_weight:
-            return vectors_RD, None
-        return vectors_RD, agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
+            return vectors_RD, new_R, None
+        return vectors_RD, new_R, agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
+
+    def _are_new(self, kept_RM: Tensor) -> Tensor:
+        """`[R]`: marks items without behaviour, as new ones are."""
+        if self._settings.behavior not in self._items.names:
+            return torch.zeros(len(kept_RM), dtype=torch.bool, device=self._device)
+        return ~kept_RM[:, self._items.names.index(self._settings.behavior)]
 
     def _pairs(self, tokens: Tokens, kept_BM: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every two modalities, the vectors of each alone, of some items that have both."""
