@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.arguments import positive, print_json
-from worker.errors import ConfigError, TopicError
+from worker.errors import ConfigError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,8 +162,14 @@ def _questions(
 
         encoder = Encoder(space, settings)
         told = {} if arguments.by is None else {"by": arguments.by}
-        asked += [Question("text", text, encoder.words(text, arguments.by), told=told) for text in arguments.text]
-        asked += [Question("file", str(path), encoder.file(path, arguments.by), told=told) for path in arguments.file]
+        asked += [
+            Question("text", text, encoder.words(text, arguments.by, arguments.among), told=told)
+            for text in arguments.text
+        ]
+        asked += [
+            Question("file", str(path), encoder.file(path, arguments.by, arguments.among), told=told)
+            for path in arguments.file
+        ]
     return asked
 
 
@@ -175,10 +181,7 @@ def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[st
     if isinstance(source, Files) and not source.event_files:
         _say("without --events it is not known what users have seen")
         return None
-    try:
-        return collect_activity(source.events(users), items.left_out)
-    except TopicError as error:
-        raise TopicError(f"{error}; --with-seen does without events") from error
+    return collect_activity(source.events(users), items.left_out)
 
 
 def _say(line: str) -> None:

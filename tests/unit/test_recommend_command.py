@@ -8,7 +8,7 @@ from schemas import Content, Feature, NewItem, Tensor, encode
 from tests.unit.recommend.published import event, item_vector, user_vector, world
 from worker.__main__ import main
 from worker.align import AlignRuntime, Space, command
-from worker.data.files import write_encoded, write_events, write_items
+from worker.data.files import read_items, write_encoded, write_events, write_items
 from worker.data.lists import write_titles
 from worker.encode.builtin import BUILTIN
 
@@ -134,7 +134,6 @@ def texts(tmp_path_factory):
     write_items(folder / "raw.msgpack", items)
     settings = ["--space.path", f"{folder}/space", "--encode.encoders", "text=builtin-text", "--device", "cpu"]
     assert main(["encode", f"{folder}/raw.msgpack", f"{folder}/encoded.msgpack", *settings]) == 0
-    from worker.data.files import read_items
 
     space = Space.load(folder / "space")
     features = {item.item_id: dict(item.features) for item in read_items(folder / "encoded.msgpack")}
@@ -168,6 +167,29 @@ def test_files_find_what_is_like_them(texts, tmp_path, capsys):
     assert set(ids(both)[:2]) == {"happy", "ice"}
     (alone,) = answers([*arguments, *paths[2:], "--by", "mood"], capsys)["answers"]
     assert (ids(alone)[0], alone["items"][0]["score"]) == ("happy", pytest.approx(1, abs=1e-5))
+
+
+def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(texts, tmp_path, capsys):
+    """As the worker publishes them: the same text is then the same vector, and not that of a whole item."""
+    folder, arguments = texts
+    space = Space.load(folder / "space")
+    items = list(read_items(folder / "encoded.msgpack"))
+    features = [dict(item.features) for item in items]
+    embedded = AlignRuntime(space, device="cpu", dtype="float32", threads=1, modality_vectors=True).embed(features)
+    alone = embedded.modality_vectors["text"]
+    vectors = [
+        item_vector(item.item_id, 1, space_id=space.space_id).model_copy(
+            update={
+                "vector": Tensor.from_numpy(whole, "f4"), "modality_vectors": {"text": Tensor.from_numpy(own, "f4")},
+            }
+        )
+        for item, whole, own in zip(items, embedded.vectors, alone, strict=True)
+    ]  # fmt: skip
+    write_encoded(tmp_path / "vectors.msgpack", map(encode, vectors))
+    published = {f"{folder}/vectors.msgpack": f"{tmp_path}/vectors.msgpack"}
+    asked = [published.get(part, part) for part in arguments]
+    (jazz,) = answers([*asked, "--text", TEXTS["jazz"], "--among", "text"], capsys)["answers"]
+    assert (ids(jazz)[0], jazz["items"][0]["score"]) == ("jazz", pytest.approx(1, abs=1e-5))
 
 
 @pytest.mark.parametrize(

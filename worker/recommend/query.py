@@ -26,26 +26,35 @@ class Encoder:
         self._space = space
         # In float32 whatever the worker computes in: one vector is not worth a choice.
         self._runtime = AlignRuntime(
-            space, device=settings.device, dtype="float32", threads=settings.threads, max_batch=1
+            space, device=settings.device, dtype="float32", threads=settings.threads, max_batch=1, modality_vectors=True
         )
 
-    def words(self, text: str, by: str | None) -> NDArray[np.float32]:
-        """`[D]`: the vector of an item that has this text."""
-        return self._vector({}, {"text": Content(text=text)}, by, "--text")
+    def words(self, text: str, by: str | None, among: str | None = None) -> NDArray[np.float32]:
+        """`[D]`: the vector of an item that has this text, or of what `by` leaves of it.
 
-    def file(self, path: Path, by: str | None) -> NDArray[np.float32]:
-        """`[D]`: the vector of an item of which this is all: a media file, or the one item in an item file."""
+        To be looked for `among` vectors of one modality, it is the vector of its own modality alone: training pulls
+        those together, and not the vector of a whole item to them.
+        """
+        return self._vector({}, {"text": Content(text=text)}, by, among, "--text")
+
+    def file(self, path: Path, by: str | None, among: str | None = None) -> NDArray[np.float32]:
+        """`[D]`: the same of an item of which this is all: a media file, or the one item in an item file."""
         name = f"--file {path}"
         if named := media_content(path):
             modality, content = named
-            return self._vector({}, {modality: content}, by, name)
+            return self._vector({}, {modality: content}, by, among, name)
         items = list(read_items(path))
         if len(items) != 1:
             raise DataError(f"{name}: holds {len(items)} items; a query is one")
-        return self._vector(items[0].features, items[0].content, by, name)
+        return self._vector(items[0].features, items[0].content, by, among, name)
 
     def _vector(
-        self, features: Mapping[str, Feature], contents: Mapping[str, Content], by: str | None, name: str
+        self,
+        features: Mapping[str, Feature],
+        contents: Mapping[str, Content],
+        by: str | None,
+        among: str | None,
+        name: str,
     ) -> NDArray[np.float32]:
         made = {**features, **self._encoded(contents, features, name)}
         if by is not None:
@@ -58,8 +67,10 @@ class Encoder:
         embedded = self._runtime.embed([accepted])
         if embedded.bad_rows:
             raise DataError(f"{name}: {embedded.bad_rows[0]}")
-        vector: NDArray[np.float32] = embedded.vectors[0]
-        return vector
+        if among is not None and len(accepted) == 1 and embedded.modality_vectors is not None:
+            (modality,) = accepted
+            return np.asarray(embedded.modality_vectors[modality][0], np.float32)
+        return np.asarray(embedded.vectors[0], np.float32)
 
     def _encoded(
         self, contents: Mapping[str, Content], present: Mapping[str, Feature], name: str
