@@ -103,6 +103,8 @@ class Reader:
         """By partition and offset of the input."""
         self.newest: dict[str, int] = {}
         """Revision of the last vector of each item."""
+        self.vectors: dict[str, NDArray[np.float32]] = {}
+        """The last vector of each item."""
 
     def __enter__(self) -> Reader:
         self._thread.start()
@@ -121,6 +123,7 @@ class Reader:
                 value: Any = record.value()
                 vector = decode(ItemVector, value, check_values=False)
                 self.newest[vector.item_id] = vector.revision
+                self.vectors[vector.item_id] = vector.vector.to_numpy().astype(np.float32)
                 self.read_at_ms.setdefault((record.partition() or 0, vector.source_offset or 0), now_ms)
 
 
@@ -180,7 +183,7 @@ def run_catalogue(features: Features) -> Report:
         records = _records(features)
         num_load = int(features.num_messages * LOAD_SHARE)
         phases = [
-            _feed(kafka.bootstrap_servers, worker, reader, name, islice(records, count), pace)
+            feed_phase(kafka.bootstrap_servers, worker, reader, name, islice(records, count), pace)
             for name, count, pace in (("load", num_load, UNLIMITED), ("live", None, LIVE_PACE))
         ]
         verdict = verify_topics(
@@ -198,9 +201,16 @@ def _records(features: Features) -> Iterator[Outgoing]:
         yield Outgoing(TOPICS["items"], message.key, encode(message))
 
 
-def _feed(
-    servers: str, worker: WorkerProcess, reader: Reader, name: str, records: Iterator[Outgoing], pace: float
+def feed_phase(
+    servers: str,
+    worker: WorkerProcess,
+    reader: Reader,
+    name: str,
+    records: Iterator[Outgoing],
+    pace: float,
+    patience_s: float = PATIENCE_S,
 ) -> Phase:
+    """Feed records and wait until the worker has done with them."""
     num_before = worker.metric("align_records_consumed_total")
     with Feeder(servers, records, pace) as feeder:
         while not feeder.is_done:
@@ -210,7 +220,7 @@ def _feed(
         num_consumed = worker.metric("align_records_consumed_total") - num_before
         return num_consumed >= feeder.num_fed and not worker.metric("align_records_in_flight")
 
-    worker.wait_until(is_finished, PATIENCE_S, "done with the feed")
+    worker.wait_until(is_finished, patience_s, "done with the feed")
     time.sleep(0.5)  # for the reader
     read = {source: reader.read_at_ms[source] for source in feeder.timestamps if source in reader.read_at_ms}
     latencies = np.array([at_ms - feeder.timestamps[source] for source, at_ms in read.items()])
