@@ -41,6 +41,17 @@ class Sharpness(nn.Module):
         return self.log_agreement.exp().clamp(max=MAX_SHARPNESS)
 
 
+def asked_as_new(is_new_C: Tensor, target_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """Which questions are about an item that passes for new, `[Q, 1]`, and which candidates are out of these, `[Q, C]`.
+
+    New items are ranked among themselves and by their vectors alone: nothing is known yet of how popular they are, and
+    beside known items they would not be seen. Without such questions the vectors of known items improve at the cost of
+    what content says of new ones.
+    """
+    asks_new_Q1 = is_new_C[target_Q, None]
+    return asks_new_Q1, asks_new_Q1 & ~is_new_C
+
+
 def next_item_loss(
     scores_QC: Tensor, seen_QC: Tensor, target_Q: Tensor, log_expected_C: Tensor | None, sharpness: Tensor
 ) -> Tensor:

@@ -27,7 +27,7 @@ from worker.data.dataset import Bools, Features, Ints
 from worker.evaluate.questions import Questions, ask, cold_questions, train_questions, warm_questions
 from worker.evaluate.spaces import ItemVectors, vector_score
 from worker.train.items import CatalogueItems, dropped
-from worker.train.losses import Sharpness, agreement_loss, next_item_loss
+from worker.train.losses import Sharpness, agreement_loss, asked_as_new, next_item_loss
 from worker.train.neighbors import Neighbors
 from worker.train.settings import TrainSettings
 
@@ -177,13 +177,12 @@ class Trainer:
         )
         candidate_rows_C = _places(table_R, candidates_C)
         target_Q = _places(candidates_C, targets_Q)
-        is_new_C = new_R[candidate_rows_C]
-        asks_new_Q1 = is_new_C[target_Q, None]
+        asks_new_Q1, out_QC = asked_as_new(new_R[candidate_rows_C], target_Q)
         scores_QC = users_QD @ vectors_RD[candidate_rows_C].T
         scores_QC = scores_QC + self._priors(candidates_C).masked_fill(asks_new_Q1, 0.0)
         loss = next_item_loss(
             scores_QC,
-            self._seen(asked, candidates_C) | (asks_new_Q1 & ~is_new_C),
+            self._seen(asked, candidates_C) | out_QC,
             target_Q,
             log_expected_C,
             self.sharpness.next_item,

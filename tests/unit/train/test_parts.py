@@ -17,7 +17,7 @@ from worker.data import Features
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.items import dropped
-from worker.train.losses import agreement_loss, next_item_loss
+from worker.train.losses import agreement_loss, asked_as_new, next_item_loss
 from worker.train.neighbors import neighbors_of
 from worker.train.start import principal_components, space_spec, starting_weights
 
@@ -191,6 +191,13 @@ def test_agreement_is_the_mean_of_both_directions() -> None:
     found = agreement_loss([(one, other), (other, one)], torch.tensor(3.0))
     assert found.item() == pytest.approx(expected.item())
     assert agreement_loss([], torch.tensor(3.0)) is None
+
+
+def test_items_that_pass_for_new_are_asked_about_among_themselves() -> None:
+    is_new = torch.tensor([False, True, True, False])
+    asks_new, out = asked_as_new(is_new, torch.tensor([0, 2]))
+    assert asks_new.tolist() == [[False], [True]]
+    assert out.tolist() == [[False] * 4, [True, False, False, True]]
 
 
 # ---------------------------------------------------------------------- leaving out
