@@ -4,12 +4,9 @@ import json
 
 import pytest
 
-from schemas import Feature, NewItem, UserEvent
-from tests.unit.evaluate.planted import COLD_TEST, COLD_VAL, planted
+from tests.unit.evaluate.planted import COLD_TEST, planted, write_planted
 from worker.__main__ import main
 from worker.align import Space, command
-from worker.data.files import write_events, write_items
-from worker.data.lists import write_item_list
 
 DATA, SPLIT = planted()
 
@@ -18,34 +15,7 @@ DATA, SPLIT = planted()
 def files(tmp_path_factory):
     """The planted data as files, and two spaces that differ in their seeds."""
     folder = tmp_path_factory.mktemp("files")
-    items = [
-        NewItem(
-            item_id=item_id,
-            revision=1,
-            event_time_ms=0,
-            features={
-                name: Feature.from_numpy(each.vectors_NK[each.starts[number]], "f4", encoder=each.encoder)
-                for name, each in DATA.features.items()
-                if each.present_I[number]
-            },
-        )
-        for number, item_id in enumerate(DATA.item_ids)
-    ]
-    rows = zip(DATA.events.users_E.tolist(), DATA.events.items_E.tolist(), DATA.events.times_ms_E.tolist(), strict=True)
-    events = [
-        UserEvent(
-            event_id=f"event-{number}",
-            user_id=DATA.user_ids[user],
-            item_id=DATA.item_ids[item],
-            event_type="like",
-            event_time_ms=time_ms,
-        )
-        for number, (user, item, time_ms) in enumerate(rows)
-    ]
-    write_items(folder / "items.msgpack", items)
-    write_events(folder / "events.msgpack.gz", events)
-    for name, cold_I in (("val", COLD_VAL), ("test", COLD_TEST)):
-        write_item_list(folder / f"{name}.txt", [DATA.item_ids[item] for item in cold_I.nonzero()[0]])
+    write_planted(folder)
     for seed in (0, 1):
         command.create(folder / f"space-{seed}", {"text": 12, "image": 8}, 32, seed=seed)
     return folder

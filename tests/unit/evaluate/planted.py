@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from schemas import Feature, NewItem, UserEvent
 from worker.data import Dataset, Features, Interactions, Split, split_by_time
+from worker.data.files import write_events, write_items
+from worker.data.lists import write_item_list
 
 NUM_TOPICS, NUM_ITEMS, NUM_USERS = 6, 60, 40
 COLD_VAL = np.arange(NUM_ITEMS) % 10 == 8
@@ -50,3 +55,36 @@ def _features(
     vectors_IK = random.standard_normal((NUM_TOPICS, dim))[topic_I] + noise * random.standard_normal((NUM_ITEMS, dim))
     starts = np.concatenate([[0], np.cumsum(present_I)])
     return Features(f"encoder-{dim}", vectors_IK[present_I].astype(np.float32), starts)
+
+
+def write_planted(folder: Path) -> None:
+    """The planted data as files: items.msgpack, events.msgpack.gz, val.txt and test.txt."""
+    data, _ = planted()
+    items = [
+        NewItem(
+            item_id=item_id,
+            revision=1,
+            event_time_ms=0,
+            features={
+                name: Feature.from_numpy(each.vectors_NK[each.starts[number]], "f4", encoder=each.encoder)
+                for name, each in data.features.items()
+                if each.present_I[number]
+            },
+        )
+        for number, item_id in enumerate(data.item_ids)
+    ]
+    rows = zip(data.events.users_E.tolist(), data.events.items_E.tolist(), data.events.times_ms_E.tolist(), strict=True)
+    events = [
+        UserEvent(
+            event_id=f"event-{number}",
+            user_id=data.user_ids[user],
+            item_id=data.item_ids[item],
+            event_type="like",
+            event_time_ms=time_ms,
+        )
+        for number, (user, item, time_ms) in enumerate(rows)
+    ]
+    write_items(folder / "items.msgpack", items)
+    write_events(folder / "events.msgpack.gz", events)
+    for name, cold_I in (("val", COLD_VAL), ("test", COLD_TEST)):
+        write_item_list(folder / f"{name}.txt", [data.item_ids[item] for item in cold_I.nonzero()[0]])
