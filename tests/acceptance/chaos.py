@@ -239,7 +239,7 @@ def run_campaign(plan: Plan, logs: Path, say: Callable[[str], None]) -> Report:
     """Run it with a Kafka of its own. Raises `NotRecoveredError`, `FeedFailedError` or `KafkaFailedError`."""
     started = time.monotonic()
     with ExitStack() as stack:
-        kafka = stack.enter_context(RealKafka())
+        kafka = stack.enter_context(RealKafka(optimizing=True))
         options = {"bootstrap_servers": kafka.bootstrap_servers}
         create_topics(options, dict.fromkeys(TOPICS.values(), plan.partitions))
         space_path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))) / "space"

@@ -171,7 +171,7 @@ class Report:
 def run_catalogue(features: Features) -> Report:
     """Feed the whole catalogue to a worker on a Kafka of its own."""
     with ExitStack() as stack:
-        kafka = stack.enter_context(RealKafka())
+        kafka = stack.enter_context(RealKafka(optimizing=True))
         options = {"bootstrap_servers": kafka.bootstrap_servers}
         create_topics(options, dict.fromkeys(TOPICS.values(), NUM_PARTITIONS))
         space_path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalogue-"))) / "space"

@@ -122,7 +122,7 @@ def open_bed(bootstrap_servers: str | None) -> Iterator[Bed]:
         if bootstrap_servers is not None:
             yield Bed(bootstrap_servers, directory / "space")
             return
-        kafka = stack.enter_context(RealKafka())
+        kafka = stack.enter_context(RealKafka(optimizing=True))
         pids = [node.process.pid for node in kafka._nodes if node.process is not None]
         yield Bed(kafka.bootstrap_servers, directory / "space", pids)
 

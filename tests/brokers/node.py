@@ -16,6 +16,8 @@ from tests.brokers.distribution import Distribution
 from tests.brokers.guard import Guard
 
 STOP_TIMEOUT_S = 30.0
+FIRST_TIER = "-XX:TieredStopAtLevel=1"
+"""Without the optimising compiler, which costs more than it wins within a second, or within a short test."""
 _STARTED = b"Kafka Server started"
 _LOG4J = """<Configuration status="error"><Appenders><Console name="stdout">
 <PatternLayout pattern="%d %p %c{1} %m%n"/></Console></Appenders>
@@ -54,12 +56,13 @@ class Node:
         """Begin to write the cluster's identity, and its users, into the data directory."""
         # An id may begin with a dash, and would be taken for an option if it stood alone.
         options = (f"--cluster-id={cluster_id}", f"--config={self.config}", *users)
-        # Without the optimising compiler, which costs more than it wins within a second.
-        command = self._java(["-XX:TieredStopAtLevel=1"], ("kafka.tools.StorageTool", "format", *options))
+        command = self._java([FIRST_TIER], ("kafka.tools.StorageTool", "format", *options))
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    def launch(self, heap: str) -> None:
+    def launch(self, heap: str, *, optimizing: bool) -> None:
         options = [f"-Xms{heap}", f"-Xmx{heap}", f"-Dlog4j2.configurationFile={self.log4j}"]
+        if not optimizing:
+            options.append(FIRST_TIER)
         self.log_start = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -48,6 +48,9 @@ class RealKafka:
     """Server properties on top of our own, the same for all nodes."""
     auto_create_topics: bool = False
     heap: str = "512m"
+    optimizing: bool = False
+    """With the JVM's optimising compiler, for long runs and for figures. In short ones it costs more than it wins: a
+    node takes 3.6 s of CPU to start with it, 2.2 s without."""
     distribution: Distribution | None = None
     """None: the one that `find_distribution` finds."""
 
@@ -125,7 +128,7 @@ class RealKafka:
         chosen = [each for each in self._chosen(node) if each.process is None]
         self._format([each for each in chosen if not each.data.exists()])
         for each in chosen:
-            each.launch(self.heap)
+            each.launch(self.heap, optimizing=self.optimizing)
         if wait:
             self.wait_ready(node)
 
