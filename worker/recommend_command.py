@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.arguments import positive, print_json
-from worker.errors import ConfigError
+from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -181,7 +181,10 @@ def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[st
     if isinstance(source, Files) and not source.event_files:
         _say("without --events it is not known what users have seen")
         return None
-    return collect_activity(source.events(users), items.left_out)
+    try:
+        return collect_activity(source.events(users), items.left_out)
+    except TopicError as error:
+        raise TopicError(f"{error}; --with-seen does without events") from error
 
 
 def _say(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,12 +69,13 @@ def test_a_member_comes_and_goes_on_the_embedded_broker(
 
 @pytest.mark.real_kafka
 def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
-    make_stream: Callable[..., Stream], real_kafka: Broker
+    make_stream: Callable[..., Stream], real_kafka: Broker, tmp_path: Path
 ) -> None:
+    """With a disk of its own it need not even read its changelog again."""
     stream = make_stream(real_kafka, NUM_PARTITIONS)
 
     def member(name: str) -> WorkerThread:
-        return WorkerThread(stream.settings({"kafka.group_instance_id": name}))
+        return WorkerThread(stream.settings({"kafka.group_instance_id": name, "state.dir": tmp_path / name}))
 
     with member("a") as first, Flow(stream) as flow:
         with member("b") as second:
@@ -83,6 +85,8 @@ def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
         with member("b") as second:
             second.until(lambda: num_held(second) == 2)
             assert {partition.partition for partition in second.items.partitions} == before
+            second.until(lambda: second.items.state["remembered"] > 0)
+            assert second.metric("align_restored_records_total") == 0
             flow.stop()
             stream.wait_committed(first, second)
             assert events == [

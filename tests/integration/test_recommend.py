@@ -105,3 +105,8 @@ def test_a_topic_that_is_missing_is_named(stream: Stream, capsys: pytest.Capture
     settings = [f"--{name}={as_text(value)}" for name, value in users.settings().items() if name.startswith(groups)]
     assert main(["recommend", *settings, "--user", "ada"]) == 4
     assert f"topics.user_vectors: topic {users.vectors!r} does not exist" in capsys.readouterr().err
+    stream.broker.create_topics({users.vectors: 1})
+    assert main(["recommend", *settings, "--user", "ada", "--with-seen"]) == 2
+    assert "--user 'ada': there is no vector of this user" in capsys.readouterr().err
+    assert main(["recommend", *settings, "--user", "ada"]) == 4
+    assert f"topics.events: topic {users.events!r} does not exist; --with-seen" in capsys.readouterr().err

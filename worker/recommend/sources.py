@@ -78,7 +78,8 @@ class Topics:
         return (_decoded(UserEvent, record) for record in self._of(users, "events"))
 
     def save(self, directory: Path) -> Files:
-        """The newest vector of each item and user, and all events, as files. What is unreadable is left out."""
+        """The newest vector of each item and user, and all events, as files. What is unreadable is left out, and so is
+        a topic of the users where there is none."""
         items: Newest[bytes] = Newest()
         for record in self._records("item_vectors"):
             match _item_vector(record):
@@ -86,20 +87,22 @@ class Topics:
                     items.take(vector.item_id, vector.source_offset, record.value)
                 case Gone(item_id, source_offset):
                     items.take(item_id, source_offset, None)
-        users: dict[str, bytes] = {}
-        for record in self._records("user_vectors"):
-            if isinstance(user := _decoded(UserVector, record), UserVector):
-                users[user.user_id] = record.value or b""
-        events = (
-            record.value or b""
-            for record in self._records("events")
-            if isinstance(_decoded(UserEvent, record), UserEvent)
-        )
-        names = ("item-vectors.msgpack", "user-vectors.msgpack", "events.msgpack")
-        paths = [directory / name for name in names]
-        for path, values in zip(paths, ((value for _, value in items), users.values(), events), strict=True):
-            write_encoded(path, values)
-        return Files(*([path] for path in paths))
+        saved = {"item_vectors": _written(directory, "item_vectors", (value for _, value in items))}
+        if self._exists("user_vectors"):
+            users: dict[str, bytes] = {}
+            for record in self._records("user_vectors"):
+                if isinstance(user := _decoded(UserVector, record), UserVector):
+                    users[user.user_id] = record.value or b""
+            saved["user_vectors"] = _written(directory, "user_vectors", users.values())
+        if self._exists("events"):
+            records = self._records("events")
+            readable = (each.value or b"" for each in records if isinstance(_decoded(UserEvent, each), UserEvent))
+            saved["events"] = _written(directory, "events", readable)
+        return Files(*([saved[name]] if name in saved else [] for name in ("item_vectors", "user_vectors", "events")))
+
+    def _exists(self, name: str) -> bool:
+        topic = getattr(self.names, name)
+        return topic in self.client.describe_topics([topic])
 
     def _of(self, users: Collection[str] | None, name: str) -> Iterator[Record]:
         """By key, which is the user, so that what others did need not be decoded."""
@@ -129,6 +132,12 @@ class Newest(Generic[T]):
             _, value = self._known[item_id]
             if value is not None:
                 yield item_id, value
+
+
+def _written(directory: Path, name: str, values: Iterable[bytes]) -> Path:
+    path = directory / f"{name.replace('_', '-')}.msgpack"
+    write_encoded(path, values)
+    return path
 
 
 def _all(read: Callable[[Path], Iterator[M]], paths: Iterable[Path], name: str) -> Iterator[M]:

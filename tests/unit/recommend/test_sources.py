@@ -84,6 +84,13 @@ def test_saved_topics_are_files_that_say_the_same(cluster, tmp_path):
     assert collect_activity(files.events(None), LeftOut()) == collect_activity(source.events(None), LeftOut())
 
 
+def test_without_the_users_topics_there_are_items_to_save(cluster, tmp_path):
+    names = TopicSettings(user_vectors="none", events="none-either")
+    files = Topics(FakeClient(cluster), names).save(tmp_path)
+    assert (files.user_files, files.event_files) == ([], [])
+    assert len(collect_items(files.item_vectors()).item_ids) == 4
+
+
 def test_files_of_several_parts_are_one(tmp_path):
     items, users, events = world()
     for number, each in enumerate(items):
