@@ -69,7 +69,8 @@ class ItemTable:
             yield self._table_RD
 
     def apply(self, updates: Sequence[ItemUpdate]) -> tuple[list[str], list[str]]:
-        """Take updates over, in the order of the log; returns the items that are new and those that have changed.
+        """Take updates over, in the order of the log; returns the items that are new, and those that have changed or
+        gone.
 
         What comes after something newer of the same item is passed over.
         """
@@ -88,6 +89,8 @@ class ItemTable:
                         self._free.append(row)
                         rows.pop(row, None)
                         self.num_items -= 1
+                        if update.item_id not in new:
+                            changed[update.item_id] = None
                     new.pop(update.item_id, None)
                     row = NO_ROW
                 else:

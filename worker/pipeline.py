@@ -384,6 +384,7 @@ class Pipeline:
                 raise restored.error
             if restored.error is not None:
                 log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
+                held.detail = restored.error.one_line()
                 self._restorer.request(restored.tenure)
                 continue
             restored.tenure.memory = restored.memory

@@ -292,8 +292,9 @@ class UserSettings(_Group):
     """Pairs of a user and an item without a vector that are remembered, to compute the user when the vector comes;
     about 200 bytes each. A user that does not fit is computed at its next event."""
     follow_changes: bool = False
-    """Compute users again when the vector of an item in their history changes, not only when it appears. Costs
-    one remembered pair (`users.max_waiting`) per event in a history, and a popular item moves many users."""
+    """Compute users again when the vector of an item in their history changes or goes, not only when it appears.
+    Costs one remembered pair (`users.max_waiting`) per event in a history; a popular item moves many users, and a
+    partition that changes hands all of its own."""
     table_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Element type of the table of item vectors on the device: rows times dim times 2 or 4 bytes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,8 @@ class Member:
     """A place in the fleet, and the process that has it at present."""
 
     name: str
+    slot: int
+    """Which place: whoever takes it has the same identity, as a container that is started again in its pod."""
     worker: WorkerProcess
     is_frozen: bool = False
 
@@ -39,7 +41,8 @@ class Member:
 class Fleet:
     """The members. Used by one thread; `tend` must be called often."""
 
-    def __init__(self, make: Callable[[], WorkerProcess], logs: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, make: Callable[[int], WorkerProcess], logs: Path, say: Callable[[str], None]) -> None:
+        """`make` makes the process of a slot."""
         self._make = make
         self._logs = logs
         self._say = say
@@ -59,7 +62,9 @@ class Fleet:
 
     def start(self) -> Member:
         """One more member; does not wait for it."""
-        member = Member(*self._launch())
+        slot = min(set(range(len(self.members) + 1)) - {member.slot for member in self.members})
+        name, worker = self._launch(slot)
+        member = Member(name, slot, worker)
         self.members.append(member)
         return member
 
@@ -94,13 +99,13 @@ class Fleet:
                 self._remember(member, code)
                 self._replace(member)
 
-    def statuses(self) -> dict[str, Mapping[str, Any]]:
-        """What the members that can answer say of themselves."""
-        found: dict[str, Mapping[str, Any]] = {}
+    def statuses(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """What the members that can answer say of themselves, role by role."""
+        found: dict[str, Sequence[Mapping[str, Any]]] = {}
         for member in self.members:
             if not member.is_frozen:
                 with contextlib.suppress(OSError, http.client.HTTPException):
-                    found[member.name] = member.worker.status()["roles"][0]
+                    found[member.name] = member.worker.status()["roles"]
         return found
 
     def _remember(self, member: Member, code: int) -> None:
@@ -111,12 +116,12 @@ class Fleet:
     def _replace(self, member: Member) -> None:
         member.worker.close()
         self._keep_log(member)
-        member.name, member.worker = self._launch()
+        member.name, member.worker = self._launch(member.slot)
         member.is_frozen = False
 
-    def _launch(self) -> tuple[str, WorkerProcess]:
+    def _launch(self, slot: int) -> tuple[str, WorkerProcess]:
         self._num_started += 1
-        return f"worker-{self._num_started}", self._make().start()
+        return f"worker-{self._num_started}", self._make(slot).start()
 
     def _keep_log(self, member: Member) -> None:
         (self._logs / f"{member.name}.log").write_text(member.worker.stderr)

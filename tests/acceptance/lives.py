@@ -1,4 +1,5 @@
-"""The inputs of a campaign: items that live, change in several steps, overtake themselves, die and come back.
+"""The inputs of a campaign: items that live, change in several steps, come in parts, overtake themselves, die and come
+back, and what users do to them.
 
 Pure and seeded: the same seed gives the same inputs, but for their event times.
 """
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas import Feature, NewItem, encode
+from schemas import Feature, NewItem, UserEvent, encode
 from tests.brokers import Outgoing
 
 DIMS: Mapping[str, int] = {"text": 16, "image": 8}
@@ -22,6 +23,9 @@ DELETE_SHARE = 0.2
 NUM_OPEN = 300
 """Items that change during the same stretch of the feed: about this many inputs lie between two of one item."""
 ENCODABLE, NOT_A_NUMBER = b"\x11\x11" * DIMS["text"], b"\x00\x7e" * DIMS["text"]
+PART_SHARE = 0.3
+"""Of the inputs: messages of items that come in parts."""
+EPOCH_MS = 1_700_000_000_000
 NUM_FEATURES = 1_024  # drawn once: what matters is that consecutive revisions differ
 
 
@@ -76,7 +80,15 @@ def interleaved(random: Random, num_open: int = NUM_OPEN) -> Iterator[tuple[str,
 class Inputs:
     """Turns steps into records of the items topic, with poison among them."""
 
-    def __init__(self, topic: str, seed: int, now_ms: Callable[[], int], poison_share: float = POISON_SHARE) -> None:
+    def __init__(
+        self,
+        topic: str,
+        seed: int,
+        now_ms: Callable[[], int],
+        poison_share: float = POISON_SHARE,
+        part_share: float = 0.0,
+    ) -> None:
+        self._part_share = part_share
         self._topic = topic
         self._random = Random(seed)
         self._now_ms = now_ms
@@ -92,7 +104,11 @@ class Inputs:
 
     def records(self, num_inputs: int) -> Iterator[Outgoing]:
         steps = interleaved(self._random)
+        parts = PartSteps(self._topic, self._random, self._features).records()
         for _ in range(num_inputs):
+            if self._part_share and self._random.random() < self._part_share:
+                yield next(parts)
+                continue
             item_id, step = next(steps)
             good = self._good(item_id, step)
             yield self._poisoned(good) if self._random.random() < self._poison_share else good
@@ -128,3 +144,83 @@ class Inputs:
         feature = Feature(encoder=ENCODER, dtype="f2", shape=(len(text) // 2,), data=text)
         features = {"text": feature}
         return encode(NewItem(item_id=key.decode(), revision=9, event_time_ms=self._now_ms(), features=features))
+
+
+class PartSteps:
+    """Items that come in parts, in an order of their own: late, twice, deleted and begun anew. Endless and seeded.
+
+    No two messages of a life have the same revision, so that the result does not depend on their order.
+    """
+
+    def __init__(self, topic: str, random: Random, features: Mapping[str, list[Feature]]) -> None:
+        self._topic = topic
+        self._random = random
+        self._features = features
+
+    def records(self) -> Iterator[Outgoing]:
+        started = iter(range(2**62))
+        open_lives: list[list[Outgoing]] = []
+        while True:
+            while len(open_lives) < NUM_OPEN:
+                open_lives.append(self._life(f"part-{next(started):07d}")[::-1])
+            index = self._random.randrange(NUM_OPEN)
+            yield open_lives[index].pop()
+            if not open_lives[index]:
+                open_lives[index] = open_lives[-1]
+                open_lives.pop()
+
+    def _life(self, item_id: str) -> list[Outgoing]:
+        random = self._random
+        messages = [self._message(item_id, revision) for revision in range(1, 2 + _few(random))]
+        random.shuffle(messages)
+        if random.random() < 0.2:
+            messages.append(random.choice(messages))
+        if random.random() < DELETE_SHARE:
+            messages.append(Outgoing(self._topic, item_id.encode(), None))
+            if random.random() < 0.5:
+                messages.append(self._message(item_id, 1))
+        return messages
+
+    def _message(self, item_id: str, revision: int) -> Outgoing:
+        name = self._random.choice(list(self._features))
+        message = NewItem(
+            item_id=item_id,
+            revision=revision,
+            event_time_ms=EPOCH_MS + revision,
+            features={name: self._random.choice(self._features[name])},
+            partial=self._random.random() < 0.9,
+        )
+        return Outgoing(self._topic, message.key, encode(message))
+
+
+class Events:
+    """What users do: to items that are there, that will be, and that never are; late, twice, and some of it poison."""
+
+    def __init__(self, topic: str, seed: int, num_users: int, num_items: int) -> None:
+        self._topic = topic
+        self._random = Random(seed)
+        self._num_users, self._num_items = num_users, max(1, num_items)
+
+    def records(self, num_events: int) -> Iterator[Outgoing]:
+        recent: list[Outgoing] = []
+        for number in range(num_events):
+            if recent and self._random.random() < 0.03:
+                yield self._random.choice(recent)
+                continue
+            made = self._event(number, number / num_events)
+            recent = [*recent[-200:], made]
+            yield made._replace(value=b"not msgpack at all") if self._random.random() < POISON_SHARE else made
+
+    def _event(self, number: int, progress: float) -> Outgoing:
+        random = self._random
+        kind = random.choice(("part", "item"))
+        item = f"{kind}-{int(random.random() * self._num_items * min(1.0, progress * 1.2 + 0.01)):07d}"
+        user = int(self._num_users * random.random() ** 2)
+        made = UserEvent(
+            event_id=f"e{number}",
+            user_id=f"user-{user:06d}",
+            item_id=item,
+            event_type=random.choice(("view", "view", "like", "purchase", "dislike", "scroll")),
+            event_time_ms=EPOCH_MS + number * 1_000 + random.randrange(-500_000, 500_000),
+        )
+        return Outgoing(self._topic, made.key, encode(made))

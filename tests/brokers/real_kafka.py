@@ -143,6 +143,13 @@ class RealKafka:
                     raise each.failure(f"is not ready after {timeout_s:g} s")
                 time.sleep(0.05)
 
+    def is_ready(self, node: int) -> bool:
+        """Whether a node that was started serves clients by now. Raises `KafkaFailedError` if it has ended instead."""
+        chosen = self._nodes[node]
+        if chosen.process is not None and chosen.process.poll() is not None:
+            raise chosen.failure(f"ended with {chosen.process.returncode}")
+        return chosen.is_ready()
+
     def kill(self, node: int = 0) -> None:
         """SIGKILL: the node is gone at once, and the cluster is not told."""
         self._nodes[node].end(signal.SIGKILL)

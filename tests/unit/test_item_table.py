@@ -25,7 +25,7 @@ def vectors(made: ItemTable, *ids: str) -> list[float | None]:
 def test_items_appear_change_and_go():
     made = table()
     assert made.apply([update("a", 1.0), update("b", 2.0)]) == (["a", "b"], [])
-    assert made.apply([update("a", 3.0), update("b", None), update("c", 4.0)]) == (["c"], ["a"])
+    assert made.apply([update("a", 3.0), update("b", None), update("c", 4.0)]) == (["c"], ["a", "b"])
     assert vectors(made, "a", "b", "c", "d") == [3.0, None, 4.0, None]
     assert (made.num_items, "a" in made, "b" in made) == (2, True, False)
     assert made.apply([update("b", 5.0)]) == (["b"], [])

@@ -304,3 +304,21 @@ def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(cluster):
         may_read.append(True)
         harness.until_committed()
     assert direction(published(cluster)[-1]) == [1.0, 0.0]
+
+
+def test_an_item_that_goes_moves_its_users_where_configured(cluster):
+    feed(cluster, event("u", "x", 0), event("u", "y", 0))
+    with Harness(cluster, follows_changes=True) as harness:
+        harness.until_committed()
+        cluster.append("item-vectors", 0, b"x", None)
+        harness.until(lambda: direction(published(cluster)[-1]) == [0.0, 1.0])
+        assert published(cluster)[-1].num_events == 1
+
+
+def test_an_item_that_changed_while_nobody_worked_moves_its_users_where_configured(cluster):
+    feed(cluster, event("u", "x", 0))
+    with Harness(cluster, follows_changes=True) as first:
+        first.until_committed()
+    publish_item(cluster, "x", (0.0, 1.0))
+    with Harness(cluster, follows_changes=True) as second:
+        second.until(lambda: direction(published(cluster)[-1]) == [0.0, 1.0])

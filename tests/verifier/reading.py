@@ -43,16 +43,22 @@ def verify_topics(
     metrics_urls: Iterable[str] = (),
     space_id: str | None = None,
     dims: Mapping[str, int] | None = None,
+    ignored_prefix: bytes | None = None,
 ) -> Verdict:
     """Read the three topics to their present ends, and judge.
 
     `options` are those of a kafka-python client. Call it when the workers have come to rest: what they still have in
-    work counts as lost. With `dims`, dimensions by modality, items that do not fit them must be dead-lettered.
+    work counts as lost. With `dims`, dimensions by modality, items that do not fit them must be dead-lettered. Items in
+    parts are not for these rules, but for `finals`: their keys may be told by a prefix.
     """
     counters = [scrape(url) for url in metrics_urls]
+
+    def is_judged(key: bytes | None) -> bool:
+        return ignored_prefix is None or not (key or b"").startswith(ignored_prefix)
+
     return verify(
-        [read_input(record, dims or {}) for record in read_topic(options, items)],
-        [read_output(record) for record in read_topic(options, item_vectors)],
+        [read_input(record, dims or {}) for record in read_topic(options, items) if is_judged(record.key)],
+        [read_output(record) for record in read_topic(options, item_vectors) if is_judged(record.key)],
         [read_letter(record) for record in read_topic(options, dead_letters)],
         items_topic=items,
         counters=counters,

@@ -384,12 +384,12 @@ class KafkaPythonLog:
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         tp = _kafka_partition(partition)
         with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as (_, surveyor):
-            return int(surveyor.end_offsets([tp], timeout_ms=int(timeout_s * 1000))[tp])
+            return int(surveyor.end_offsets([tp], timeout_ms=_call_timeout_ms(timeout_s))[tp])
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
     ) -> Iterator[Record]:
-        tp, timeout_ms = _kafka_partition(partition), int(timeout_s * 1000)
+        tp, timeout_ms = _kafka_partition(partition), _call_timeout_ms(timeout_s)
         with self._used(f"reading {partition.topic}/{partition.partition}") as (consumer, surveyor):
             consumer.assign([tp])
             first = surveyor.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
@@ -407,8 +407,8 @@ class KafkaPythonLog:
                     deadline = time.monotonic() + timeout_s
                 elif time.monotonic() > deadline:
                     raise CallTimeoutError(
-                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}, "
-                        f"perhaps before a transaction that is still open"
+                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}; if it "
+                        f"stays there, the brokers have left a transaction open: kafka-transactions.sh find-hanging"
                     )
 
     def close(self) -> None:
@@ -430,6 +430,11 @@ class KafkaPythonLog:
             except (KafkaError, CallTimeoutError):
                 self.close()
                 raise
+
+
+def _call_timeout_ms(timeout_s: float) -> int:
+    """A call to a broker that has gone is not answered; made anew, the consumer finds the one in its place."""
+    return min(CALL_TIMEOUT_MS, int(timeout_s * 1000))
 
 
 class KafkaPythonReader:

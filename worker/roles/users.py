@@ -149,8 +149,9 @@ class UsersRole:
             items = [event.item_id for event in state.events]
             missing = [item_id for item_id in items if item_id not in table]
             self.waiting.add(items if self._follows_changes else missing, partition, user_id)
-            # Looked up again, because its news may have come before somebody waited for it.
-            if is_marked(value) and any(item_id in table for item_id in items):
+            # Looked up again, because its news may have come before somebody waited for it. Which items have changed
+            # since the user was computed last is not known.
+            if self._follows_changes or any(item_id in table for item_id in items):
                 found.add(user_id)
         return found
 
