@@ -39,8 +39,10 @@ def add_recommend_flags(command: argparse.ArgumentParser) -> None:
         help="items for a picture, sound, film, text, or a file with one item; needs space.path",
     )
     how = command.add_argument_group("how they are answered")
-    how.add_argument("--by", metavar="MODALITY", help="compare this modality of the query alone")
-    how.add_argument("--among", metavar="MODALITY", help="with this modality of the items alone")
+    how.add_argument("--by", metavar="MODALITY", help="compare this modality of the query alone (default: as --among)")
+    how.add_argument(
+        "--among", metavar="MODALITY", help="with this modality of the items alone (default for --like: as --by)"
+    )
     how.add_argument("--lacking", metavar="MODALITY", help="only items that this modality took no part in")
     how.add_argument("--count", type=positive, default=10, metavar="N", help="items per answer (default: %(default)s)")
     how.add_argument(
@@ -81,6 +83,8 @@ def recommend(arguments: argparse.Namespace, settings: Settings) -> int:
     source = _source(arguments, settings)
     if not _is_asked(arguments):
         return 0
+    if arguments.like:  # the vectors of single modalities compare with one another, not with those of whole items
+        arguments.among = arguments.among or arguments.by
     items = collect_items(
         source.item_vectors(),
         None if space is None else space.space_id,
@@ -121,8 +125,11 @@ def _require_sense(arguments: argparse.Namespace) -> None:
         raise ConfigError("--item-vectors is missing: with files, nothing is read from topics")
     if from_files and arguments.user and not arguments.user_vectors:
         raise ConfigError("--user needs --user-vectors beside --item-vectors: with files, nothing is read from topics")
-    if arguments.by is not None and not (arguments.like or arguments.text or arguments.file):
-        raise ConfigError("--by is for --like, --text and --file: a user has one vector; see --among")
+    if arguments.user and (arguments.by is not None or arguments.among is not None):
+        raise ConfigError(
+            "--by and --among are for --like, --text and --file: a user is made of whole items, whose vectors lie "
+            "elsewhere than those of single modalities"
+        )
 
 
 def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
@@ -154,7 +161,7 @@ def _questions(
         users = collect_users(source.user_vectors(wanted), items.space_id, dim, items.left_out)
         activity = None if arguments.with_seen else _activity(source, wanted, items)
         asked += [of_user(user_id, users, activity, items) for user_id in arguments.user]
-    asked += [like_item(item_id, items, arguments.by) for item_id in arguments.like]
+    asked += [like_item(item_id, items, arguments.by or arguments.among) for item_id in arguments.like]
     if arguments.text or arguments.file:
         if space is None:
             raise ConfigError("space.path is not set: --text and --file need the space that the vectors are of")

@@ -88,6 +88,14 @@ def test_a_modality_of_the_query_and_one_of_the_items(files, capsys):
     assert ids(document["answers"][0])[0] == "up"
 
 
+@pytest.mark.parametrize("flag", ["--by", "--among"])
+def test_one_modality_of_an_item_is_compared_with_the_same_one(files, capsys, flag):
+    (alone,) = answers([*flags(files), "--like", "rightish", flag, "image"], capsys)["answers"]
+    assert (alone["by"], ids(alone)) == ("image", ["up", "right"])
+    (whole,) = answers([*flags(files), "--like", "rightish"], capsys)["answers"]
+    assert ids(whole)[0] == "right"
+
+
 def test_what_cannot_be_used_is_told(files, tmp_path, capsys):
     items, _, _ = world()
     other = [item_vector("far", 1, 0, space_id="other")]
@@ -103,7 +111,8 @@ def test_what_cannot_be_used_is_told(files, tmp_path, capsys):
         (["--user-vectors", "u", "--user", "ada"], "--item-vectors is missing"),
         (["--item-vectors", "i", "--user", "ada"], "--user needs --user-vectors"),
         (["--item-vectors", "i", "--save", "d"], "--save reads topics"),
-        (["--item-vectors", "i", "--user-vectors", "u", "--user", "ada", "--by", "text"], "a user has one vector"),
+        (["--user", "ada", "--by", "text"], "a user is made of whole items"),
+        (["--user", "ada", "--like", "up", "--among", "text"], "a user is made of whole items"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(more, said, capsys):
@@ -188,8 +197,10 @@ def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(texts, 
     write_encoded(tmp_path / "vectors.msgpack", map(encode, vectors))
     published = {f"{folder}/vectors.msgpack": f"{tmp_path}/vectors.msgpack"}
     asked = [published.get(part, part) for part in arguments]
-    (jazz,) = answers([*asked, "--text", TEXTS["jazz"], "--among", "text"], capsys)["answers"]
+    questions = ["--text", TEXTS["jazz"], "--like", "bread", "--among", "text"]
+    like, jazz = answers([*asked, *questions], capsys)["answers"]
     assert (ids(jazz)[0], jazz["items"][0]["score"]) == ("jazz", pytest.approx(1, abs=1e-5))
+    assert (like["by"], set(ids(like))) == ("text", {"ice", "jazz"})
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,6 @@ def test_one_modality_of_an_item_among_another_of_all():
     assert ask(like_item("rightish", items, "image"), Search(among="text"))[:2] == ["up", "upish"]
 
 
-def test_a_user_among_the_content_alone():
-    assert ask(user("bob"), Search(among="image", score="cosine")) == ["rightish", "right"]
-
-
 def test_the_shelf_of_new_items():
     """Those in whose vector behaviour took no part."""
     assert ask(user("bob"), Search(lacking="behavior")) == ["rightish", "right"]
@@ -83,9 +79,9 @@ def test_unknown_users_items_and_modalities_are_named():
     with pytest.raises(ConfigError, match=r"--by image: item 'upish' has no vector of image alone.*behavior, text"):
         like_item("upish", published(), "image")
     with pytest.raises(ConfigError, match=r"--among smell: no item has this modality; there is behavior, image, text"):
-        ask(user("ada"), Search(among="smell"), published(alone=("smell",)))
+        ask(like_item("up", published(), None), Search(among="smell"), published(alone=("smell",)))
     with pytest.raises(ConfigError, match=r"--among behavior.*publish\.modality_vectors=true"):
-        ask(user("ada"), Search(among="behavior"), published(alone=("behavior",)))
+        ask(like_item("up", published(), None), Search(among="behavior"), published(alone=("behavior",)))
 
 
 def test_vectors_of_another_space_are_ignored_and_counted():
