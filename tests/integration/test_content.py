@@ -22,6 +22,7 @@ from tests.brokers import Broker, Outgoing, read_topic
 from tests.integration.stream import Stream
 from tests.integration.worker_thread import WorkerThread
 from tests.verifier import verify_topics
+from tests.worker_process import WorkerProcess
 from worker.align import AlignRuntime, Space, command
 from worker.data.files import read_items, write_items
 from worker.encode.command import encode_items
@@ -55,10 +56,14 @@ def content_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stream(topics: Mapping[str, str], broker: Broker, content_space: Path) -> Iterator[Stream]:
     """With a space for the built-in encoders."""
-    made = Stream(broker, topics, Space.load(content_space), str(content_space))
+    with contextlib.closing(made_stream(broker, topics, content_space)) as made:
+        yield made
+
+
+def made_stream(broker: Broker, topics: Mapping[str, str], space: Path) -> Stream:
+    made = Stream(broker, topics, Space.load(space), str(space))
     made.create_topics()
-    yield made
-    made.close()
+    return made
 
 
 def settings(stream: Stream, **changes: Any) -> dict[str, Any]:
@@ -135,9 +140,11 @@ def require_rules(stream: Stream, worker: WorkerThread) -> None:
 
 
 def test_the_worker_gives_what_encode_and_the_model_give(stream: Stream, tmp_path: Path) -> None:
+    """With either delivery; the embedded broker has but one."""
     items = catalogue()
     feed(stream, *items)
-    with WorkerThread(settings(stream)) as worker:
+    delivery = "exactly_once" if stream.broker.kind == "real" else "at_least_once"
+    with WorkerThread(settings(stream, delivery=delivery)) as worker:
         stream.wait_committed(worker)
         require_rules(stream, worker)
         encoders = {each.modality: each for each in worker.items.encoders}
@@ -232,14 +239,14 @@ def test_poison_media_cost_only_themselves(stream: Stream, tmp_path: Path) -> No
     assert refused == len(bad) + 1  # a film counts for its frames and for its sound
 
 
-def decoders() -> list[int]:
-    """The processes of this one that read media files."""
+def decoders(of: int | None = None) -> list[int]:
+    """The processes that read media files for a worker, or for this one."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdecimal() and b"decoder_process" in (entry / "cmdline").read_bytes():
                 parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                found += [int(entry.name)] if parent == os.getpid() else []
+                found += [int(entry.name)] if parent == (of or os.getpid()) else []
     return found
 
 
@@ -294,6 +301,28 @@ def test_a_server_that_never_answers_costs_the_item_its_time(stream: Stream, tmp
     (letter,) = stream.dead_letters()
     assert (letter.key, letter.reason) == (b"slow", Reason.FETCH_FAILED)
     assert vectors(stream)["file"].revision == 2
+
+
+@pytest.mark.real_kafka
+def test_nothing_is_lost_when_a_worker_is_killed_at_its_encoders(
+    topics: Mapping[str, str], real_kafka: Broker, content_space: Path
+) -> None:
+    """And no decoder is left behind."""
+    with contextlib.closing(made_stream(real_kafka, topics, content_space)) as stream:
+        feed(stream, *(item(f"i{number:03}", image=picture(number, "PNG", 6)) for number in range(200)))
+        with WorkerProcess(settings(stream)) as killed:
+            killed.wait_ready()
+            own = decoders(killed.pid)
+            killed.wait_until(lambda: killed.metric("align_content_read_total") > 0, name="at its encoders")
+            killed.signal(signal.SIGKILL)
+            killed.wait()
+        assert len(own) == 2
+        with WorkerThread(settings(stream)) as worker:
+            feed(stream, *(item(f"i{number:03}", 2, image=picture(number, "PNG", 6)) for number in range(20)))
+            stream.wait_committed(worker)
+            require_rules(stream, worker)
+        assert len(vectors(stream)) == 200
+        assert not any(Path(f"/proc/{pid}").exists() for pid in own)
 
 
 @pytest.mark.parametrize(
