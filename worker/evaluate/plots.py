@@ -27,16 +27,17 @@ def draw(document: Json, directory: Path) -> list[Path] | None:
         _bars(axes, rows, f"{NDCG}: {KIND_TITLES[kind]}", colors)
     drawn.append(_save(figure, directory / "models.png"))
     for number, (name, alone) in enumerate(document["spaces"].items()):
-        panels = [panel for panel in (_freshness, _ablations, _replay) if panel(None, name, alone)]
+        panels = [panel for panel in (_freshness, _ablations, _replay) if panel(None, alone)]
         if panels:
             figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+            figure.suptitle(name)
             for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-                panel(axes, name, alone)
+                panel(axes, alone)
             drawn.append(_save(figure, directory / f"space-{number}.png"))
     return drawn
 
 
-def _freshness(axes: Any, name: str, alone: Json) -> bool:
+def _freshness(axes: Any, alone: Json) -> bool:
     """A panel draws if it is given axes, and says whether there is anything to draw."""
     if axes is not None:
         lags = [int(lag) for lag in alone["freshness"]]
@@ -44,20 +45,20 @@ def _freshness(axes: Any, name: str, alone: Json) -> bool:
             cells = [each[measure] for each in alone["freshness"].values()]
             means, errors = [cell["mean"] for cell in cells], [cell["standard_error"] or 0 for cell in cells]
             axes.errorbar(lags, means, errors, marker="o", capsize=3, label=measure)
-        axes.set(title=f"{name}: age of the user vector", xlabel="events behind", ylim=(0, None))
+        axes.set(title="age of the user vector", xlabel="events behind", ylim=(0, None))
         axes.legend()
     return bool(alone["freshness"])
 
 
-def _ablations(axes: Any, name: str, alone: Json) -> bool:
+def _ablations(axes: Any, alone: Json) -> bool:
     if axes is not None:
         kind = next(iter(next(iter(alone["ablations"].values()))))
         rows = {left: kinds[kind][NDCG] for left, kinds in alone["ablations"].items()}
-        _bars(axes, rows, f"{name}: {NDCG} {kind}, modalities left out", ["C0"] * len(rows))
+        _bars(axes, rows, f"{NDCG} {kind}, modalities left out", ["C0"] * len(rows))
     return bool(alone["ablations"])
 
 
-def _replay(axes: Any, name: str, alone: Json) -> bool:
+def _replay(axes: Any, alone: Json) -> bool:
     if axes is not None:
         rows = {
             f"{way}, {of.replace('_', ' ')}": alone["replay"][of][way][RECALL]
@@ -65,7 +66,7 @@ def _replay(axes: Any, name: str, alone: Json) -> bool:
             if of in alone["replay"]
             for way in ("streaming", "daily")
         }
-        _bars(axes, rows, f"{name}: {RECALL}, replay", ["C1", "C0"] * (len(rows) // 2))
+        _bars(axes, rows, f"{RECALL}, replay", ["C1", "C0"] * (len(rows) // 2))
     return bool(alone["replay"])
 
 
