@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 import threading
 import time
@@ -112,15 +113,23 @@ def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics)
 class Service:
     """Runs a worker until it is told to stop. Assembled in `run`, because each part needs the ones before it."""
 
-    def __init__(self, settings: Settings, client: ClientPort | None = None, *, until_caught_up: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: ClientPort | None = None,
+        *,
+        until_caught_up: bool = False,
+        exit_process: Callable[[int], None] = os._exit,
+    ) -> None:
         """`until_caught_up`: the roles run one after the other, items first, each until it has done everything that was
-        there when it began."""
+        there when it began. `exit_process` is what the watchdog calls, from its own thread, when nothing moves."""
         if settings.space.path is None:
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
         self.settings = settings
         self.until_caught_up = until_caught_up
+        self._exit_process = exit_process
         self.is_caught_up = False
         """Whether what was to be done is done."""
         self.health = Health(settings.roles)
@@ -166,7 +175,7 @@ class Service:
         _calm_garbage_collector()
         phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
         running = list(phases[0])
-        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running))
+        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running), self._exit_process)
         self.health.started()
         self._board.set_state("running")
         watchdog.start()

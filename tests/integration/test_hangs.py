@@ -16,7 +16,6 @@ from tests.integration.worker_thread import WorkerThread
 from worker.errors import StalledError
 from worker.kafka import kafka_python
 from worker.kafka.port import PartitionListener
-from worker.watchdog import Watchdog
 
 pytestmark = pytest.mark.real_kafka
 
@@ -75,25 +74,22 @@ class TestAJoinThatNobodyDrivesOn:
             client: KafkaConsumer = consumer._consumer
             client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
 
-        ended: list[tuple[int, bool]] = []
         worker = WorkerThread(stream.settings({"watchdog.group_unstable_s": 2}))
-        exits = functools.partial(
-            Watchdog, exit_process=lambda code: ended.append((code, worker.service.health.livez().ok))
-        )
+        worker.expect_stall()
 
         def ended_or_works_on(count: int) -> bool:
-            return bool(ended) or works_on(worker, count)
+            return worker.exit_code is not None or works_on(worker, count)
 
         monkeypatch.setattr("worker.pipeline.POLL_TIMEOUT_MS", 5)
         monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
-        monkeypatch.setattr("worker.service.Watchdog", exits)
         with worker:
-            while not ended:
+            while worker.exit_code is None:
                 count = stream.num_partitions
                 worker.until(functools.partial(ended_or_works_on, count))
                 assert count < MAX_PROVOCATIONS, "the client no longer hangs: is the watchdog still needed?"
                 add_partitions(admin, stream, count + 1)
-            assert ended == [(StalledError.exit_code, False)]
+            assert worker.exit_code == StalledError.exit_code
+            assert not worker.service.health.livez().ok
             assert "watchdog.group_unstable_s" in worker.service.health.livez().detail
             assert not worker.items.group_stable
 
@@ -101,7 +97,7 @@ class TestAJoinThatNobodyDrivesOn:
         self, stream: Stream, admin: KafkaAdminClient, quick_metadata: None
     ) -> None:
         for count in range(stream.num_partitions, stream.num_partitions + NUM_STARTS):
-            with WorkerThread(stream.settings({"watchdog.group_unstable_s": 10})) as worker:
+            with WorkerThread(stream.settings()) as worker:
                 worker.until(functools.partial(works_on, worker, count), name=f"working on {count} partitions")
                 add_partitions(admin, stream, count + 1)
                 worker.until(functools.partial(works_on, worker, count + 1), name=f"working on {count + 1} partitions")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.worker_process import as_text
-from worker.errors import WorkerError
+from worker.errors import StalledError, WorkerError
 from worker.service import Service
 from worker.settings import load
 from worker.status import RoleStatus, Status
@@ -23,9 +23,13 @@ class WorkerThread:
     been asked for."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.service = Service(load({name: as_text(value) for name, value in settings.items()}))
+        texts = {name: as_text(value) for name, value in settings.items()}
+        self.service = Service(load(texts), exit_process=self._exit)
+        self.exit_code: int | None = None
+        """What the watchdog would have ended the process with."""
         self.error: BaseException | None = None
         self._is_expected = False
+        self._stalls_as_expected = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -34,6 +38,11 @@ class WorkerThread:
             self.service.run(self._stop)
         except BaseException as error:
             self.error = error
+
+    def _exit(self, code: int) -> None:
+        self.exit_code = code
+        if not self._stalls_as_expected:
+            self.error = self.error or StalledError(self.service.health.livez().detail)
 
     def __enter__(self) -> WorkerThread:
         self._thread.start()
@@ -55,6 +64,10 @@ class WorkerThread:
     def wait_ready(self, timeout: float = PATIENCE_S) -> WorkerThread:
         self.until(lambda: self.service.health.readyz().ok, timeout, "ready")
         return self
+
+    def expect_stall(self) -> None:
+        """The watchdog's ending is what the test is about: it fails nothing."""
+        self._stalls_as_expected = True
 
     def until(self, condition: Callable[[], bool], timeout: float = PATIENCE_S, name: str = "as expected") -> None:
         deadline = time.monotonic() + timeout
