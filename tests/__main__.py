@@ -21,7 +21,8 @@ def main() -> int:
         print(f"== {name}: {' '.join(command + arguments)}", flush=True)
         started = time.monotonic()
         code = subprocess.run([sys.executable, "-m", *command, *arguments], check=False).returncode
-        print(f"== {name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.monotonic() - started:.0f} s", flush=True)
+        ended = "ok" if code == 0 else f"FAILED ({code})"
+        print(f"== {name}: {ended} in {time.monotonic() - started:.0f} s", flush=True)
         if code:
             failed.append(name)
     if failed:
