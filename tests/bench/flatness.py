@@ -42,12 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
+    parser.add_argument("--without-features", action="store_true", help="state.features: false")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.items < 200_000:
         parser.error("--items must be at least 200000: the last tenth is compared with what lies before 100,000")
     host = host_line()
-    samples = run(arguments.items, arguments.bootstrap_servers)
+    samples = run(arguments.items, arguments.bootstrap_servers, keep_features=not arguments.without_features)
     found = windows(samples, [mark for mark in MARKS if mark < arguments.items] + [arguments.items])
     early, late = window(samples, 10_000, 100_000), window(samples, int(0.9 * arguments.items), arguments.items)
     ratios = {
@@ -66,10 +67,10 @@ def main() -> None:
     print("\n".join(f"{name}: {value:.2f}" for name, value in ratios.items()))
 
 
-def run(num_items: int, bootstrap_servers: str | None) -> list[Sample]:
+def run(num_items: int, bootstrap_servers: str | None, *, keep_features: bool = True) -> list[Sample]:
     with open_bed(bootstrap_servers) as bed:
         bed.create_topics(["items"])
-        environment = bed.worker_environment("items")
+        environment = bed.worker_environment("items", state__features=str(keep_features).lower())
         with worker(environment) as child:
             watch = Watch(bed, environment["ALIGN_TOPICS__ITEM_VECTORS"], child)
             feeder = AheadFeeder(bed.bootstrap_servers, num_items)
