@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigError
@@ -20,6 +22,29 @@ def add_command(commands: Any, name: str, function: Command, help_text: str) -> 
     )
     command.set_defaults(function=function)
     return command
+
+
+def add_dataset_flags(command: argparse.ArgumentParser) -> None:
+    """What is learned from or judged by, which items are withheld, and where it is computed."""
+    command.add_argument(
+        "--items", type=Path, action="append", required=True, metavar="FILE", help="file of items; repeatable"
+    )
+    command.add_argument(
+        "--events", type=Path, action="append", required=True, metavar="FILE", help="file of events; repeatable"
+    )
+    for name, purpose in (("val", "choose by"), ("test", "judge by")):
+        command.add_argument(
+            f"--cold-{name}", type=Path, metavar="FILE", help=f"list of items withheld from training to {purpose}"
+        )
+    command.add_argument(
+        "--cold-share",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="of the items with events, withheld for each list that is not given (default: %(default)s)",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    command.add_argument("--threads", type=positive, metavar="N", help="(default: as many as there are cores)")
 
 
 def positive(text: str) -> int:
@@ -78,6 +103,11 @@ def weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"{flag} {name}={text}: expected a number") from None
     return found
+
+
+def say(line: str) -> None:
+    """To a person who waits: on stderr, so that what was asked for has stdout to itself."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.arguments import add_command, positive, print_json, share, weights
+from worker.arguments import add_command, add_dataset_flags, positive, print_json, say, share, weights
 from worker.errors import ConfigError
 from worker.evaluate import BASELINE_NAMES
 
@@ -27,29 +26,13 @@ def add_evaluate(commands: Any) -> None:
         metavar="SPACE",
         help="space to judge; of several of the same shape, trained with different seeds, mean and deviation are shown",
     )
-    evaluate.add_argument(
-        "--items", type=Path, action="append", required=True, metavar="FILE", help="file of items; repeatable"
-    )
-    evaluate.add_argument(
-        "--events", type=Path, action="append", required=True, metavar="FILE", help="file of events; repeatable"
-    )
+    add_dataset_flags(evaluate)
     evaluate.add_argument(
         "--event",
         action="append",
         default=[],
         metavar="TYPE=WEIGHT",
         help="without a space: what an event of this type is worth. A space says it itself",
-    )
-    for name, purpose in (("val", "choose by"), ("test", "judge by")):
-        evaluate.add_argument(
-            f"--cold-{name}", type=Path, metavar="FILE", help=f"list of items withheld from training to {purpose}"
-        )
-    evaluate.add_argument(
-        "--cold-share",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="of the items with events, withheld for each list that is not given (default: %(default)s)",
     )
     evaluate.add_argument(
         "--split-seed",
@@ -80,8 +63,6 @@ def add_evaluate(commands: Any) -> None:
         metavar="SHARE",
         help="of the events, the newest, that are replayed; 0 leaves the replay out (default: %(default)s)",
     )
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    evaluate.add_argument("--threads", type=positive, metavar="N", help="(default: as many as there are cores)")
     evaluate.add_argument("--plots", type=Path, metavar="DIR", help="draw the figures there, as PNG")
     evaluate.add_argument("--record", action="store_true", help="write each space's figures into its space.json")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -99,7 +80,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     torch.set_num_threads(arguments.threads or available_cores())
     spaces = {path: Space.load(path) for path in arguments.paths}
-    say = _say
     say("reading items and events")
     loaded = load_dataset(arguments.items, arguments.events, _event_weights(arguments.event, list(spaces.values())))
     dataset = loaded.dataset
@@ -180,7 +160,3 @@ def _event_weights(given: Sequence[str], spaces: Sequence[Space]) -> Mapping[str
     if users[0] is None or any(user is None or user.event_weights != users[0].event_weights for user in users):
         raise ConfigError("SPACE: all spaces need users with the same event weights, or their figures do not compare")
     return users[0].event_weights
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.arguments import positive, print_json
+from worker.arguments import positive, print_json, say
 from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
 
@@ -95,7 +94,7 @@ def recommend(arguments: argparse.Namespace, settings: Settings) -> int:
     how = Search(arguments.count, arguments.among, arguments.lacking, arguments.score)
     answers = answer(asked, items, how)
     for line in left_out_lines(items.left_out):
-        _say(line)
+        say(line)
     if arguments.json:
         print_json(
             {
@@ -144,7 +143,7 @@ def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
     if arguments.save is None:
         return topics
     files: Files = topics.save(arguments.save)
-    _say(f"saved: {', '.join(map(str, (*files.item_files, *files.user_files, *files.event_files)))}")
+    say(f"saved: {', '.join(map(str, (*files.item_files, *files.user_files, *files.event_files)))}")
     return files
 
 
@@ -186,13 +185,9 @@ def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[st
     from worker.recommend.sources import Files
 
     if isinstance(source, Files) and not source.event_files:
-        _say("without --events it is not known what users have seen")
+        say("without --events it is not known what users have seen")
         return None
     try:
         return collect_activity(source.events(users), items.left_out)
     except TopicError as error:
         raise TopicError(f"{error}; --with-seen does without events") from error
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

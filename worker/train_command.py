@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from worker.arguments import add_command, positive, print_json, share, weights
+from worker.arguments import add_command, add_dataset_flags, print_json, say, weights
 from worker.errors import ConfigError
 from worker.train.settings import TrainSettings
 
@@ -30,12 +29,7 @@ def add_train(commands: Any) -> None:
     train.add_argument(
         "out", type=Path, metavar="OUT", help="directory of the space: new, or of a training to go on with"
     )
-    train.add_argument(
-        "--items", type=Path, action="append", required=True, metavar="FILE", help="file of items; repeatable"
-    )
-    train.add_argument(
-        "--events", type=Path, action="append", required=True, metavar="FILE", help="file of events; repeatable"
-    )
+    add_dataset_flags(train)
     train.add_argument(
         "--event",
         action="append",
@@ -49,19 +43,6 @@ def add_train(commands: Any) -> None:
         metavar="FILE",
         help="write what was learned of items from events, as partial messages, for `evaluate` and for the items topic",
     )
-    for name, purpose in (("val", "choose by"), ("test", "judge by")):
-        train.add_argument(
-            f"--cold-{name}", type=Path, metavar="FILE", help=f"list of items withheld from training to {purpose}"
-        )
-    train.add_argument(
-        "--cold-share",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="of the items with events, withheld for each list that is not given (default: %(default)s)",
-    )
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    train.add_argument("--threads", type=positive, metavar="N", help="(default: as many as there are cores)")
     train.add_argument("--json", action="store_true", help="print the figures of the space as JSON")
     group = train.add_argument_group("recipe", "worker/train/README.md says what each is worth")
     for name, field in TrainSettings.model_fields.items():
@@ -97,7 +78,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.align.space import require_free
     from worker.data import load_dataset
     from worker.data.files import write_items
-    from worker.data.load import newest_items
     from worker.data.withheld import split_dataset
     from worker.train.run import item_parts, train
 
@@ -107,25 +87,25 @@ def _train(arguments: argparse.Namespace) -> int:
     device = resolve_device(arguments.device)
     require_free(arguments.out)
     torch.set_num_threads(arguments.threads or available_cores())
-    _say("reading items and events")
+    say("reading items and events")
     loaded = load_dataset(arguments.items, arguments.events, settings.event_weights)
     dataset = loaded.dataset
     split = split_dataset(dataset, arguments.cold_val, arguments.cold_test, arguments.cold_share, settings.seed)
-    _say(
+    say(
         f"{dataset.num_items:,} items ({', '.join(dataset.features) or 'no features'}), {dataset.num_users:,} users, "
         f"{len(split.events):,} positive events, {int(split.train_E.sum()):,} to learn from"
     )
     for line in told(loaded.left_out):
-        _say(line)
+        say(line)
     space, learned = train(dataset, split, settings, arguments.out, device, _Terminal())
     if arguments.items_out is not None:
-        parts = item_parts(newest_items(arguments.items), dataset, learned, settings.behavior)
-        _say(f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}")
+        parts = item_parts(loaded, learned, settings.behavior)
+        say(f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}")
     figures = {"space_id": space.space_id, **space.manifest.evaluation}
     if arguments.json:
         print_json(figures)
     else:
-        _say(f"space {space.space_id} in {arguments.out}; how it was trained: {arguments.out}/training")
+        say(f"space {space.space_id} in {arguments.out}; how it was trained: {arguments.out}/training")
     return 0
 
 
@@ -154,8 +134,4 @@ class _Terminal:
         for name, value in (("known", report.known_ndcg), ("new", report.new_ndcg)):
             if value is not None:
                 figures.append(f"NDCG@20 {name} {value:.4f}")
-        _say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{' *' if is_best else ''}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{' *' if is_best else ''}")

@@ -24,7 +24,7 @@ import torch
 
 from schemas import Feature
 from tests.bench.host import host_line
-from tests.bench.training import DATA, worker
+from tests.bench.training import DATA, import_ratings
 from worker.align import AlignRuntime, Contract, Space
 from worker.align.cores import available_cores
 from worker.data import Dataset, Features, Split, load_dataset
@@ -54,8 +54,7 @@ class Watcher:
 
 
 def real(directory: Path) -> tuple[Dataset, Split]:
-    sources = ("--ratings", "ratings.csv"), ("--items", "items.csv"), ("--features", "features.npz")
-    worker("import", "movielens", *(part for flag, name in sources for part in (flag, DATA / name)), "--out", directory)
+    import_ratings(DATA, directory)
     dataset = load_dataset([directory / "items.msgpack"], [directory / "events.msgpack"], {"like": 1.0}).dataset
     return dataset, split_dataset(dataset, directory / "cold_val.txt", directory / "cold_test.txt", 0.1, 0)
 

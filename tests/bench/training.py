@@ -28,6 +28,12 @@ def worker(*arguments: object) -> float:
     return time.monotonic() - started
 
 
+def import_ratings(source: Path, out: Path) -> None:
+    """Ratings, titles, features and lists of withheld items to the files that training and evaluation read."""
+    files = ("--ratings", "ratings.csv"), ("--items", "items.csv"), ("--features", "features.npz")
+    worker("import", "movielens", *(part for flag, name in files for part in (flag, source / name)), "--out", out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -45,9 +51,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, out: Path) -> None:
     data = out / "data"
-    sources = ("--ratings", "ratings.csv"), ("--items", "items.csv"), ("--features", "features.npz")
-    worker("import", "movielens", *(part for flag, name in sources for part in (flag, arguments.data / name)),
-           "--out", data)  # fmt: skip
+    import_ratings(arguments.data, data)
     files = ["--items", data / "items.msgpack", "--events", data / "events.msgpack"]
     withheld = ["--cold-val", data / "cold_val.txt", "--cold-test", data / "cold_test.txt"]
     parts = out / "parts.msgpack"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,11 +40,20 @@ class LeftOut:
     """By type, events that say nothing of taste, for want of a weight or with weight 0."""
 
 
+class Version(NamedTuple):
+    """Which message made an item what it is: a part with the same revision adds to it and changes nothing."""
+
+    revision: int
+    event_time_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A dataset, and what its files held besides."""
 
     dataset: Dataset
+    versions: Sequence[Version]
+    """`[I]`, of the items."""
     left_out: LeftOut
 
 
@@ -59,12 +69,6 @@ def load_dataset(item_files: Sequence[Path], event_files: Sequence[Path], event_
         counted((event for path in event_files for event in read_events(path)), "events"),
         event_weights,
     )
-
-
-def newest_items(item_files: Sequence[Path]) -> dict[str, NewItem]:
-    """The items as they are now, by id, without raw content."""
-    items = counted((item for path in item_files for item in read_items(path)), "items")
-    return {item.item_id: item for item in _newest(items, LeftOut())}
 
 
 def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weights: Mapping[str, float]) -> Loaded:
@@ -84,7 +88,8 @@ def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weight
     features = _features(catalogue)
     neighbors = [tuple(index[other] for other in item.neighbors if other in index) for item in catalogue]
     fingerprint = fingerprint_of(item_ids, user_ids, features, interactions, neighbors)
-    return Loaded(Dataset(item_ids, user_ids, features, interactions, neighbors, fingerprint), left_out)
+    versions = [Version(item.revision, item.event_time_ms) for item in catalogue]
+    return Loaded(Dataset(item_ids, user_ids, features, interactions, neighbors, fingerprint), versions, left_out)
 
 
 # ---------------------------------------------------------------------- items

@@ -95,10 +95,7 @@ def _among_neighbors(
         return vectors_ID
     graph = build_model(space.spec, space.weights).graph
     assert isinstance(graph, NeighborAttention)
-    rows_IN = torch.full((len(neighbors), space.spec.graph.max_neighbors), NO_ROW)
-    for item, named in enumerate(neighbors):
-        usable = [other for other in named if usable_I[other]][: rows_IN.shape[1]]
-        rows_IN[item, : len(usable)] = torch.tensor(usable, dtype=torch.int64)
+    rows_IN = neighbor_rows(neighbors, usable_I, space.spec.graph.max_neighbors)
     pieces = []
     for start in range(0, len(neighbors), ITEMS_AT_ONCE):
         rows_BN = rows_IN[start : start + ITEMS_AT_ONCE]
@@ -106,6 +103,15 @@ def _among_neighbors(
             graph(vectors_ID[start : start + ITEMS_AT_ONCE], vectors_ID[rows_BN.clamp(min=0)], rows_BN != NO_ROW)
         )
     return torch.where(usable_I[:, None], torch.cat(pieces), vectors_ID)
+
+
+def neighbor_rows(neighbors: Sequence[tuple[int, ...]], usable_I: Tensor, most: int) -> Tensor:
+    """`[I, most]`: of the neighbours of each item the first that have a vector, by number; then `NO_ROW`."""
+    rows_IN = torch.full((len(neighbors), most), NO_ROW)
+    for item, named in enumerate(neighbors):
+        usable = [other for other in named if usable_I[other]][:most]
+        rows_IN[item, : len(usable)] = torch.tensor(usable, dtype=torch.int64)
+    return rows_IN
 
 
 def space_score(space: Space, items: ItemVectors) -> Score:

@@ -18,7 +18,7 @@ from schemas import Feature, NewItem
 from worker import __version__
 from worker.align.device import device_name
 from worker.align.space import TRAINING_FOLDER, Space, require_free, write_space
-from worker.data import Dataset, Features, Split
+from worker.data import Dataset, Features, Loaded, Split
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
@@ -138,13 +138,11 @@ def learn_from_events(dataset: Dataset, split: Split, settings: TrainSettings) -
     return Learned(dict(sorted(features.items())), None)
 
 
-def item_parts(items: Mapping[str, NewItem], dataset: Dataset, learned: Learned, behavior: str) -> Iterator[NewItem]:
-    """Partial messages, in order of the ids, that add to items what was learned from events.
-
-    `items` are the newest messages by id: a part has the revision of the item as it is.
-    """
+def item_parts(loaded: Loaded, learned: Learned, behavior: str) -> Iterator[NewItem]:
+    """Partial messages, in order of the ids, that add to items what was learned from events."""
+    dataset = loaded.dataset
     found = learned.features.get(behavior)
-    for number, item_id in enumerate(dataset.item_ids):
+    for number, (item_id, version) in enumerate(zip(dataset.item_ids, loaded.versions, strict=True)):
         features = {}
         if found is not None and found.present_I[number]:
             rows_NK = found.vectors_NK[found.starts[number] : found.starts[number + 1]]
@@ -153,8 +151,8 @@ def item_parts(items: Mapping[str, NewItem], dataset: Dataset, learned: Learned,
         if features or neighbors:
             yield NewItem(
                 item_id=item_id,
-                revision=items[item_id].revision,
-                event_time_ms=items[item_id].event_time_ms,
+                revision=version.revision,
+                event_time_ms=version.event_time_ms,
                 features=features,
                 neighbors=tuple(dataset.item_ids[other] for other in neighbors),
                 partial=True,

@@ -25,7 +25,7 @@ from worker.align.users import NO_ROW, Histories, UserModel
 from worker.data import Split
 from worker.data.dataset import Bools, Features, Ints
 from worker.evaluate.questions import Questions, ask, cold_questions, train_questions, warm_questions
-from worker.evaluate.spaces import ItemVectors, vector_score
+from worker.evaluate.spaces import ItemVectors, neighbor_rows, vector_score
 from worker.train.items import CatalogueItems, dropped
 from worker.train.losses import Sharpness, agreement_loss, asked_as_new, next_item_loss
 from worker.train.neighbors import Neighbors
@@ -99,7 +99,10 @@ class Trainer:
         warm_I = torch.from_numpy(split.warm_I).to(device)
         self._learnable = (self._usable_I & warm_I).nonzero()[:, 0]
         self._withheld = (self._usable_I & ~warm_I).nonzero()[:, 0]
-        self._neighbors_IG = None if spec.graph is None else self._neighbor_rows(neighbors or ())
+        self._neighbors_IG = None
+        if spec.graph is not None and neighbors is not None:
+            rows_IG = neighbor_rows(neighbors, self._usable_I.cpu(), spec.graph.max_neighbors)
+            self._neighbors_IG = rows_IG.to(device)
         self._samples = len(self._learnable) > settings.full_softmax_items
         self._questions = _answerable(train_questions(split), self._usable_I.cpu().numpy())
         self._count_I = torch.from_numpy(
@@ -267,16 +270,6 @@ class Trainer:
         return seen_QC
 
     # ------------------------------------------------------------------ neighbours
-
-    def _neighbor_rows(self, neighbors: Neighbors) -> Tensor:
-        """`[I, G]`: items by number, -1 where there is no more."""
-        assert self._spec.graph is not None
-        rows_IG = torch.full((len(self._usable_I), self._spec.graph.max_neighbors), -1)
-        usable_I = self._usable_I.cpu()
-        for item, named in enumerate(neighbors):
-            usable = [other for other in named if usable_I[other]][: rows_IG.shape[1]]
-            rows_IG[item, : len(usable)] = torch.tensor(usable, dtype=torch.int64)
-        return rows_IG.to(self._device)
 
     def _among_neighbors(self, model: AlignModel, vectors_RD: Tensor, table_R: Tensor) -> Tensor:
         assert self._neighbors_IG is not None

@@ -19,6 +19,7 @@ from worker.train.behavior import behavior_features
 from worker.train.items import dropped
 from worker.train.losses import agreement_loss, asked_as_new, next_item_loss
 from worker.train.neighbors import neighbors_of
+from worker.train.run import learn_from_events
 from worker.train.start import principal_components, space_spec, starting_weights
 
 NO_ONE_SEEN = torch.zeros(2, 3, dtype=torch.bool)
@@ -220,8 +221,6 @@ def test_an_item_without_modalities_stays_without() -> None:
 
 
 def test_only_training_events_make_behavior() -> None:
-    from worker.train.run import learn_from_events
-
     learned = learn_from_events(DATA, SPLIT, settings(behavior_min_events=1))
     assert not (learned.features["behavior"].present_I & ~SPLIT.warm_I).any()
     without_answers = replace(
@@ -233,8 +232,6 @@ def test_only_training_events_make_behavior() -> None:
 
 
 def test_items_that_bring_behavior_of_their_own_are_refused() -> None:
-    from worker.train.run import learn_from_events
-
     brought = replace(DATA, features={**DATA.features, "behavior": DATA.features["text"]})
     with pytest.raises(ConfigError, match="--behavior: the items have a modality 'behavior' already"):
         learn_from_events(brought, SPLIT, settings())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from schemas import ItemVector, NewItem, decode, encode
-from tests.unit.train.worlds import DATA, SPLIT, WEIGHTS, Quiet, settings, trained
+from tests.unit.train.worlds import DATA, SPLIT, WEIGHTS, Quiet, trained
 from worker.align import AlignRuntime, Contract, Space
 from worker.data import split_by_time
 from worker.data.load import assemble
@@ -21,6 +22,7 @@ from worker.evaluate.spaces import embed_items, space_score
 from worker.synthetic import Audience, Catalogue
 from worker.train.checkpoint import CHECKPOINT_FILE
 from worker.train.run import Learned, item_parts
+from worker.train.settings import TrainSettings
 
 KINDS = ("concat_mlp", "self_attention", "cross_attention", "gated")
 PARITY = 2e-5
@@ -30,8 +32,6 @@ different shapes."""
 
 def with_learned(learned: Learned):
     """The dataset that `evaluate` loads when it is given the parts that training wrote."""
-    from dataclasses import replace
-
     return replace(DATA, features=learned.features, neighbors=learned.neighbors or DATA.neighbors)
 
 
@@ -83,12 +83,13 @@ def test_the_published_vector_of_a_message_is_the_one_that_was_judged(tmp_path: 
     messages = [item.message(1, 0) for item in Catalogue(3, missing_share=0.3).items(120)]
     audience = Audience(Catalogue(3, missing_share=0.3), 40, seed=0, start_ms=0)
     events = [event.message() for event in audience.events(list(Catalogue(3).items(120)), 900, end_ms=10**9)]
-    dataset = assemble(messages, events, WEIGHTS).dataset
+    loaded = assemble(messages, events, WEIGHTS)
+    dataset = loaded.dataset
     cold_I = sample_cold_items(120, 0.2, 0, np.ones(120, bool))
     split = split_by_time(dataset.events, np.zeros(120, bool), cold_I)
     space, learned = trained(tmp_path / "space", dataset, split, epochs=1)
     newest = {message.item_id: message for message in messages}
-    parts = {part.item_id: part for part in item_parts(newest, dataset, learned, "behavior")}
+    parts = {part.item_id: part for part in item_parts(loaded, learned, "behavior")}
     assert 0 < len(parts) < 120
     again = assemble([*messages, *parts.values()], events, WEIGHTS).dataset
     runtime = AlignRuntime(space, device="cpu", dtype="float32", threads=1)
@@ -182,8 +183,6 @@ def test_a_directory_with_something_in_it_is_refused_before_anything_is_trained(
 
 
 def test_without_anything_to_learn_from_it_says_so(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     nobody = replace(SPLIT, train_E=np.zeros_like(SPLIT.train_E))
     with pytest.raises(ConfigError, match="--events: nothing to learn from"):
         trained(tmp_path / "space", split=nobody)
@@ -193,8 +192,6 @@ def test_without_anything_to_learn_from_it_says_so(tmp_path: Path) -> None:
 
 def test_withheld_items_teach_nothing_but_what_is_allowed(tmp_path: Path) -> None:
     """Whatever a withheld item holds, the space is the same but for the content block, which is fitted on all."""
-    from dataclasses import replace
-
     changed = {}
     for name, each in DATA.features.items():
         vectors = each.vectors_NK.copy()
@@ -222,8 +219,6 @@ def test_training_recovers_planted_structure(tmp_path: Path) -> None:
         tmp_path / "space", dataset, split, epochs=12, width=32, hidden=64, learned_dim=16, batch=256,
         event_weights={"like": 1.0, "view": 0.3}, content_weight=0.25,
     )  # fmt: skip
-    from dataclasses import replace
-
     found = embed_items(
         AlignRuntime(space, device="cpu", dtype="float32", threads=1), replace(dataset, features=learned.features)
     )
@@ -245,6 +240,6 @@ def test_training_recovers_planted_structure(tmp_path: Path) -> None:
 
 def test_settings_of_the_recipe_are_those_of_the_readme() -> None:
     text = (Path(__file__).parents[3] / "worker" / "train" / "README.md").read_text()
-    defaults = settings.__globals__["TrainSettings"](event_weights=WEIGHTS)
+    defaults = TrainSettings(event_weights=WEIGHTS)
     for name in ("learning_rate", "batch", "modality_dropout", "behavior_dropout", "input_dropout", "align_weight"):
         assert f"`{name}` {getattr(defaults, name):g}" in text, name
