@@ -19,7 +19,8 @@ from worker.kafka.port import PartitionListener
 
 pytestmark = pytest.mark.real_kafka
 
-NUM_STARTS = 3
+NUM_STARTS = 2
+NUM_GROWTHS = 5
 MAX_PROVOCATIONS = 12
 
 
@@ -61,27 +62,32 @@ def works_on(worker: WorkerThread, count: int) -> bool:
     return [partition.state for partition in worker.items.partitions] == ["running"] * count
 
 
+@pytest.fixture
+def provoked(quick_metadata: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the hang was found: metadata that makes the client join again, and polls too short to end that join. The first
+    or second new partition does it; sometimes even the start."""
+
+    def subscribe(
+        consumer: kafka_python.KafkaPythonConsumer, topics: Collection[str], listener: PartitionListener
+    ) -> None:
+        client: KafkaConsumer = consumer._consumer
+        client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
+
+    monkeypatch.setattr("worker.pipeline.POLL_TIMEOUT_MS", 5)
+    monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
+
+
 class TestAJoinThatNobodyDrivesOn:
     def test_the_watchdog_ends_the_process(
-        self, stream: Stream, admin: KafkaAdminClient, quick_metadata: None, monkeypatch: pytest.MonkeyPatch
+        self, stream: Stream, admin: KafkaAdminClient, provoked: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Provoked as it was found: metadata that makes the client join again, and polls too short to end that join.
-        The first or second new partition does it; sometimes even the start."""
-
-        def subscribe(
-            consumer: kafka_python.KafkaPythonConsumer, topics: Collection[str], listener: PartitionListener
-        ) -> None:
-            client: KafkaConsumer = consumer._consumer
-            client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
-
+        monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "_drive_join_on", lambda consumer: None)
         worker = WorkerThread(stream.settings({"watchdog.group_unstable_s": 2}))
         worker.expect_stall()
 
         def ended_or_works_on(count: int) -> bool:
             return worker.exit_code is not None or works_on(worker, count)
 
-        monkeypatch.setattr("worker.pipeline.POLL_TIMEOUT_MS", 5)
-        monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
         with worker:
             while worker.exit_code is None:
                 count = stream.num_partitions
@@ -92,6 +98,16 @@ class TestAJoinThatNobodyDrivesOn:
             assert not worker.service.health.livez().ok
             assert "watchdog.group_unstable_s" in worker.service.health.livez().detail
             assert not worker.items.group_stable
+
+    def test_is_driven_on_where_it_is_provoked(self, stream: Stream, admin: KafkaAdminClient, provoked: None) -> None:
+        with WorkerThread(stream.settings()) as worker:
+            for count in range(stream.num_partitions, stream.num_partitions + NUM_GROWTHS):
+                worker.until(functools.partial(works_on, worker, count), name=f"working on {count} partitions")
+                add_partitions(admin, stream, count + 1)
+            stream.feed_items(names(20, "at-last"))
+            stream.wait_committed(worker)
+        verdict = stream.verdict()
+        assert verdict.ok, verdict.explain()
 
     def test_starts_and_new_partitions_do_not_get_there(
         self, stream: Stream, admin: KafkaAdminClient, quick_metadata: None

@@ -295,8 +295,8 @@ class KafkaPythonConsumer:
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
         with translated("subscribing"):
             self._consumer.subscribe(list(topics), listener=_ListenerBridge(self._consumer, listener))
-            # Metadata that arrives after the first join makes the client join again, and that second join can be
-            # orphaned for ever. Asked for between subscribe and the first poll, there is no second one.
+            # Metadata that arrives after the first join makes the client join again. Asked for between subscribe and
+            # the first poll, there is no second join.
             for topic in topics:
                 self._consumer.partitions_for_topic(topic)
 
@@ -304,7 +304,18 @@ class KafkaPythonConsumer:
         self._free_place_in_line()
         with translated("polling"):
             polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
+            self._drive_join_on()
             return polled
+
+    def _drive_join_on(self) -> None:
+        """Have the next poll wait on for a join that this one has begun and not seen the end of.
+
+        The client forgets such a join where changed metadata was its reason (kafka-python 3.0.12, `need_rejoin` knows
+        nothing of a join under way): no partitions and no heartbeats from then on, and polls that return nothing for
+        ever. Asked to join again, it takes up the one under way.
+        """
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing public asks for it
 
     def _free_place_in_line(self) -> None:
         """Let partitions come back after a pause, which they else do not, without a word.
