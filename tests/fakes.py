@@ -177,12 +177,13 @@ class FakeLog:
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
-    ) -> Iterator[FakeRecord]:
+    ) -> Iterator[Sequence[FakeRecord]]:
         with self.cluster.lock:
             end = len(self.cluster.log[partition])
             if self.cluster.stable_end(partition) < end:
                 raise CallTimeoutError("a transaction is still open")
-            return iter(self.cluster.visible(partition, min(start or 0, max(0, end - at_least_last))))
+            records = self.cluster.visible(partition, min(start or 0, max(0, end - at_least_last)))
+            return iter([records] if records else [])
 
     def close(self) -> None:
         return

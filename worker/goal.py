@@ -41,7 +41,7 @@ class Goal:
         if committed >= end:
             return False
         first = next(iter(self._log.read(partition, committed, timeout_s=READ_TIMEOUT_S)), None)
-        return first is not None and first.offset < end
+        return first is not None and first[0].offset < end
 
     def close(self) -> None:
         self._log.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 30.0
 RETRY_S = 1.0
-NUM_AT_ONCE = 2_000  # records applied to the store in one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +115,12 @@ class Restorer:
                 extra={"action": "foreign_log"},
             )  # fmt: skip
             store.clear()
-        changes: dict[str, bytes | None] = {}
         started, num_before = time.monotonic(), self.num_records
-        for record in self._watched(self._log.read(changelog, store.applied, timeout_s=READ_TIMEOUT_S)):
-            self.num_records += 1
-            changes.update(_change(record))
-            if len(changes) >= NUM_AT_ONCE:
-                store.apply(changes, record.offset + 1)
-                changes = {}
-                self.progress = Progress(changelog.partition, record.offset, end)
-        store.apply(changes, max(end, store.applied))
+        for records in self._watched(self._log.read(changelog, store.applied, timeout_s=READ_TIMEOUT_S)):
+            store.apply(_changes(records), records[-1].offset + 1)
+            self.num_records += len(records)
+            self.progress = Progress(changelog.partition, records[-1].offset, end)
+        store.apply({}, max(end, store.applied))
         if num_read := self.num_records - num_before:
             seconds = time.monotonic() - started
             log.info(
@@ -133,23 +128,27 @@ class Restorer:
                 extra={"action": "restored"},
             )  # fmt: skip
 
-    def _watched(self, records: Iterable[Record]) -> Iterator[Record]:
+    def _watched(self, groups: Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
         """A large partition takes longer than the watchdog allows for a step."""
         self._beat()
-        for record in records:
+        for records in groups:
             self._beat()
-            yield record
+            yield records
 
 
-def _change(record: Record) -> dict[str, bytes | None]:
-    """What a changelog record says; nothing if another writer made it."""
-    if record.key is not None and (record.value is None or is_readable(record.value)):
-        try:
-            return {record.key.decode(): record.value}
-        except UnicodeDecodeError:
-            pass
-    log.warning(
-        "%s/%d offset %d is no state of this worker",
-        record.topic, record.partition, record.offset, extra={"action": "foreign_state"},
-    )  # fmt: skip
-    return {}
+def _changes(records: Sequence[Record]) -> dict[str, bytes | None]:
+    """What changelog records say; nothing where another writer made them."""
+    changes: dict[str, bytes | None] = {}
+    for record in records:
+        key, value = record.key, record.value
+        if key is not None and (value is None or is_readable(value)):
+            try:
+                changes[key.decode()] = value
+                continue
+            except UnicodeDecodeError:
+                pass
+        log.warning(
+            "%s/%d offset %d is no state of this worker",
+            record.topic, record.partition, record.offset, extra={"action": "foreign_state"},
+        )  # fmt: skip
+    return changes

@@ -25,7 +25,7 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
     with closing(client.log()) as log:
         ends = [log.end(partition, READ_TIMEOUT_S) for partition in partitions]
         for partition, end in zip(partitions, ends, strict=True):
-            for record in log.read(partition, None, timeout_s=READ_TIMEOUT_S):
-                if record.offset >= end:
+            for records in log.read(partition, None, timeout_s=READ_TIMEOUT_S):
+                yield from (record for record in records if record.offset < end)
+                if records[-1].offset >= end:
                     break
-                yield record

@@ -6,8 +6,7 @@ A real Kafka, the real worker, feeder and reader on the same cores. Both deliver
 with a fresh group and fresh output topics, on logs that are full before anything is measured. Progress is the group's
 committed offsets, which both move alike, seen from outside between 10 % and 95 %. Freshness is measured at half of the
 slower delivery's rate of events, with commits on: from the broker's stamp of an event to the return of the
-`consume` of a reader of committed records; the time includes the wait for the transaction. Restore rate is that of the
-changelog which the users have left, read into a store in memory by the worker's own restorer.
+`consume` of a reader of committed records; the time includes the wait for the transaction.
 """
 
 from __future__ import annotations
@@ -32,14 +31,6 @@ from schemas import UserEvent, UserVector, decode, encode
 from tests.bench.host import host_line
 from tests.bench.pipeline import fill
 from tests.bench.workload import NUM_PARTITIONS, Bed, item_id, open_bed, rounds, wait_until, worker
-from worker.flow import flow_of
-from worker.kafka import make_client
-from worker.kafka.port import Commit
-from worker.records import TopicPartition as Partition
-from worker.restore import Restorer
-from worker.settings import KafkaSettings, Settings, TopicSettings
-from worker.state import Stores
-from worker.tenure import Tenure
 
 DELIVERIES = ("at_least_once", "exactly_once")
 FIRST, LAST = 0.10, 0.95
@@ -80,10 +71,9 @@ def main() -> None:
             for rate in (half if each == "half" else float(each) for each in given.rates.split(","))
             for name in DELIVERIES
         ]
-        restored = restore_rate(bed, say)
     if given.json:
         print(json.dumps({"host": host, "figures": {kind: {name: rate._asdict() for name, rate in each.items()}
-                          for kind, each in figures.items()}, "freshness_ms": fresh, "restore": restored}))  # fmt: skip
+                          for kind, each in figures.items()}, "freshness_ms": fresh}))  # fmt: skip
         return
     for kind, each in figures.items():
         loose, strict = (each[name] for name in DELIVERIES)
@@ -184,8 +174,9 @@ def published_catalogue(bed: Bed) -> str:
 class EventFeeder:
     """Events of users in turn, each about some item of the catalogue."""
 
-    def __init__(self, bed: Bed, topic: str, linger_ms: float) -> None:
+    def __init__(self, bed: Bed, topic: str, linger_ms: float, num_users: int = NUM_USERS) -> None:
         self._topic = topic
+        self._num_users = num_users
         self._dice = random.Random(1)
         self._producer = Producer(
             {"bootstrap.servers": bed.bootstrap_servers, "linger.ms": linger_ms, "log_level": 0,
@@ -198,7 +189,7 @@ class EventFeeder:
         now_ms = time.time_ns() // 1_000_000
         for number in range(self.num_fed, self.num_fed + count):
             self._last_ms = max(self._last_ms + 1, now_ms)
-            user = int(NUM_USERS * self._dice.random() ** 2)
+            user = int(self._num_users * self._dice.random() ** 2)
             event = UserEvent(
                 event_id=f"e{number}", user_id=f"user-{user}", item_id=item_id(self._dice.randrange(NUM_CATALOGUE)),
                 event_type="like", event_time_ms=self._last_ms,
@@ -295,47 +286,6 @@ def appended(bed: Bed, topic: str) -> Iterator[tuple[UserEvent, int]]:
             else:
                 yield decode(UserEvent, record.value() or b""), record.timestamp()[1]
     reader.close()
-
-
-class _Role:
-    """What the restorer asks of a role, for a changelog of users."""
-
-    def __init__(self, state: str) -> None:
-        self.flow = flow_of("users", Settings(topics=TopicSettings(user_state=state)))
-
-    def decode_state(self, value: bytes) -> Any:
-        return value
-
-    def recall(self, *_: Any) -> tuple[str, ...]:
-        return ()
-
-
-def restore_rate(bed: Bed, say: Any) -> dict[str, float]:
-    """Of a changelog as users leave one: histories of 50 events, about 3 KB; and one of 300 bytes."""
-    found = {}
-    for num_bytes, count in ((300, 200_000), (3_000, 60_000)):
-        topic = f"restore-{num_bytes}"
-        bed.create_topics([topic])
-        producer = Producer({"bootstrap.servers": bed.bootstrap_servers, "linger.ms": 20, "log_level": 0,
-                             "queue.buffering.max.messages": 2_000_000})  # fmt: skip
-        value = b"\x01\x00" + bytes(num_bytes)
-        for number in range(count):
-            producer.produce(topic, value, f"user-{number}".encode(), 0)
-            producer.poll(0)
-        producer.flush(60)
-        client = make_client(KafkaSettings(bootstrap_servers=bed.bootstrap_servers))
-        restorer = Restorer(client, _Role(topic), Stores(None, topic, "bench"), lambda: None)  # type: ignore[arg-type]
-        restorer.request(Tenure(Partition("events", 0), Commit(0)))
-        started = time.monotonic()
-        restorer.step()
-        seconds = time.monotonic() - started
-        (restored,) = restorer.results()
-        assert restored.error is None, restored.error
-        assert restorer.num_records == count
-        restorer.close()
-        found[f"{num_bytes}_bytes_per_s"] = count / seconds
-        say(f"  restore {num_bytes:5} bytes {count / seconds:11,.0f} records/s")
-    return found
 
 
 if __name__ == "__main__":

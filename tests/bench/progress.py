@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -30,6 +32,8 @@ class Sample(NamedTuple):
     cpu_s: float
     """User and system time of the process since it began."""
     rss_mb: float
+    anonymous_mb: float
+    """Of it, what is not mapped from files."""
     broker_cpu_s: float
     """The same of our own Kafka; 0 if it is somebody else's."""
     others_cpu_s: float
@@ -65,8 +69,11 @@ class Watch:
         num_outputs = self._num_outputs()
         cpu_s, broker_cpu_s = process_cpu_s(self._process), sum(map(process_cpu_s, self._brokers))
         ours_s = cpu_s + broker_cpu_s + time.process_time()
-        rss_mb = self._process.memory_info().rss / 2**20
-        return Sample(time.monotonic(), num_outputs, cpu_s, rss_mb, broker_cpu_s, machine_cpu_s() - ours_s)
+        anonymous_mb, mapped_mb = resident_mb(self._child.pid)
+        return Sample(
+            time.monotonic(), num_outputs, cpu_s, anonymous_mb + mapped_mb, anonymous_mb, broker_cpu_s,
+            machine_cpu_s() - ours_s,
+        )  # fmt: skip
 
     def _num_outputs(self) -> int:
         end = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -107,6 +114,13 @@ def steady(samples: Sequence[Sample], first: int, last: int) -> Steady:
         broker_us_per_item=(end.broker_cpu_s - begin.broker_cpu_s) / num_items * 1e6,
         others_cores=(end.others_cpu_s - begin.others_cpu_s) / seconds,
     )
+
+
+def resident_mb(pid: int) -> tuple[float, float]:
+    """Memory of a process: anonymous, and mapped from files or shared."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kb = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
+    return kb["RssAnon"] / 1024, (kb["RssFile"] + kb["RssShmem"]) / 1024
 
 
 def process_cpu_s(process: psutil.Process) -> float:

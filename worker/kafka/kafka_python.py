@@ -1,4 +1,4 @@
-"""The kafka-python adapter: the only module that imports the client.
+"""The kafka-python adapter: this module and its helpers beside it alone import the client.
 
 What is set here on purpose, and why, is measured in `tests/bench/README.md` or follows from a known behaviour of the
 client, named beside it.
@@ -40,6 +40,7 @@ from worker.kafka.certificates import check_certificates
 from worker.kafka.diagnosis import LogTail, diagnose, suspect
 from worker.kafka.port import Commit, Lease, Membership, PartitionListener, Receipt, TopicDescription
 from worker.kafka.translation import translate, translated
+from worker.kafka.unpacking import unpack_quickly
 from worker.records import Headers, Record, TopicPartition
 from worker.settings import KafkaSettings
 
@@ -57,6 +58,9 @@ TRANSACTIONS_SINCE = (2, 5)  # older brokers do not check the place in the group
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 CALL_TIMEOUT_MS = 10_000
 READER_MAX_RECORDS = 2_000
+# What a reader of logs hands over at once, and a store takes over in one transaction: larger ones are cheaper there.
+LOG_MAX_RECORDS = 20_000
+LOG_FETCH_BYTES = 4 * 2**20
 READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
 # Who writes in transactions means what is not committed to be read by nobody. Where there are none it changes nothing.
 ISOLATION = "read_committed"
@@ -235,7 +239,7 @@ class KafkaPythonClient:
     def log(self) -> KafkaPythonLog:
         short_wait_ms = min(self._settings.fetch_max_wait_ms, 100)
         return KafkaPythonLog(
-            lambda: self._open_groupless(fetch_max_wait_ms=short_wait_ms),
+            lambda: self._open_groupless(fetch_max_wait_ms=short_wait_ms, max_partition_fetch_bytes=LOG_FETCH_BYTES),
             lambda: self._open_groupless("read_uncommitted"),
         )
 
@@ -245,7 +249,7 @@ class KafkaPythonClient:
     def _open_groupless(self, isolation: str = ISOLATION, **config: Any) -> KafkaConsumer:
         if not self.reachable():
             raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")
-        return _open(
+        consumer = _open(
             KafkaConsumer,
             **self._common,
             **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, **config},
@@ -256,6 +260,8 @@ class KafkaPythonClient:
             check_crcs=self._settings.check_crcs,
             metrics_enabled=False,
         )
+        unpack_quickly(consumer)
+        return consumer
 
 
 def _open(kind: Callable[..., Any], *, kafka_client: Callable[..., Any] = KafkaNetClient, **config: Any) -> Any:
@@ -399,7 +405,7 @@ class KafkaPythonLog:
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
-    ) -> Iterator[Record]:
+    ) -> Iterator[Sequence[Record]]:
         tp, timeout_ms = _kafka_partition(partition), _call_timeout_ms(timeout_s)
         with self._used(f"reading {partition.topic}/{partition.partition}") as (consumer, surveyor):
             consumer.assign([tp])
@@ -410,9 +416,11 @@ class KafkaPythonLog:
             deadline = time.monotonic() + timeout_s
             # The position, not the last record, says when the end is reached: markers and compacted offsets have none.
             while position < end:
-                for record in consumer.poll(timeout_ms=500, max_records=5_000).get(tp, ()):
-                    if record.offset < end:
-                        yield record
+                records = consumer.poll(timeout_ms=500, max_records=LOG_MAX_RECORDS).get(tp, ())
+                if records and records[-1].offset >= end:
+                    records = [record for record in records if record.offset < end]
+                if records:
+                    yield records
                 previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
                 if position > previous:
                     deadline = time.monotonic() + timeout_s

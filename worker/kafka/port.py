@@ -156,9 +156,9 @@ class LogPort(Protocol):
 
     def read(
         self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
-    ) -> Iterator[Record]:
-        """The records from `start` (None: the beginning) to the present end, as soon as all transactions before it
-        have ended. One partition at a time.
+    ) -> Iterator[Sequence[Record]]:
+        """The records from `start` (None: the beginning) to the present end, in groups as they come, as soon as all
+        transactions before it have ended. One partition at a time.
 
         Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer has
         means its beginning.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
@@ -151,8 +152,8 @@ class ItemsRole:
         """
         partition = TopicPartition(self.flow.outputs, tenure.partition.partition)
         start = parse_note(tenure.commit.note) if self._keeps_order else log.end(partition, READ_TIMEOUT_S)
-        records = log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S)
-        published = newest_published(watched(records), self.output.space_id)
+        groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
+        published = newest_published(chain.from_iterable(groups), self.output.space_id)
         end_of_log = log.end(tenure.partition, READ_TIMEOUT_S)
         if any(offset >= end_of_log for offset in published.values()):
             logger.warning(

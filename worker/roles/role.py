@@ -17,8 +17,8 @@ from worker.records import Decoded, Entry, Record, State
 from worker.stage import Stage
 from worker.tenure import Tenure
 
-Watched = Callable[[Iterable[Record]], Iterator[Record]]
-"""Passes records through, and says on the way that the reader is alive."""
+Watched = Callable[[Iterable[Sequence[Record]]], Iterator[Sequence[Record]]]
+"""Passes groups of records through, and says on the way that the reader is alive."""
 
 
 class Role(Protocol):

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MAX_AGE_S = 12 * 3_600  # half of the time for which the changelog keeps tombstones
 _MAP_BYTES = 2**36  # per partition; address space, not memory or disk
+_READERS_BYTES = 2 * 4_096  # of LMDB's table of readers
+_NO_ROOM_BYTES = 2**20
 _MAX_ID_BYTES = 500  # LMDB takes keys of 511
 # No UTF-8 begins with these bytes, so they cannot meet an id.
 _STAMP, _APPLIED, _LONG = b"\xfe stamp", b"\xfe applied", b"\xff"
@@ -88,8 +91,7 @@ class DiskStore:
 
     def num_bytes(self) -> int:
         with self._translated():
-            pages, size = self._environment.info()["last_pgno"] + 1, self._environment.stat()["psize"]
-        return int(pages * size)
+            return _num_bytes(self._environment)
 
     def __len__(self) -> int:
         with self._translated():
@@ -111,9 +113,13 @@ class DiskStore:
         if now_s - data.stat().st_mtime > MAX_AGE_S:
             return f"it was last written more than {MAX_AGE_S // 3_600} hours ago"
         try:
-            with contextlib.closing(_opened(self._path)) as environment, environment.begin() as transaction:
-                stamp = json.loads(transaction.get(_STAMP, b"{}"))
-                int(transaction.get(_APPLIED, b"0"))
+            with contextlib.closing(_opened(self._path)) as environment:
+                # To read what is mapped and not there would be the end of the process.
+                if data.stat().st_size < _num_bytes(environment):
+                    return "it is cut short"
+                with environment.begin() as transaction:
+                    stamp = json.loads(transaction.get(_STAMP, b"{}"))
+                    int(transaction.get(_APPLIED, b"0"))
         except (lmdb.Error, ValueError) as error:
             return f"it cannot be read ({error})"
         if {name: value for name, value in stamp.items() if name not in ("closed", "boot")} != self._stamp:
@@ -134,12 +140,29 @@ class DiskStore:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> StateError:
-        return StateError(f"state.dir: the store in {self._path} cannot be used: {error}")
+        advice = ""
+        if isinstance(error, lmdb.DiskError) or _is_full(self._path):  # a write may have been cut short before that
+            advice = "; the disk is full: make room there, or set state.dir to a larger volume"
+        return StateError(f"state.dir: the store in {self._path} cannot be used: {error}{advice}")
 
 
 def _opened(path: Path) -> Any:
-    # Without a write map: with one a full disk is not an error but the end of the process.
+    # A full disk must be an error. Where there is no room for what is mapped for writing, the write would be the end of
+    # the process: the table of readers is given its room before, and the data are not mapped for writing.
+    with (path / "lock.mdb").open("ab") as readers:
+        os.posix_fallocate(readers.fileno(), 0, _READERS_BYTES)
     return lmdb.open(str(path), map_size=_MAP_BYTES, sync=False, metasync=False, readahead=False)
+
+
+def _num_bytes(environment: Any) -> int:
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path).free < _NO_ROOM_BYTES
+    except OSError:
+        return False
 
 
 def _remove(path: Path) -> None:

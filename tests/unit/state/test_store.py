@@ -1,7 +1,9 @@
 """Both stores obey the same interface; what lies on a disk is used only where it can be trusted."""
 
+import errno
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,21 @@ def test_what_cannot_be_read_is_rebuilt(tmp_path, caplog, garbage):
     again.close()
 
 
+@pytest.mark.parametrize("num_bytes", [4_096, 8_192, 12_288, 200_000])
+def test_what_is_cut_short_is_rebuilt(tmp_path, num_bytes):
+    """In a process of its own, which reading what is not there would end."""
+    store = opened(tmp_path)
+    for number in range(10):
+        store.apply({f"{number}-{n}": bytes(300) for n in range(100)}, number)
+    store.close()
+    os.truncate(tmp_path / "store" / "data.mdb", num_bytes)
+    pid = os.fork()
+    if pid == 0:
+        again = opened(tmp_path)
+        os._exit(0 if (again.applied, len(again), list(again.items())) == (0, 0, []) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def test_a_file_in_the_place_of_a_store_is_replaced(tmp_path):
     (tmp_path / "store").write_text("?")
     store = opened(tmp_path)
@@ -158,6 +175,18 @@ def test_a_full_store_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
         store.apply({f"{n}": b"x" * 1_000 for n in range(1_000)}, 1_000)
     assert store.applied == 0
     store.close()
+
+
+def test_a_disk_too_full_to_open_a_store_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", no_room)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(
+        StateError, match=r"state\.dir: .*No space left on device; the disk is full: make room there, or"
+    ):
+        opened(tmp_path)
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path):
