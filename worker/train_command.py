@@ -55,7 +55,7 @@ def _add_setting(group: Any, name: str, field: FieldInfo) -> None:
     if field.annotation is bool:
         group.add_argument(flag, action="store_true", help=text)
     else:
-        shown = f"(default: {field.default})"
+        shown = "" if field.default in (None, ()) else f"(default: {field.default})"
         group.add_argument(flag, metavar="VALUE", default=argparse.SUPPRESS, help=f"{text} {shown}".strip())
 
 

@@ -201,6 +201,14 @@ def _records(features: Features) -> Iterator[Outgoing]:
         yield Outgoing(TOPICS["items"], message.key, encode(message))
 
 
+def feed(servers: str, records: Iterator[Outgoing], pace: float) -> Feeder:
+    """Write records and return when they are in the log."""
+    with Feeder(servers, records, pace) as feeder:
+        while not feeder.is_done:
+            time.sleep(0.05)
+    return feeder
+
+
 def feed_phase(
     servers: str,
     worker: WorkerProcess,
@@ -212,9 +220,7 @@ def feed_phase(
 ) -> Phase:
     """Feed records and wait until the worker has done with them."""
     num_before = worker.metric("align_records_consumed_total")
-    with Feeder(servers, records, pace) as feeder:
-        while not feeder.is_done:
-            time.sleep(0.05)
+    feeder = feed(servers, records, pace)
 
     def is_finished() -> bool:
         num_consumed = worker.metric("align_records_consumed_total") - num_before

@@ -29,7 +29,18 @@ def plain(settings: Settings, stop: threading.Event) -> None:
     _loop(settings, stop, _embedding(settings, lambda record: record.value))
 
 
-def _loop(settings: Settings, stop: threading.Event, outputs: Callable[[Sequence[Any]], Iterable[bytes]]) -> None:
+def plain_remembering(settings: Settings, stop: threading.Event) -> None:
+    """The plain loop, which writes every item to a changelog besides, as it must where items come in parts. It reads
+    none of it, and does not look which revision is the newest."""
+    _loop(settings, stop, _embedding(settings, lambda record: record.value), settings.topics.item_state)
+
+
+def _loop(
+    settings: Settings,
+    stop: threading.Event,
+    outputs: Callable[[Sequence[Any]], Iterable[bytes]],
+    changelog: str | None = None,
+) -> None:
     kafka, topics = settings.kafka, settings.topics
     servers = kafka.bootstrap_servers.split(",")
     consumer = KafkaConsumer(
@@ -52,6 +63,8 @@ def _loop(settings: Settings, stop: threading.Event, outputs: Callable[[Sequence
             producer.send(topics.item_vectors, value, record.key, partition=record.partition)
             for record, value in zip(records, outputs(records), strict=True)
         ]
+        if changelog is not None:
+            sent += [producer.send(changelog, each.value, each.key, partition=each.partition) for each in records]
         producer.flush()
         if failed := [each for each in sent if each.failed()]:
             raise RuntimeError(f"{len(failed)} records were not written: {failed[0].exception!r}")

@@ -32,15 +32,18 @@ QUIET_TIMEOUT_S = 60.0
 class Variant(NamedTuple):
     what: str
     needs_kafka: bool = True
+    settings: Mapping[str, str] = {}
 
 
 VARIANTS: Mapping[str, Variant] = {
     "full": Variant("the worker: python -m worker run"),
+    "full_whole": Variant("the same without remembered features", settings={"state__features": "false"}),
     "transport": Variant("its pipeline and client; decoder and model do nothing"),
     "model": Variant("AlignRuntime.embed alone, batches of 512", needs_kafka=False),
     "decoding": Variant("the worker's decoder alone", needs_kafka=False),
     "plain": Variant("plain loop on kafka-python, same codec and model"),
-    "plain_calm": Variant("the same, its interpreter set up as the worker's"),
+    "plain_remembering": Variant("the same, and every item to a changelog"),
+    "plain_calm": Variant("plain, its interpreter set up as the worker's"),
     "bare": Variant("plain loop on kafka-python, no codec, no model"),
     "confluent": Variant("plain loop on confluent-kafka, same codec and model"),
 }
@@ -99,12 +102,12 @@ def measure_quietly(
 
 
 def measure(bed: Bed, name: str, num_items: int, settings: Mapping[str, str]) -> Steady:
-    environment = bed.worker_environment("items", **settings)
+    environment = bed.worker_environment("items", **VARIANTS[name].settings, **settings)
     if not VARIANTS[name].needs_kafka:
         return Steady(**answer("tests.bench.variants", name, environment=environment))
     child = (
         worker(environment)
-        if name == "full"
+        if name.startswith("full")
         else process("tests.bench.variants", name, environment=environment, stdout=subprocess.DEVNULL)
     )
     with child as running:
@@ -122,9 +125,11 @@ def ratios(figures: Mapping[str, Steady]) -> dict[str, float]:
     found = {}
     if {"full", "transport", "model"} <= rate.keys():
         found["full / min(transport, model)"] = rate["full"] / min(rate["transport"], rate["model"])
-    for loop in ("plain", "confluent"):
-        if {"full", loop} <= rate.keys():
-            found[f"full / {loop}"] = rate["full"] / rate[loop]
+    for whole, loop in (
+        ("full", "plain"), ("full", "plain_remembering"), ("full_whole", "plain"), ("full", "confluent")
+    ):  # fmt: skip
+        if {whole, loop} <= rate.keys():
+            found[f"{whole} / {loop}"] = rate[whole] / rate[loop]
     if {"transport", "bare"} <= rate.keys():
         found["transport / bare"] = rate["transport"] / rate["bare"]
     return found
@@ -142,15 +147,15 @@ def report(
     return [
         f"host: {host}",
         f"{num_items} items, median of {num_rounds} rounds; {malloc}{changed}",
-        f"{'':11} {'items/s':>9} {'CPU µs/item':>12} {'cores':>6} {'broker':>7} {'others':>7}",
+        f"{'':18} {'items/s':>9} {'CPU µs/item':>12} {'cores':>6} {'broker':>7} {'others':>7}",
         *(f"{row(name, each)}  {VARIANTS[name].what}" for name, each in figures.items()),
-        *(f"{name:30} {value:5.2f}" for name, value in ratios(figures).items()),
+        *(f"{name:32} {value:5.2f}" for name, value in ratios(figures).items()),
     ]
 
 
 def row(name: str, each: Steady) -> str:
     return (
-        f"{name:11} {each.items_per_s:9,.0f} {each.cpu_us_per_item:12.1f} {each.cores:6.2f} "
+        f"{name:18} {each.items_per_s:9,.0f} {each.cpu_us_per_item:12.1f} {each.cores:6.2f} "
         f"{each.broker_us_per_item:7.1f} {each.others_cores:7.2f}"
     )
 

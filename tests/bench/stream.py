@@ -68,7 +68,7 @@ class Stream:
 
     def arrivals(self) -> list[Arrival]:
         """All vectors, in the order of their arrival. Once the context has ended."""
-        appended_ms = _append_times(self._servers, self._topic, self._feeder.num_fed)
+        appended_ms = append_times(self._servers, self._topic, self._feeder.num_fed)
         found = []
         for at_ms, record in self._read:
             vector = decode(ItemVector, record.value() or b"", check_values=False)
@@ -98,7 +98,7 @@ def _reader(servers: str, topic: str) -> Consumer:
     return reader
 
 
-def _append_times(servers: str, topic: str, num_items: int) -> Mapping[tuple[int, int], int]:
+def append_times(servers: str, topic: str, num_items: int) -> Mapping[tuple[int, int], int]:
     reader = _reader(servers, topic)
     times: dict[tuple[int, int], int] = {}
     deadline = time.monotonic() + DRAIN_TIMEOUT_S

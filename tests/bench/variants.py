@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tests.bench.loops import bare, confluent, plain
+from tests.bench.loops import bare, confluent, plain, plain_remembering
 from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker import service
@@ -106,6 +106,7 @@ LOOPS: dict[str, Callable[[Settings, threading.Event], None]] = {
     "in_process": in_process,
     "bare": bare,
     "plain": plain,
+    "plain_remembering": plain_remembering,
     "plain_calm": plain_calm,
     "confluent": confluent,
 }

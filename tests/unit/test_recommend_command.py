@@ -75,6 +75,14 @@ def test_answers_as_a_table(files, capsys):
     ]
 
 
+def test_who_has_the_id_of_an_item_is_not_called_by_its_title(files, tmp_path, capsys):
+    write_titles(tmp_path / "titles.csv", [("ada", "Ada, a Film"), ("up", "Upwards")])
+    assert main([*flags(files), "--titles", f"{tmp_path}/titles.csv", "--user", "ada", "--like", "up"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("user ada: 3 events")
+    assert "like up (Upwards)" in lines
+
+
 def test_without_events_it_is_said_that_nothing_is_left_out(files, capsys):
     assert main([*flags(files), "--user", "ada", "--score", "cosine"]) == 0
     output = capsys.readouterr()

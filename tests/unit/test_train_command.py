@@ -93,6 +93,8 @@ def test_flags_are_settings_one_to_one():
     plain = settings_of(parse(["train", "out", "--items", "i", "--events", "e", "--event", "like=1"]))
     assert plain == TrainSettings(event_weights={"like": 1.0})
     other = ["--graph", "--align-withheld", "--seed", "7", "--half-life-events", "9.5", "--score", "cosine"]
+    other += ["--ordered", "image,text"]
     changed = settings_of(parse(["train", "out", "--items", "i", "--events", "e", "--event", "like=1", *other]))
     assert (changed.graph, changed.align_withheld, changed.seed) == (True, True, 7)
     assert (changed.half_life_events, changed.score) == (9.5, "cosine")
+    assert changed.ordered == ("image", "text")

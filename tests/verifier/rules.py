@@ -58,7 +58,7 @@ def verify(
     _check_strays(findings, outputs_by_key, inputs_by_key, starts)
     _check_vectors(findings, outputs, space_id)
     for worker, accounts in enumerate(counters):
-        for text in _unbalanced(accounts, items_topic):
+        for text in unbalanced(accounts, items_topic):
             findings.report(Rule.COUNTERS, f"worker {worker}: {text}")
     return findings.verdict([*_undecided(inputs, starts)])
 
@@ -223,7 +223,8 @@ def _check_vectors(findings: Findings, outputs: Iterable[Output], space_id: str 
                 findings.report(Rule.VECTOR, f"{output}: has {output.dims} dimensions, others have {dims}")
 
 
-def _unbalanced(accounts_by_topic: Accounts, items_topic: str) -> Iterator[str]:
+def unbalanced(accounts_by_topic: Accounts, items_topic: str) -> Iterator[str]:
+    """Where a worker's counters do not add up, in words; `items_topic` must be among them."""
     if items_topic not in accounts_by_topic:
         yield f"exports no account of topic {items_topic}"
     for topic, accounts in accounts_by_topic.items():

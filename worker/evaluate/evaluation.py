@@ -109,7 +109,7 @@ def judge_space(
     runtime = AlignRuntime(space, device=device, dtype="float32", modality_vectors=True)
     items = embed_items(runtime, dataset)
     score = space_score(space, items)
-    with_fallback = _or_popularity(score, Popularity().fit(known_before(dataset, split, "test"), 0, {}))
+    with_fallback = or_popularity(score, Popularity().fit(known_before(dataset, split, "test"), 0, {}))
     alone = Alone(
         space_id=space.space_id,
         refused=items.refused,
@@ -136,7 +136,7 @@ def _ablations(
         yield left, {kind: ask(questions[kind], score) for kind in ("warm", "cold") if kind in questions}
 
 
-def _or_popularity(score: Score, by_popularity: Score) -> Score:
+def or_popularity(score: Score, by_popularity: Score) -> Score:
     """What a recommender does for users of whom it knows nothing yet."""
 
     def either(questions: Questions) -> Tensor:

@@ -17,7 +17,7 @@ from schemas import Feature
 from worker.align import AlignRuntime, Contract, Refusal, Space
 from worker.align.model import NeighborAttention
 from worker.align.scoring import scores
-from worker.align.users import NO_ROW, Histories, UserModel
+from worker.align.users import NO_ROW, Histories, UserModel, UserVectors
 from worker.align.weights import build_model, build_user_model
 from worker.data import Dataset
 from worker.errors import SpaceError
@@ -127,19 +127,26 @@ def vector_score(user_model: UserModel, last: int, items: ItemVectors) -> Score:
     A user without a vector gets the priors alone; an item without one is out of the ranking. Computes where the items'
     vectors are, and the model with them.
     """
-    device = items.vectors_ID.device
 
     def score(questions: Questions) -> Tensor:
-        padded = questions.histories(last)
-        rows_QN = torch.from_numpy(padded.items_QN).to(device)
-        rows_QN = rows_QN.masked_fill(~items.usable_I[rows_QN.clamp(min=0)], NO_ROW)
-        times_ms_QN, weights_QN = (
-            torch.from_numpy(each).to(device) for each in (padded.times_ms_QN, padded.weights_QN)
-        )
-        users_QD, usable_Q = user_model(items.vectors_ID, Histories(rows_QN, times_ms_QN, weights_QN))
-        users_QD = users_QD.masked_fill(~usable_Q[:, None], 0.0)
-        candidates_C = torch.from_numpy(questions.candidates_C).to(device)
-        scores_QC = scores(users_QD, items.vectors_ID[candidates_C], items.priors_I[candidates_C])
-        return scores_QC.masked_fill(~items.usable_I[candidates_C], -torch.inf)
+        return candidate_scores(user_vectors(user_model, last, items, questions), items, questions)
 
     return score
+
+
+def user_vectors(user_model: UserModel, last: int, items: ItemVectors, questions: Questions) -> Tensor:
+    """`[Q, D]`: what the worker would publish of each question's user; zeros where there is nothing to say."""
+    device = items.vectors_ID.device
+    padded = questions.histories(last)
+    rows_QN = torch.from_numpy(padded.items_QN).to(device)
+    rows_QN = rows_QN.masked_fill(~items.usable_I[rows_QN.clamp(min=0)], NO_ROW)
+    times_ms_QN, weights_QN = (torch.from_numpy(each).to(device) for each in (padded.times_ms_QN, padded.weights_QN))
+    made: UserVectors = user_model(items.vectors_ID, Histories(rows_QN, times_ms_QN, weights_QN))
+    return made.vectors_UD.masked_fill(~made.usable_U[:, None], 0.0)
+
+
+def candidate_scores(users_QD: Tensor, items: ItemVectors, questions: Questions) -> Tensor:
+    """`[Q, C]`: the candidates of each question by the vector of its user."""
+    candidates_C = torch.from_numpy(questions.candidates_C).to(users_QD.device)
+    scores_QC = scores(users_QD, items.vectors_ID[candidates_C], items.priors_I[candidates_C])
+    return scores_QC.masked_fill(~items.usable_I[candidates_C], -torch.inf)

@@ -18,7 +18,7 @@ def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> 
     question = answer.question
     told = dict(question.told)
     head = f"{question.kind} {question.subject}"
-    if title := titles.get(question.subject):
+    if question.kind == "like" and (title := titles.get(question.subject)):
         head += f" ({title})"
     if "by" in told:
         head += f", by {told['by']}"

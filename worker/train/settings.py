@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from worker.align.spec import EventType, ModalityName
 
@@ -13,6 +13,11 @@ MAX_SEED = 2**31
 
 ScoreKind = Literal["cosine+prior", "cosine"]
 UserKind = Literal["attention", "decayed_sum"]
+
+
+def _listed(value: Any) -> Any:
+    """Names with commas between, as a flag has them."""
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
 class TrainSettings(BaseModel):
@@ -32,6 +37,13 @@ class TrainSettings(BaseModel):
     """Elements of a token."""
     hidden: int = Field(256, ge=1, le=65_536)
     """Width of the fusion's inner layer."""
+    layers: int = Field(1, ge=1, le=24)
+    """Of `self_attention`. Vectors of an item see one another from the second layer on."""
+    query: ModalityName | None = None
+    """Of `cross_attention`: the modality that asks the others; without one, a learned query asks all."""
+    ordered: Annotated[tuple[ModalityName, ...], BeforeValidator(_listed)] = ()
+    """Modalities whose vectors are a sequence, with commas between: each place in it has a learned embedding. Not for
+    `concat_mlp`, which takes their mean."""
     learned_dim: int = Field(64, ge=1, le=8_192)
     """Elements of the learned block."""
     content_dim: int = Field(64, ge=0, le=8_192)

@@ -24,11 +24,15 @@ CONTENT_SHARE = 4
 
 def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> SpaceSpec:
     """The space for a catalogue of these features. Raises `ConfigError` for settings that make none."""
+    for name in settings.ordered:
+        if name not in features:
+            raise ConfigError(f"--ordered: {name!r} is not a modality; there is: {', '.join(features)}")
     modalities = {
         name: {
             "dim": each.dim,
             "encoder": each.encoder,
             "max_vectors": max(1, int(each.counts_I.max(initial=0))),
+            "ordered": name in settings.ordered,
             "content_dim": 0 if name == settings.behavior else min(settings.content_dim, each.dim // CONTENT_SHARE),
         }
         for name, each in features.items()
@@ -48,7 +52,7 @@ def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> Spa
         "dim": settings.learned_dim + content_dim,
         "width": settings.width,
         "modalities": modalities,
-        "fusion": {"kind": settings.fusion, "hidden": settings.hidden},
+        "fusion": _fusion(settings),
         "content_weight": settings.content_weight,
         "prior": settings.behavior if settings.score == "cosine+prior" and settings.behavior in features else None,
         "graph": {"width": settings.width} if settings.graph else None,
@@ -58,6 +62,20 @@ def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> Spa
         return SpaceSpec.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+
+
+def _fusion(settings: TrainSettings) -> dict[str, object]:
+    """Raises `ConfigError` for what only another kind has."""
+    for name, kind in (("layers", "self_attention"), ("query", "cross_attention")):
+        is_given = getattr(settings, name) != TrainSettings.model_fields[name].default
+        if is_given and settings.fusion != kind:
+            raise ConfigError(f"--{name}: only --fusion {kind} has it; leave it out, or choose that")
+    fusion: dict[str, object] = {"kind": settings.fusion, "hidden": settings.hidden}
+    if settings.fusion == "self_attention":
+        fusion["layers"] = settings.layers
+    if settings.fusion == "cross_attention":
+        fusion["query"] = settings.query
+    return fusion
 
 
 def starting_weights(spec: SpaceSpec, features: Mapping[str, Features], seed: int) -> dict[str, Tensor]:

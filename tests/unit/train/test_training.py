@@ -70,12 +70,47 @@ def test_every_fusion_learns_and_what_was_judged_is_what_is_served(tmp_path: Pat
         {"align_withheld": True},
         {"full_softmax_items": 1, "negatives": 8},
         {"full_softmax_items": 1, "negatives": 8, "graph": True},
+        {"fusion": "self_attention", "layers": 2},
+        {"fusion": "cross_attention", "query": "image"},
     ],
     ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
 )
 def test_every_choice_gives_a_space_that_is_as_good_as_it_was_judged(tmp_path: Path, changes) -> None:
     space, learned = trained(tmp_path / "space", epochs=2, **changes)
     assert space.manifest.evaluation == pytest.approx(figures_of(space, learned), abs=1e-9)
+
+
+@pytest.mark.parametrize("ordered", ["text", ""])
+def test_the_places_of_vectors_matter_in_an_ordered_modality_alone(tmp_path: Path, ordered: str) -> None:
+    """Each item has its text and that of another, one after the other."""
+    text = DATA.features["text"]
+    both_NK = np.stack([text.vectors_NK, np.roll(text.vectors_NK, 10, axis=0)], axis=1)
+    pairs = replace(text, vectors_NK=both_NK.reshape(-1, text.dim), starts=2 * text.starts)
+    dataset = replace(DATA, features={"text": pairs})
+    space, _ = trained(tmp_path / "space", dataset, fusion="gated", epochs=8, behavior_dim=0, ordered=ordered)
+    swapped = replace(pairs, vectors_NK=both_NK[:, ::-1].reshape(-1, text.dim))
+    runtime = AlignRuntime(space, device="cpu", dtype="float32", threads=1)
+    vectors_ID, swapped_ID = (
+        embed_items(runtime, replace(DATA, features={"text": each})).vectors_ID for each in (pairs, swapped)
+    )
+    apart = float((vectors_ID - swapped_ID).abs().max())
+    assert apart > 10 * PARITY if ordered else apart < PARITY, apart
+    assert space.spec.modalities["text"].ordered == bool(ordered)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ordered": "frames", "fusion": "gated"}, "--ordered: 'frames' is not a modality; there is: behavior, image"),
+        ({"ordered": "text"}, "modalities.text.ordered: concat_mlp takes the mean"),
+        ({"layers": 2}, "--layers: only --fusion self_attention has it"),
+        ({"query": "text"}, "--query: only --fusion cross_attention has it"),
+        ({"query": "sound", "fusion": "cross_attention"}, "fusion.query: 'sound' is not a modality"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_makes_no_space_is_named(tmp_path: Path, changes, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        trained(tmp_path / "space", **changes)
 
 
 def test_the_published_vector_of_a_message_is_the_one_that_was_judged(tmp_path: Path) -> None:
