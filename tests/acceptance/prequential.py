@@ -19,7 +19,7 @@ from torch import Tensor
 from schemas import ItemVector, UserVector
 from worker.align.users import UserModel
 from worker.data import Dataset, Interactions, Split
-from worker.data.dataset import Ints
+from worker.data.dataset import Bools, Ints
 from worker.evaluate.evaluation import or_popularity
 from worker.evaluate.metrics import Estimate, Ranking, Values, difference, estimate
 from worker.evaluate.questions import DAY_MS, Questions, Score, ask, replay_questions
@@ -134,6 +134,10 @@ class Prequential:
     published: Mapping[str, Ranking]
     evaluated: Mapping[str, Ranking]
     newest_share: float
+    warm_I: Bools
+    """Items that training was not denied."""
+    asked_by_command: Mapping[str, tuple[Questions, Ranking]]
+    """By way, what `align-worker evaluate` asks: withheld items are in no history and no answer."""
 
     @cached_property
     def newest_Q(self) -> Ints:
@@ -141,10 +145,15 @@ class Prequential:
         count = len(self.questions["fresh"])
         return np.arange(count - round(self.newest_share * count), count)
 
+    @property
+    def warm_Q(self) -> Ints:
+        """The questions whose answer training was not denied."""
+        fresh = self.questions["fresh"]
+        return np.flatnonzero(self.warm_I[fresh.candidates_C[fresh.relevant_P]])
+
     def figure(self, way: str, chosen_Q: Ints, *, evaluated: bool = False) -> Row:
-        ranking, users_Q = self._ranking(way, evaluated), self.questions[way].users_Q[chosen_Q]
-        recall, ndcg = (estimate(values_Q[chosen_Q], users_Q) for values_Q in (ranking.recall(K), ranking.ndcg(K)))
-        return Row(f"{way}, {'the evaluator' if evaluated else 'published vectors'}", recall, ndcg)
+        ranking, users_Q = self._ranking(way, evaluated), self.questions[way].users_Q
+        return _row(f"{way}, {'the evaluator' if evaluated else 'published vectors'}", ranking, users_Q, chosen_Q)
 
     def gain(self, chosen_Q: Ints) -> Row:
         """What freshness is worth, question by question."""
@@ -164,7 +173,8 @@ class Prequential:
         known = np.flatnonzero(self.questions["daily"].lengths_Q > 0)
         groups = {
             f"newest {self.newest_share:.0%} of the liked events": self.newest_Q,
-            "of these, users met before the day": np.intersect1d(self.newest_Q, known),
+            "of these, items that were not withheld from training": np.intersect1d(self.newest_Q, self.warm_Q),
+            "of the newest, users met before the day": np.intersect1d(self.newest_Q, known),
             "all liked events": np.arange(len(self.questions["fresh"])),
         }
         lines = [f"{'predict, then update':<46}{'events':>8}{f'Recall@{K}':>17}{f'NDCG@{K}':>17}"]
@@ -174,7 +184,18 @@ class Prequential:
                 f"  {self.figure(way, chosen_Q, evaluated=evaluated)!s}" for way in WAYS for evaluated in (False, True)
             ]
             lines.append(f"  {self.gain(chosen_Q)!s}")
+        lines.append("what `align-worker evaluate` asks, withheld items in no history:")
+        for way, (questions, ranking) in self.asked_by_command.items():
+            row = _row(f"{way}, the evaluator", ranking, questions.users_Q, np.arange(len(questions)))
+            lines.append(f"  {row!s}")
         return lines
+
+
+def _row(title: str, ranking: Ranking, users_Q: Ints, chosen_Q: Ints) -> Row:
+    recall, ndcg = (
+        estimate(values_Q[chosen_Q], users_Q[chosen_Q]) for values_Q in (ranking.recall(K), ranking.ndcg(K))
+    )
+    return Row(title, recall, ndcg)
 
 
 def ask_both(
@@ -184,11 +205,13 @@ def ask_both(
     evaluator: Evaluator,
     by_popularity: Score,
     newest_share: float,
+    of_command: Split,
 ) -> Prequential:
-    """Put every liked event to both. Users of whom nothing is known are shown what is popular, as in the evaluator."""
-    questions = {
-        way: replay_questions(split, 1.0, every_ms) for way, every_ms in zip(WAYS, (None, DAY_MS), strict=True)
-    }
+    """Put every liked event to both. Users of whom nothing is known are shown what is popular, as in the evaluator.
+
+    `of_command` is the split that the command would make, with the items that were withheld from training.
+    """
+    questions = _both_ways(split, 1.0)
 
     def from_log(some: Questions) -> Tensor:
         return candidate_scores(published.vectors(some), items, some)
@@ -199,4 +222,14 @@ def ask_both(
         published={way: ask(each, or_popularity(from_log, by_popularity)) for way, each in questions.items()},
         evaluated={way: ask(each, or_popularity(own, by_popularity)) for way, each in questions.items()},
         newest_share=newest_share,
+        warm_I=of_command.warm_I,
+        asked_by_command={
+            way: (each, ask(each, or_popularity(own, by_popularity)))
+            for way, each in _both_ways(of_command, newest_share).items()
+        },
     )
+
+
+def _both_ways(split: Split, newest_share: float) -> dict[str, Questions]:
+    every_ms = {"fresh": None, "daily": DAY_MS}
+    return {way: replay_questions(split, newest_share, every_ms[way]) for way in WAYS}

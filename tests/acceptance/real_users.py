@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -48,6 +48,7 @@ from tests.acceptance.prequential import (
     whole_histories,
 )
 from tests.acceptance.real_catalogue import DATA, NUM_PARTITIONS, UNLIMITED, Phase, feed
+from tests.bench.host import host_line
 from tests.bench.training import import_ratings, worker
 from tests.brokers import Outgoing, RealKafka, create_topics, find_distribution, read_topic
 from tests.verifier.finals import FinalVerdict, verify_finals
@@ -68,12 +69,14 @@ TOPICS = {
     for name in ("items", "item_vectors", "item_state", "events", "user_vectors", "user_state", "dead_letters")
 }
 FILES = ("ratings.csv", "items.csv", "features.npz")
+ENCODERS = "text=builtin-text,image=builtin-image"
+WORDS = "a spaceship and its crew far from home"
 LISTS = ("cold_val", "cold_test")
 WEIGHTS = {"like": 1.0}
 NEWEST_SHARE = 0.2
 """Of the likes: what training has not seen, and what `align-worker evaluate` replays."""
 LIVE_PACE = 200.0
-CATCH_UP_S, READER_S = 300.0, 30.0
+CATCH_UP_S, READER_S = 1_800.0, 60.0
 TOLERANCE = 2e-3
 """Of an element of a vector: rounding to float16, of items in the table and of users on the wire."""
 
@@ -91,6 +94,8 @@ class Plan:
     """The oldest, and their items alone. None: all."""
     trained_share: float = 1 - NEWEST_SHARE
     threads: int = 1
+    raw: bool = False
+    """Features are made of titles, overviews and posters by the built-in encoders, so that words can be asked for."""
 
 
 class Material:
@@ -131,7 +136,10 @@ class Material:
             if item.item_id in named or not self._plan.num_events
         ]
         there = {item.item_id for item in items}
-        write_items(self.items, items)
+        if self._plan.raw:
+            self._encode(there)
+        else:
+            write_items(self.items, items)
         for name in LISTS:
             write_item_list(
                 self._some / f"{name}.txt", [each for each in read_ids(self._all / f"{name}.txt") if each in there]
@@ -140,6 +148,13 @@ class Material:
         write_events(self.events, events)
         until_ms = self.trained_until_ms([event.event_time_ms for event in events if event.event_type in WEIGHTS])
         write_events(self.earlier, [event for event in events if event.event_time_ms < until_ms])
+
+    def _encode(self, item_ids: Collection[str]) -> None:
+        from tests.acceptance.raw_catalogue import Films  # it needs more than the other material does
+
+        raw = self._some / "raw.msgpack"
+        write_items(raw, (item for item in Films(self._plan.data).items() if item.item_id in item_ids))
+        worker("encode", raw, self.items, "--encode.encoders", ENCODERS, "--device", "cpu")
 
     def trained_until_ms(self, likes_ms: Sequence[int]) -> int:
         """Of the likes' times, in order: training sees what is before this."""
@@ -277,6 +292,7 @@ def run_users(plan: Plan) -> Report:
             "roles": "items,users",
             "delivery": plan.delivery,
             "dtype": "float32",
+            "publish.modality_vectors": "true",
             **in_group("topics", TOPICS),
         }
         catalogue_s, num_parts = feed_catalogue(kafka.bootstrap_servers, settings, material)
@@ -287,7 +303,7 @@ def run_users(plan: Plan) -> Report:
         accounts = scrape(process.url("/metrics"))
         books = [line for name in ("items", "events") for line in unbalanced(accounts, TOPICS[name])]
         finals = verify_finals(options, TOPICS, space, strict=plan.delivery == "exactly_once")
-        show_recommendations(kafka.bootstrap_servers, material)
+        show_recommendations(kafka.bootstrap_servers, material, plan.work / "published", raw=plan.raw)
         items = {
             record.key.decode(): decode(ItemVector, record.value)
             for record in read_topic(options, TOPICS["item_vectors"])
@@ -342,13 +358,17 @@ def feed_events(servers: str, process: WorkerProcess, reader: Reader, material: 
     likes = [(event, place) for event, place in likes if event.event_type in WEIGHTS]
     newest = {event.user_id: event.event_time_ms for event, _ in likes}  # each user's lie in order
     deadline = time.monotonic() + READER_S
-    while any(times[-1] < newest[user] for user, (times, _) in reader.first_at_ms().items()) or (
-        len(reader.first_at_ms()) < len(newest)
-    ):
+    while not has_read(reader, newest):
         if time.monotonic() > deadline:
             raise TimeoutError("a reader has not found the newest vector of every user")
         time.sleep(0.2)
     return [phase(name, feeder, likes, reader) for name, feeder in zip(("load", "live"), feeders, strict=True)]
+
+
+def has_read(reader: Reader, newest: Mapping[str, int]) -> bool:
+    """Whether it has a vector of every user that is as new as the user's last like."""
+    of_user = reader.first_at_ms()
+    return all(user in of_user and of_user[user][0][-1] >= time_ms for user, time_ms in newest.items())
 
 
 def phase(name: str, feeder: Any, likes: Sequence[tuple[UserEvent, tuple[int, int]]], reader: Reader) -> Phase:
@@ -364,18 +384,33 @@ def phase(name: str, feeder: Any, likes: Sequence[tuple[UserEvent, tuple[int, in
     return Phase(name, feeder.num_fed, seconds, np.array(waited_ms))
 
 
-def show_recommendations(servers: str, material: Material) -> None:
-    """What the published vectors say, by the command for people: of a user, and of an item."""
+def show_recommendations(servers: str, material: Material, saved: Path, *, raw: bool) -> None:
+    """What the published vectors say, by the command for people; they are kept for questions of one's own."""
     likes = [event for event in read_events(material.events) if event.event_type in WEIGHTS]
-    questions = ["--user", likes[-1].user_id, "--like", likes[-1].item_id, "--count", "5"]
+    film = likes[-1].item_id
     topics = [part for name in ("item_vectors", "user_vectors", "events") for part in
               (f"--topics.{name}", TOPICS[name])]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "recommend", *questions, "--titles", str(material.titles), *topics,
-         "--kafka.bootstrap_servers", servers],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    print(f"$ align-worker recommend {' '.join(questions)} --titles titles.csv\n{done.stdout}", flush=True)
+    align_worker("recommend", "--save", str(saved), "--kafka.bootstrap_servers", servers, *topics)
+    files = [part for name in ("item-vectors", "user-vectors", "events") for part in
+             (f"--{name}", str(saved / f"{name}.msgpack"))]  # fmt: skip
+    asked = [["--user", likes[-1].user_id, "--like", film], ["--like", film, "--by", "text", "--among", "image"]]
+    if raw:
+        encoding = ["--space.path", str(material.space_path), "--encode.encoders", ENCODERS]
+        asked += [["--text", WORDS, *encoding], ["--text", WORDS, "--among", "image", *encoding]]
+    for questions in asked:
+        questions += ["--count", "5", "--titles", str(material.titles)]
+        shown = " ".join(f"'{part}'" if " " in part else part for part in questions)
+        print(f"$ align-worker recommend {shown.replace(f'{material.titles.parent}/', '')}")
+        print(align_worker("recommend", *questions, *files), flush=True)
+
+
+def align_worker(*arguments: str) -> str:
+    """What the command prints. Raises `RuntimeError` with what it says of a failure."""
+    command = [sys.executable, "-m", "worker", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"align-worker {arguments[0]} ended with {done.returncode}: {done.stderr[-2_000:]}")
+    return done.stdout
 
 
 def judged(
@@ -396,12 +431,16 @@ def judged(
     }
     # What the fallback knows is what the space does: the events of training.
     until_ms = material.trained_until_ms(dataset.events.where(dataset.events.weights_E > 0).times_ms_E.tolist())
-    trained = split_by_time(dataset.events.where(dataset.events.times_ms_E < until_ms), *material.cold(dataset))
+    cold = material.cold(dataset)
+    trained = split_by_time(dataset.events.where(dataset.events.times_ms_E < until_ms), *cold)
     by_popularity = Popularity().fit(known_before(dataset, trained, "test"), 0, {})
     questions = replay_questions(split, 1.0)
     whole = whole_histories(questions)
     published = PublishedUsers(users, dataset, questions.line, space.spec.dim)
-    prequential = ask_both(split, published, of_log, evaluators["its own items"], by_popularity, NEWEST_SHARE)
+    of_command = split_by_time(dataset.events, *cold)
+    prequential = ask_both(
+        split, published, of_log, evaluators["its own items"], by_popularity, NEWEST_SHARE, of_command
+    )
     off_Q = evaluators["published items"].off_by(published, questions)
     return Report(
         **known,
@@ -432,18 +471,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of training (default: %(default)s)")
+    parser.add_argument(
+        "--raw", action="store_true", help="encode titles, overviews and posters here, instead of features.npz"
+    )
     given = parser.parse_args(arguments)
     missing = [name for name in FILES if not (given.data / name).is_file()]
     for reason in (f"no {missing[0]} in {given.data}" if missing else None, find_distribution()):
         if isinstance(reason, str):
             print(f"cannot run: {reason}", file=sys.stderr)
             return 2
+    print(host_line(), flush=True)
     with ExitStack() as stack:
         work = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="real-users-")))
         work.mkdir(parents=True, exist_ok=True)
         report = run_users(
             Plan(given.data, work.resolve(), given.delivery, given.batch, given.epochs, given.events,
-                 given.trained_share, given.threads)
+                 given.trained_share, given.threads, given.raw)
         )  # fmt: skip
     print(report)
     return 1 if report.breaches else 0

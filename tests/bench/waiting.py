@@ -29,7 +29,7 @@ from tests.bench.host import host_line
 from tests.bench.stream import TICK_S, TOPIC, append_times
 from tests.bench.workload import NUM_PARTITIONS, Bed, Feeder, item_id, open_bed, wait_until, worker
 
-LEAD_S = 1.0
+LEAD_S = 2.0
 WARM_UP_S = 3.0
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 30.0

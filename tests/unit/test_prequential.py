@@ -27,6 +27,7 @@ from worker.evaluate.spaces import embed_items
 DATA, _ = planted()
 SPLIT = split_by_time(DATA.events, *np.zeros((2, DATA.num_items), bool))
 QUESTIONS = replay_questions(SPLIT, 1.0)
+COMMAND = split_by_time(DATA.events, np.zeros(DATA.num_items, bool), np.arange(DATA.num_items) % 3 == 0)
 DIM = 32
 
 
@@ -84,13 +85,18 @@ def test_vectors_like_the_evaluators_have_its_ranks(evaluator: Evaluator) -> Non
     assert evaluator.off_by(published, QUESTIONS).max() < 1e-6
     assert evaluator.off_by(published, whole_histories(QUESTIONS)).max() < 1e-6
     by_popularity = Popularity().fit(known_before(DATA, SPLIT, "test"), 0, {})
-    answers = ask_both(SPLIT, published, evaluator.items, evaluator, by_popularity, 0.2)
+    answers = ask_both(SPLIT, published, evaluator.items, evaluator, by_popularity, 0.2, COMMAND)
     for way in ("fresh", "daily"):
         assert answers.published[way].ranks_P.tolist() == answers.evaluated[way].ranks_P.tolist()
     everything = np.arange(len(QUESTIONS))
     gain = answers.published["fresh"].recall(K).mean() - answers.published["daily"].recall(K).mean()
     assert answers.gain(everything).recall.mean == pytest.approx(gain)
     assert answers.figure("fresh", answers.newest_Q).recall.count == round(0.2 * len(QUESTIONS))
+    assert len(answers.warm_Q) == COMMAND.warm_I[SPLIT.events.items_E].sum()
+    asked, ranking = answers.asked_by_command["fresh"]
+    assert COMMAND.warm_I[asked.line.items_E].all()
+    assert len(ranking.ranks_P) == len(asked) == round(0.2 * len(answers.warm_Q))
+    assert len(answers.lines()) == 1 + 4 * 6 + 3
 
 
 def test_an_event_whose_vector_was_left_out_is_answered_by_an_older_one_and_seen(evaluator: Evaluator) -> None:

@@ -83,6 +83,14 @@ def test_who_has_the_id_of_an_item_is_not_called_by_its_title(files, tmp_path, c
     assert "like up (Upwards)" in lines
 
 
+def test_a_title_that_is_cut_says_so(files, tmp_path, capsys):
+    write_titles(tmp_path / "titles.csv", [("right", "R" * 60), ("rightish", "Long, very " + "L" * 60)])
+    assert main([*flags(files), "--titles", f"{tmp_path}/titles.csv", "--like", "up"]) == 0
+    table = capsys.readouterr().out
+    assert f" {'R' * 60}  " in table
+    assert f" Long, very {'L' * 48}…  " in table
+
+
 def test_without_events_it_is_said_that_nothing_is_left_out(files, capsys):
     assert main([*flags(files), "--user", "ada", "--score", "cosine"]) == 0
     output = capsys.readouterr()

@@ -33,7 +33,7 @@ def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> 
     ]
     rows = [(items.item_ids[hit.item], hit) for hit in answer.hits]
     id_width = max((len(item_id) for item_id, _ in rows), default=0)
-    shown = {item_id: titles.get(item_id, "")[:MAX_TITLE] for item_id, _ in rows}
+    shown = {item_id: _cut(titles.get(item_id, "")) for item_id, _ in rows}
     title_width = max(map(len, shown.values()), default=0)
     lines += [
         f"  {rank:>3}  {hit.score:>7.4f}  {item_id:<{id_width}}  "
@@ -42,6 +42,10 @@ def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> 
         for rank, (item_id, hit) in enumerate(rows, start=1)
     ]
     return [*lines, *([] if rows else ["  nothing is left to recommend"])]
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1].rstrip()}…"
 
 
 def _named(item_id: str, titles: Mapping[str, str]) -> str:
