@@ -99,13 +99,23 @@ class ItemVector(Message):
     source_offset: Count | None = None
     """Offset of the item message, in the partition of the same number of the items topic. Of two records with
     the same key, deletes included, the one with the greater source offset is the newer."""
+    base_vector: Vector | None = Field(None, title="Base Vector")
+    """The vector before graph fusion, shape [D], which items that have this one for a neighbour attend to. Not given
+    where graph fusion has not moved the vector: then the vector is that."""
 
     @property
     def key(self) -> bytes:
         """Key of the record."""
         return self.item_id.encode()
 
+    @property
+    def base(self) -> Tensor:
+        """The vector before graph fusion."""
+        return self.vector if self.base_vector is None else self.base_vector
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield "vector", self.vector
+        if self.base_vector is not None:
+            yield "base_vector", self.base_vector
         for modality, vector in (self.modality_vectors or {}).items():
             yield f"modality_vectors.{modality}", vector

@@ -210,6 +210,9 @@ class FakeReader:
     def num_behind(self) -> int:
         return sum(max(0, end - self._positions[tp]) for tp, end in self._ends.items())
 
+    def look_again(self) -> None:
+        self._ends = {tp: len(self._cluster.log[tp]) for tp in self._positions}
+
     def close(self) -> None:
         return
 

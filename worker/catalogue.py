@@ -1,7 +1,7 @@
 """Follows the item vectors, from the beginning of their topic, into a table on the device.
 
-Every worker of the users role reads all partitions, outside any group: any user may act on any item. The table is
-ready once it has been read up to where the topic ended at the start.
+Every worker that needs them reads all partitions, outside any group: any user may act on any item, and any item be a
+neighbour of any other. The table is ready once it has been read up to where the topic ended at the start.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ RETRY_S = 1.0
 class Catalogue:
     """`step` runs on a thread of its own."""
 
-    def __init__(self, client: ClientPort, topic: str, space_id: str, dim: int, table: ItemTable) -> None:
+    def __init__(
+        self, client: ClientPort, topic: str, space_id: str, dim: int, table: ItemTable, *, is_base: bool = False
+    ) -> None:
+        """`is_base`: the table is to hold the vectors before graph fusion."""
         self.table = table
+        self._is_base = is_base
+        self._is_asked = self._looks_again = self._is_read_again = False
         self._client = client
         self._topic = topic
         self._space_id, self._dim = space_id, dim
@@ -45,8 +50,11 @@ class Catalogue:
         try:
             if self._reader is None:
                 self._reader = self._client.reader(self._topic)
+            if self._is_asked and not self._looks_again:
+                self._reader.look_again()
+                self._looks_again = True
             records = self._reader.poll(POLL_TIMEOUT_MS)
-            if not self.is_ready:
+            if not self.is_ready or self._looks_again:
                 self.num_behind = self._reader.num_behind()
         except ClientError as error:
             log.warning("%s", error.one_line(), extra={"action": "catalogue_failed"})
@@ -59,6 +67,12 @@ class Catalogue:
         if not self.is_ready and self.num_behind == 0:
             log.info("%d item vectors read", self.table.num_items, extra={"action": "catalogue_ready"})
             self.is_ready = True
+        self._is_read_again = self._looks_again and self.num_behind == 0
+
+    def is_up_to_date(self) -> bool:
+        """Whether everything has been read, and is in the news, that lay in the topic when this was first asked."""
+        self._is_asked = True
+        return self._is_read_again
 
     def news(self) -> tuple[list[str], list[str]]:
         """Items that have appeared, and that have changed, since the last call. Never waits."""
@@ -86,7 +100,11 @@ class Catalogue:
         except (SchemaError, ValueError):
             self.num_foreign += 1
             return None
-        if vector.space_id != self._space_id or vector.vector.shape != (self._dim,):
+        taken = vector.base if self._is_base else vector.vector
+        if vector.space_id != self._space_id or taken.shape != (self._dim,):
             self.num_foreign += 1
             return None
-        return ItemUpdate(item_id, vector.source_offset, vector.vector.to_numpy().astype("f4"))
+        source = vector.source_offset
+        if self._is_base and source is not None and source == self.table.source_offset(item_id):
+            return None  # what the item is before graph fusion depends on its messages alone
+        return ItemUpdate(item_id, source, taken.to_numpy().astype("f4"))

@@ -52,8 +52,11 @@ class ItemDecoder:
         *,
         partial: bool = True,
         encodes: Encodes | None = None,
+        graph: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        """`graph`: the space has graph fusion, so that neighbours are of use."""
+        self._graph = graph
         self._contract = contract
         self._partial = partial
         self._encodes = encodes
@@ -93,7 +96,7 @@ class ItemDecoder:
         if isinstance(accepted, Refusal):
             if accepted.reason != "no_modality":
                 return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
-            if raw is None:
+            if raw is None and not (self._graph and item.partial and item.neighbors):
                 detail = self._no_encoder(item) if item.content else accepted.detail
                 return Rejection(record, Reason(accepted.reason), STAGE, detail)
             accepted = _NO_FEATURES
@@ -101,7 +104,10 @@ class ItemDecoder:
         if item.content:
             encoded = self._encodes.contents if self._encodes is not None else ()
             decoded.num_content_ignored += len(item.content.keys() - accepted.keys() - set(encoded))
-        return Item(record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw)
+        named = item.neighbors if self._graph else ()
+        return Item(
+            record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw, neighbors=named
+        )
 
     def _raw(self, item: NewItem) -> RawContent | None:
         if self._encodes is None:

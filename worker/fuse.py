@@ -34,6 +34,8 @@ class Vector(NamedTuple):
     prior: float | None = None
     num_events: int = 0
     """Of a user: the events that took part."""
+    base: bytes | None = None
+    """Of an item that its neighbours have moved: the vector before that."""
 
 
 class NoVector(NamedTuple):

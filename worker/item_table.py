@@ -1,4 +1,5 @@
-"""The vectors of all items, as rows of one tensor on the device, so that users are pooled by gathering rows.
+"""The vectors of all items, as rows of one tensor on the device, so that users are pooled, and neighbours attended to,
+by gathering rows.
 
 R rows, D dim of the space. The table grows by doubling; a row that is given up is used again.
 """
@@ -61,6 +62,11 @@ class ItemTable:
         """The row of an item, or `NO_ROW`. Good while `reading`."""
         known = self._known.get(item_id)
         return NO_ROW if known is None else known.row
+
+    def source_offset(self, item_id: str) -> int | None:
+        """Of the item message that the row was made of; None where there is no row."""
+        known = self._known.get(item_id)
+        return None if known is None or known.row == NO_ROW else known.source_offset
 
     @contextmanager
     def reading(self) -> Iterator[Tensor]:

@@ -128,16 +128,20 @@ class Metrics:
             "align_without_vector_total", "Users of whose events no vector can be made.", "topic"
         )
         self.recomputed = counter(
-            "align_recomputed_total", "Users computed anew because of an item's vector, without an event.", "topic"
+            "align_recomputed_total",
+            "Users, or items, computed anew because of an item's vector, without a message.",
+            "topic",
         )
 
         # State.
         self.state_values = gauge("align_state_values", "Items or users that are remembered.", "topic")
         self.state_bytes = gauge("align_state_bytes", "Room that they take, in memory or under state.dir.", "topic")
         self.restored = counter("align_restored_records_total", "Changelog records read to restore state.", "topic")
-        self.waiting = gauge("align_waiting_pairs", "Users waiting for the vector of an item, by pairs.", "topic")
+        self.waiting = gauge(
+            "align_waiting_pairs", "Users, or items, waiting for the vector of an item, by pairs.", "topic"
+        )
         self.waiting_overflow = counter(
-            "align_waiting_overflow_total", "Pairs of user and item that did not fit users.max_waiting.", "topic"
+            "align_waiting_overflow_total", "Pairs that did not fit users.max_waiting or graph.max_waiting.", "topic"
         )
         self.table_items = gauge("align_table_items", "Item vectors in the table on the device.", "topic")
         self.table_bytes = gauge("align_table_bytes", "Room that the table takes.", "topic")

@@ -7,13 +7,15 @@ The state after any messages depends on the messages, not on the order in which 
 - A partial message of revision R brings a modality unless a message of a later revision has brought it, or a later
   whole one has come.
 
+Neighbours go like a modality, and a message without any brings none.
+
 Only where two messages of an item have the same revision does the later one in the log win. A delete ends all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from schemas import Feature
@@ -33,6 +35,15 @@ class Part(NamedTuple):
     """Of the content that the feature was made of here, and how: the same content is not encoded again."""
 
 
+class Named(NamedTuple):
+    """The neighbours of an item."""
+
+    revision: int
+    ids: Sequence[str]
+    missing: Sequence[str] = ()
+    """Those of them that had no vector when this was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class ItemState:
     """What is remembered of an item."""
@@ -46,6 +57,7 @@ class ItemState:
     event_time_ms: int
     """The latest of the messages in it."""
     parts: Mapping[str, Part]
+    neighbors: Named | None = None
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -56,11 +68,14 @@ class ItemState:
             (name, part.revision, *_fields(part.feature), *((part.digest,) if part.digest is not None else ()))
             for name, part in self.parts.items()
         ]
-        return pack((self.offset, self.revision, self.whole, self.event_time_ms, parts))
+        fields = (self.offset, self.revision, self.whole, self.event_time_ms, parts)
+        if self.neighbors is None:
+            return pack(fields)
+        return pack((*fields, self.neighbors), marked=bool(self.neighbors.missing))
 
     @classmethod
     def decode(cls, value: bytes) -> ItemState:
-        offset, revision, whole, event_time_ms, parts = unpack(value)
+        offset, revision, whole, event_time_ms, parts, *named = unpack(value)
         return cls(
             offset, revision, whole, event_time_ms,
             {
@@ -68,10 +83,11 @@ class ItemState:
                     encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale), *digest)
                 for name, of, encoder, dtype, shape, data, scale, *digest in parts
             },
+            Named(named[0][0], tuple(named[0][1]), tuple(named[0][2])) if named else None,
         )  # fmt: skip
 
     def without_parts(self) -> ItemState:
-        return ItemState(self.offset, self.revision, self.whole, self.event_time_ms, {})
+        return replace(self, parts={})
 
 
 def _fields(feature: Feature) -> tuple[object, ...]:
@@ -92,8 +108,9 @@ def merged(known: ItemState | None, item: Item) -> ItemState | None:
         for name, feature in item.features.items()
         if name not in known.parts or item.revision >= known.parts[name].revision
     }
+    neighbors = _neighbors(known.neighbors, item)
     if item.partial:
-        if not brought:
+        if not brought and neighbors is known.neighbors:
             return None
         parts, whole = {**known.parts, **brought}, known.whole
     else:
@@ -105,4 +122,13 @@ def merged(known: ItemState | None, item: Item) -> ItemState | None:
         whole,
         max(known.event_time_ms, item.event_time_ms),
         dict(sorted(parts.items())),
+        neighbors,
     )
+
+
+def _neighbors(known: Named | None, item: Item) -> Named | None:
+    if known is not None and known.revision > item.revision:
+        return known
+    if item.neighbors:
+        return Named(item.revision, item.neighbors)
+    return known if item.partial else None

@@ -248,7 +248,8 @@ class Pipeline:
             return
         self._next_look = now + OBSERVE_INTERVAL_S
         try:
-            is_quiet = self._is_quiet() and self._goal.is_reached(self._consumer.committed(self._goal.partitions))
+            is_reached = self._is_quiet() and self._goal.is_reached(self._consumer.committed(self._goal.partitions))
+            is_quiet = is_reached and self.role.is_up_to_date()  # with the outputs of the whole group
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "look_failed"})
             is_quiet = False
@@ -429,6 +430,8 @@ class Pipeline:
             partition = TopicPartition(self._topic, number)
             if partition in self.assignment:
                 self.assignment[partition].to_recompute.update(dict.fromkeys(keys))
+        if self.is_backlog and not self.role.recomputes_in_backlog:
+            return
         for held in self.assignment.in_state(RUNNING):
             while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
                 keys = list(islice(held.to_recompute, self._settings.batch.max_records))

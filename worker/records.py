@@ -51,6 +51,19 @@ class RawContent(NamedTuple):
     """Those that are to be made."""
 
 
+class Prompt(NamedTuple):
+    """Stands in for the record that a recomputation has not got."""
+
+    topic: str
+    partition: int
+    timestamp: int
+    key: bytes
+    offset: int = -1
+    """Of the newest message in what is computed anew, where its output has to name one."""
+    value: bytes | None = None
+    headers: Headers = ()
+
+
 class State(Protocol):
     """What is remembered of an item or a user."""
 
@@ -76,6 +89,8 @@ class Item:
     """None once it has been encoded."""
     digests: Mapping[str, bytes] | None = None
     """Of the content behind features that were encoded here."""
+    neighbors: Sequence[str] = ()
+    """Those that the message names, in a space with graph fusion. Past the gate the state has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +125,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Recompute:
-    """The same because of an item's vector: no record of the input stands behind it, and nothing new is remembered."""
+    """The same, of a user or of an item with neighbours, because of an item's vector: no record of the input stands
+    behind it, and nothing new is remembered."""
 
-    record: Record
-    """One made up for the purpose."""
+    record: Prompt
     id: str
     state: State
 

@@ -10,33 +10,37 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
+from worker.align.embedded import Embedded
 from worker.align.padding import rising_sizes
 from worker.align.weights import build_user_model
 from worker.catalogue import Catalogue
+from worker.dependents import Dependents
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
 from worker.encoding import Encoding
-from worker.errors import ConfigError, SpaceError, WorkerError
+from worker.errors import ConfigError, WorkerError
 from worker.flow import Flow, flows
-from worker.fuse import Result, Vector
+from worker.fuse import NO_VECTOR, Result, Vector
 from worker.health import Health
 from worker.http import HttpServer
 from worker.item_table import ItemTable
 from worker.kafka import ClientPort, make_client
 from worker.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
+from worker.neighbors import NeighborFusion
+from worker.parts import ItemState
 from worker.pipeline import Pipeline
 from worker.pool import UserPool
-from worker.records import Change, Item
+from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.roles.role import Role
 from worker.roles.users import UserFormat, UsersRole
-from worker.settings import Settings
+from worker.settings import GraphSettings, Settings, UserSettings
 from worker.state import Stores
 from worker.status import Status
 from worker.status_board import StatusBoard
@@ -53,15 +57,35 @@ GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is 
 
 
 class ModelEmbedder:
-    """The runtime as the fuse stage of the items role sees it."""
+    """The runtime as the fuse stage of the items role sees it; with graph fusion, where the space has it."""
 
-    def __init__(self, runtime: AlignRuntime, vector_dtype: Literal["f2", "f4"]) -> None:
+    def __init__(
+        self, runtime: AlignRuntime, vector_dtype: Literal["f2", "f4"], graph: NeighborFusion | None = None
+    ) -> None:
         self._runtime = runtime
+        self._graph = graph
         self._dtype = vector_dtype
         self._has_prior = runtime.space.spec.prior is not None
 
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
-        embedded = self._runtime.embed([entry.features for entry in entries if isinstance(entry, Item)])
+        if self._graph is not None:
+            return self._among_neighbors(self._graph, [_state(entry) for entry in entries])
+        return self._results(self._runtime.embed([entry.features for entry in entries if isinstance(entry, Item)]))
+
+    def _among_neighbors(self, graph: NeighborFusion, states: Sequence[ItemState]) -> list[Result]:
+        embedded = self._runtime.embed([state.features for state in states])
+        moved = graph(embedded.vectors, [state.neighbors.ids if state.neighbors else () for state in states])
+        bases = embedded.rows(self._dtype)
+        results = self._results(replace(embedded, vectors=moved.vectors_BD))
+        for index, (state, is_moved) in enumerate(zip(states, moved.is_moved_B.tolist(), strict=True)):
+            result = results[index]
+            if not state.parts:  # a message that brings neighbours alone may come first
+                results[index] = NO_VECTOR
+            elif is_moved and isinstance(result, Vector):
+                results[index] = result._replace(base=bases[index])
+        return results
+
+    def _results(self, embedded: Embedded) -> list[Result]:
         rows, bad = embedded.rows(self._dtype), embedded.bad_rows
         alone = [None] * len(rows) if embedded.modality_vectors is None else embedded.modality_rows(self._dtype)
         priors = embedded.priors.tolist() if self._has_prior else [None] * len(rows)
@@ -77,32 +101,56 @@ class ModelEmbedder:
         self._runtime.probe()
 
 
+def _state(entry: Change) -> ItemState:
+    state = entry.state if isinstance(entry, Item | Recompute) else None
+    assert isinstance(state, ItemState)  # past the gate of the items role it is
+    return state
+
+
 def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model, metrics: Metrics) -> Role:
     """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
     space, dtype = model.space, settings.publish.vector_dtype
+    device, user = model.runtime.device, space.spec.user
+    sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
     if flow.role == "items":
+        graph, dependents = None, None
+        if space.spec.graph is not None:
+            base = ItemTable(space.spec.dim, settings.graph.table_dtype, device)
+            graph = NeighborFusion(space, base, sizes, device)
+            dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
         return ItemsRole(
             ItemFormat(flow, space.space_id, dtype, space.spec.dim),
             Contract(space.spec),
-            ModelEmbedder(model.runtime, dtype),
+            ModelEmbedder(model.runtime, dtype, graph),
             keep_features=settings.state.features,
             keeps_order=True,
             encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
+            dependents=dependents,
         )
-    device, user = model.runtime.device, space.spec.user
     users = build_user_model(space.spec, space.weights, device)
     assert user is not None  # or there would be no model
     table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
-    sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
     return UsersRole(
         UserFormat(flow, space.space_id, dtype, space.spec.dim),
         UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
-        Catalogue(client, settings.topics.item_vectors, space.space_id, space.spec.dim, table),
-        Waiting(settings.users.max_waiting),
+        make_dependents(settings, client, space, table, settings.users, is_base=False),
         user.event_weights,
         user.last,
-        follows_changes=settings.users.follow_changes,
     )
+
+
+def make_dependents(
+    settings: Settings,
+    client: ClientPort,
+    space: Space,
+    table: ItemTable,
+    follow: GraphSettings | UserSettings,
+    *,
+    is_base: bool,
+) -> Dependents:
+    topic, spec = settings.topics.item_vectors, space.spec
+    catalogue = Catalogue(client, topic, space.space_id, spec.dim, table, is_base=is_base)
+    return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
 
 
 def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> Encoding:
@@ -284,10 +332,10 @@ class Model(NamedTuple):
 def _load_model(settings: Settings) -> Model:
     assert settings.space.path is not None  # checked at construction
     space = Space.load(settings.space.path)
-    if space.spec.graph is not None and "items" in settings.roles:
-        raise SpaceError(
-            f"space.path: {settings.space.path} fuses items with their neighbours (graph), which `evaluate` can do and "
-            "`run` cannot yet; train a space without --graph to serve it"
+    if space.spec.graph is not None and "items" in settings.roles and not settings.state.features:
+        raise ConfigError(
+            f"state.features: {settings.space.path} fuses items with their neighbours (graph), so an item is computed "
+            "anew when a neighbour appears, which needs its features: set it to true, or take a space without graph"
         )
     runtime = AlignRuntime(
         space,

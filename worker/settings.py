@@ -287,6 +287,21 @@ class StateSettings(_Group):
     the items takes a hundred bytes per item instead of a whole message, and partial items become dead letters."""
 
 
+class GraphSettings(_Group):
+    """Of the items role, in a space with graph fusion."""
+
+    max_waiting: int = Field(1_000_000, ge=1)
+    """Pairs of an item and a neighbour of it without a vector that are remembered, to compute the item anew when the
+    vector comes; about 200 bytes each. An item that does not fit is computed with the neighbours it has, and anew at
+    its next message or when its partition moves. Where a catalogue comes all at once there are about half as many
+    pairs as items times neighbours."""
+    follow_changes: bool = False
+    """Compute items again when a neighbour changes or goes, not only when it appears. Every message then costs as many
+    computations as there are items that name its item, and one remembered pair (`graph.max_waiting`) per neighbour."""
+    table_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Element type of the table of the items' vectors before graph fusion, on the device."""
+
+
 class UserSettings(_Group):
     max_waiting: int = Field(1_000_000, ge=1)
     """Pairs of a user and an item without a vector that are remembered, to compute the user when the vector comes;
@@ -362,6 +377,7 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0)
     """CPU threads of the model. 0: one less than there are cores, at least one, because the client needs one."""
     state: StateSettings = StateSettings()
+    graph: GraphSettings = GraphSettings()
     users: UserSettings = UserSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

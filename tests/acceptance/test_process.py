@@ -21,8 +21,6 @@ from tests.brokers import Broker, RealKafka
 from tests.brokers.broker import embedded, real
 from tests.integration.stream import Stream, names
 from tests.worker_process import ROOT, WorkerProcess
-from worker.align import Space, create_space
-from worker.align.spec import SpaceSpec
 from worker.kafka.embedded import EmbeddedBroker
 
 pytestmark = pytest.mark.acceptance
@@ -205,14 +203,6 @@ def break_document(space: Path) -> None:
     (space / "space.json").write_text('{"dim": ')
 
 
-def add_graph(space: Path) -> None:
-    spec = SpaceSpec.model_validate(
-        {**Space.load(space).spec.model_dump(include=set(SpaceSpec.model_fields)), "graph": {"width": 4}}
-    )
-    shutil.rmtree(space)
-    create_space(space, spec)
-
-
 @pytest.mark.embedded
 @pytest.mark.parametrize(
     ("harm", "pattern"),
@@ -220,7 +210,6 @@ def add_graph(space: Path) -> None:
         (shutil.rmtree, "is not a directory"),
         (truncate_weights, "weights.safetensors cannot be read"),
         (break_document, "space.json is not JSON"),
-        (add_graph, "fuses items with their neighbours"),
     ],
 )
 def test_a_bad_space_is_named(

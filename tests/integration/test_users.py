@@ -125,6 +125,7 @@ def test_items_in_parts_are_joined_over_a_restart(stream: Stream, tmp_path: Path
     with WorkerThread(stream.settings({"state.dir": tmp_path})) as worker:
         stream.wait_committed(worker)
         worker.until(lambda: worker.items.accounting.consumed == 30 + 20 + 5 + 1, name="told of all")
+        worker.until(lambda: worker.items.accounting.in_flight == 0)
         assert worker.items.accounting.superseded >= 30
     replay = UserStream(stream).replay()
     final = dict(stream.published())

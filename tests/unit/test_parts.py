@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeRecord, feature
 from worker.errors import StateError
-from worker.parts import ItemState, merged
+from worker.parts import ItemState, Named, merged
 from worker.records import Item
-from worker.state.packing import unpack
+from worker.state.packing import is_marked, unpack
 
 NAMES = ("audio", "image", "text")
 
 
-def message(revision: int, offset: int = 0, *, partial: bool, **fills: float) -> Item:
+def message(revision: int, offset: int = 0, *, partial: bool, neighbors: tuple[str, ...] = (), **fills: float) -> Item:
     features = {name: feature(fill=fill) for name, fill in fills.items()}
-    return Item(FakeRecord(offset=offset), "a", revision, 1_000 + revision, features, partial)
+    record = FakeRecord(offset=offset)
+    return Item(record, "a", revision, 1_000 + revision, features, partial, neighbors=neighbors)
 
 
 def after(*messages: Item) -> ItemState | None:
@@ -65,6 +66,25 @@ def test_the_same_message_again_changes_nothing():
     assert merged(state, message(2, 7, partial=True, text=2.0)) == state
 
 
+def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_none():
+    state = after(message(2, partial=False, neighbors=("b", "c"), text=2.0))
+    assert merged(state, message(3, partial=True, text=3.0)).neighbors == Named(2, ("b", "c"))
+    assert merged(state, message(3, partial=True, neighbors=("d",))).neighbors == Named(3, ("d",))
+    assert merged(state, message(3, partial=False, text=3.0)).neighbors is None
+    later = after(message(2, partial=False, text=2.0), message(4, partial=True, neighbors=("d",)))
+    assert merged(later, message(3, partial=False, neighbors=("b",), text=3.0)).neighbors == Named(4, ("d",))
+    assert merged(later, message(3, partial=True, neighbors=("b",))) is None
+
+
+def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing():
+    state = after(message(1, 3, partial=False, neighbors=("b", "c"), text=1.0))
+    waiting = replace(state, neighbors=Named(1, ("b", "c"), ("c",)))
+    assert ItemState.decode(state.encode()) == state
+    assert ItemState.decode(waiting.encode()) == waiting
+    assert (is_marked(state.encode()), is_marked(waiting.encode())) == (False, True)
+    assert ItemState.decode(waiting.without_parts().encode()).neighbors == waiting.neighbors
+
+
 MESSAGES = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), min_size=1, max_size=5)
 
 
@@ -72,11 +92,15 @@ MESSAGES = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES), min
 def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
     """Revisions are distinct, as those of one producer are."""
     messages = [
-        message(revision, partial=partial, **dict.fromkeys(sorted(names), float(revision)))
+        message(
+            revision, partial=partial, neighbors=(f"of {revision}",) if data.draw(st.booleans()) else (),
+            **dict.fromkeys(sorted(names), float(revision)),
+        )
         for revision, (partial, names) in enumerate(kinds)
-    ]
-    results = {tuple(sorted(content(after(*order)).items())) for order in permutations(messages)}
-    assert len(results) == 1
+    ]  # fmt: skip
+    states = [after(*order) for order in permutations(messages)]
+    assert len({tuple(sorted(content(state).items())) for state in states}) == 1
+    assert len({state.neighbors for state in states}) == 1
     start = data.draw(st.integers(0, len(messages) - 1))
     assert content(after(*messages, *messages[start:])) == content(after(*messages)), "a replay changes nothing"
 

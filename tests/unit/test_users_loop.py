@@ -12,6 +12,7 @@ from worker.align.padding import rising_sizes
 from worker.align.spec import DecayedSum
 from worker.align.users import UserModel
 from worker.catalogue import Catalogue
+from worker.dependents import Dependents
 from worker.errors import ClientError
 from worker.flow import flow_of
 from worker.item_table import ItemTable
@@ -46,15 +47,8 @@ class Harness(LoopHarness):
         pool = UserPool(UserModel(USER, 2).eval(), table, USER.event_weights, USER.last, rising_sizes(8), "f4", "cpu")
         catalogue = Catalogue(made, "item-vectors", "space", 2, table)
         self.waiting = Waiting(max_waiting)
-        role = UsersRole(
-            UserFormat(flow, "space", "f4", 2),
-            pool,
-            catalogue,
-            self.waiting,
-            USER.event_weights,
-            USER.last,
-            follows_changes=follows_changes,
-        )
+        dependents = Dependents(catalogue, self.waiting, follows_changes=follows_changes)
+        role = UsersRole(UserFormat(flow, "space", "f4", 2), pool, dependents, USER.event_weights, USER.last)
         super().__init__(made, role, stores, settings, until_caught_up=until_caught_up)
 
 
@@ -199,7 +193,7 @@ def test_a_changed_item_moves_its_users_only_where_configured(cluster, follows):
         if follows:
             harness.until(lambda: direction(published(cluster)[-1]) == [0.0, 1.0])
         else:
-            harness.until(lambda: harness.role.catalogue.table.row("x") >= 0)
+            harness.until(lambda: harness.role.dependents.catalogue.table.row("x") >= 0)
             feed(cluster, event("v", "x", 0))
             harness.until_committed()
             assert len(published(cluster)) == before
@@ -292,7 +286,7 @@ def test_the_changelog_ends_with_what_the_last_vector_was_made_of(cluster):
 def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(cluster):
     feed(cluster, event("u", "x", 0))
     harness = Harness(cluster)
-    step = harness.role.catalogue.step
+    step = harness.role.dependents.catalogue.step
     may_read = []
     harness.role.stages[0]._step = lambda: step() if may_read else None
     with harness:

@@ -5,7 +5,7 @@ from worker.waiting import Waiting
 
 CALLS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "take", "keep", "forget"]),
+        st.sampled_from(["add", "take", "keep", "forget", "remove"]),
         st.sampled_from("ab"),
         st.integers(0, 1),
         st.sampled_from("uv"),
@@ -46,6 +46,9 @@ def test_the_count_is_that_of_the_pairs(calls):
         if kind == "add":
             waiting.add([item], partition, user)
             pairs.add((item, partition, user))
+        elif kind == "remove":
+            waiting.remove([item, "c"], partition, user)
+            pairs.discard((item, partition, user))
         elif kind == "forget":
             waiting.forget(partition)
             pairs = {pair for pair in pairs if pair[1] != partition}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from schemas import Feature, NewItem, SchemaError, UserEvent, decode
 from worker.align import AlignRuntime, Contract, Refusal, Space
 from worker.align.users import NO_ROW, Histories
-from worker.align.weights import build_user_model
+from worker.align.weights import build_model, build_user_model
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -26,14 +26,26 @@ class Replay:
     def __init__(self, space: Space, items: Iterable[Any], events: Iterable[Any] = ()) -> None:
         """`items` and `events` are the records of the two logs, in order within each partition."""
         self._space = space
-        self.features = final_features(space, items)
+        lives = _lives(space, items)
+        self.features = _final_features(space, lives)
         """By item: what its messages leave of it."""
+        self.neighbors = {item_id: _neighbors(messages) for item_id, messages in lives.items()}
         self.histories = histories(space, events)
 
     @cached_property
     def items(self) -> Vectors:
         runtime = AlignRuntime(self._space, device="cpu", dtype="float32", threads=1, max_batch=1)
-        return {item_id: runtime.embed([features]).vectors[0] for item_id, features in self.features.items()}
+        base = {item_id: runtime.embed([features]).vectors[0] for item_id, features in self.features.items()}
+        if self._space.spec.graph is None:
+            return base
+        attention, most = build_model(self._space.spec, self._space.weights).graph, self._space.spec.graph.max_neighbors
+        found = dict(base)
+        for item_id, vector_D in base.items():
+            neighbors = [base[other] for other in self.neighbors[item_id] if other in base][:most]
+            if neighbors:
+                neighbors_1ND, mask_1N = torch.from_numpy(np.stack([neighbors])), torch.ones(1, len(neighbors)).bool()
+                found[item_id] = attention(torch.from_numpy(vector_D[None]), neighbors_1ND, mask_1N)[0].numpy()
+        return found
 
     def users(self, published: Mapping[str, NDArray[np.float32]] | None = None) -> Vectors:
         """The vector of every user that has one, from the item vectors as they are published, or as computed here."""
@@ -58,9 +70,8 @@ class Replay:
         return found
 
 
-def final_features(space: Space, records: Iterable[Any]) -> dict[str, Mapping[str, Feature]]:
-    """Features of each item that is left. Of each modality the newest counts that no later whole message or delete has
-    ended."""
+def _lives(space: Space, records: Iterable[Any]) -> dict[str, list[NewItem]]:
+    """The messages of each item since it was last deleted, as they came, without those that cannot be used."""
     contract = Contract(space.spec)
     lives: dict[str, list[NewItem]] = {}
     for record in records:
@@ -71,8 +82,17 @@ def final_features(space: Space, records: Iterable[Any]) -> dict[str, Mapping[st
             item = decode(NewItem, record.value)
         except SchemaError:
             continue
-        if record.key == item.key and not isinstance(contract.check(item.features), Refusal):
+        is_useful = not isinstance(contract.check(item.features), Refusal) or (
+            space.spec.graph is not None and item.partial and item.neighbors and not item.features
+        )
+        if record.key == item.key and is_useful:
             lives.setdefault(item.item_id, []).append(item)
+    return lives
+
+
+def _final_features(space: Space, lives: Mapping[str, list[NewItem]]) -> dict[str, Mapping[str, Feature]]:
+    """Features of each item that is left. Of each modality the newest counts that no later whole message or delete has
+    ended."""
     found = {item_id: _features(messages, space) for item_id, messages in lives.items() if messages}
     return {item_id: features for item_id, features in found.items() if features}
 
@@ -85,6 +105,15 @@ def _features(messages: list[NewItem], space: Space) -> dict[str, Feature]:
             features = {}
         features |= {name: each for name, each in message.features.items() if name in space.spec.modalities}
     return dict(sorted(features.items()))
+
+
+def _neighbors(messages: list[NewItem]) -> tuple[str, ...]:
+    """Those that count by the same rule; a partial message without any says nothing of them."""
+    neighbors: tuple[str, ...] = ()
+    for message in sorted(messages, key=lambda message: message.revision):
+        if message.neighbors or not message.partial:
+            neighbors = message.neighbors
+    return neighbors
 
 
 def histories(space: Space, records: Iterable[Any]) -> dict[str, list[UserEvent]]:

@@ -465,11 +465,18 @@ class KafkaPythonReader:
         self._look_again_at = 0.0
         try:
             self._take_new_partitions()
-            partitions = self._consumer.assignment()
-            self._ends = dict(self._consumer.end_offsets(list(partitions), timeout_ms=CALL_TIMEOUT_MS))
+            self._ends = self._find_ends()
         except BaseException:
             consumer.close(timeout_ms=1_000)
             raise
+
+    def _find_ends(self) -> dict[KafkaTopicPartition, int]:
+        return dict(self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=CALL_TIMEOUT_MS))
+
+    def look_again(self) -> None:
+        with translated(f"reading {self._topic}"):
+            self._take_new_partitions()
+            self._ends = self._find_ends()
 
     def poll(self, timeout_ms: int) -> Sequence[Record]:
         with translated(f"reading {self._topic}"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
 from worker.decode import DecodedRecords, ItemDecoder
+from worker.dependents import Dependents
 from worker.encoding import Encoding
 from worker.errors import SpaceError
 from worker.flow import Flow
@@ -20,10 +22,22 @@ from worker.memory import Memory
 from worker.metrics import Metrics
 from worker.parts import ItemState, merged
 from worker.publish import Outbound, carried_headers
-from worker.records import Change, Decoded, Delete, Entry, Item, Record, Superseded, TopicPartition
+from worker.records import (
+    Change,
+    Decoded,
+    Delete,
+    Entry,
+    Item,
+    Prompt,
+    Recompute,
+    Record,
+    Superseded,
+    TopicPartition,
+)
 from worker.roles.role import Watched
 from worker.source_offset import header, of_deletion
 from worker.stage import Stage
+from worker.state.packing import is_marked
 from worker.tenure import ChangeReceipt, Share, Tenure, parse_note
 
 logger = logging.getLogger(__name__)
@@ -48,11 +62,12 @@ class ItemFormat:
 
     def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
         match entry:
-            case Item(is_overtaken=False) if vector is not None:
+            case Item(is_overtaken=False) | Recompute() if vector is not None:
+                made_of: Any = entry if isinstance(entry, Item) else entry.state
                 value = encode_item_vector(
                     item_id=entry.id,
-                    revision=entry.revision,
-                    event_time_ms=entry.event_time_ms,
+                    revision=made_of.revision,
+                    event_time_ms=made_of.event_time_ms,
                     space_id=self.space_id,
                     dtype=self.dtype,
                     shape=(self.dim,),
@@ -62,6 +77,7 @@ class ItemFormat:
                     modality_vectors=vector.modality_data,
                     produced_at_ms=now_ms,
                     source_offset=entry.record.offset,
+                    base_vector=vector.base,
                 )
                 return self._outbound(entry.record, value, carried_headers(entry.record), share)
             case Delete(is_overtaken=False):
@@ -70,6 +86,8 @@ class ItemFormat:
         return None
 
     def change(self, share: Share, entry: Change) -> Outbound | None:
+        if isinstance(entry, Recompute):
+            return None
         record = entry.record
         value = entry.state.encode() if isinstance(entry, Item) and entry.state is not None else None
         return Outbound(self.flow.state, record.partition, record.key, value, (), ChangeReceipt(share))
@@ -83,6 +101,8 @@ class ItemFormat:
 class ItemsRole:
     """Implements `Role`."""
 
+    recomputes_in_backlog = False  # a catalogue that comes all at once is computed twice, and not once per neighbour
+
     def __init__(
         self,
         output: ItemFormat,
@@ -92,9 +112,11 @@ class ItemsRole:
         keep_features: bool,
         keeps_order: bool,
         encoding: Encoding | None = None,
+        dependents: Dependents | None = None,
     ) -> None:
         """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
-        must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused."""
+        must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused.
+        `dependents`: items by their neighbours, in a space with graph fusion, which needs `keep_features`."""
         self.flow = output.flow
         self.output = output
         self.embedder = embedder
@@ -102,9 +124,13 @@ class ItemsRole:
         self._keep_features = keep_features
         self._keeps_order = keeps_order
         self.encoding = encoding
-        self.stages: Sequence[Stage] = [] if encoding is None else [encoding.stage]
+        self.dependents = dependents
+        self.stages: Sequence[Stage] = [part.stage for part in (encoding, dependents) if part is not None]
         self._decoder = ItemDecoder(
-            contract, partial=keep_features, encodes=None if encoding is None else encoding.encoder
+            contract,
+            partial=keep_features,
+            encodes=None if encoding is None else encoding.encoder,
+            graph=dependents is not None,
         )
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
@@ -122,15 +148,26 @@ class ItemsRole:
         is_overtaken = memory.is_overtaken(entry.id, offset)
         if isinstance(entry, Delete):
             memory.put(entry.id, None, offset)
+            if self.dependents is not None and known is not None and known.neighbors is not None:
+                self.dependents.waiting.remove(known.neighbors.ids, entry.record.partition, entry.id)
             return Delete(entry.record, entry.id, is_overtaken)
         state = merged(known, entry)
         if state is None:
             return Superseded(entry.record)
+        state = self._waiting(state, entry.record.partition, entry.id)
         kept = state if self._keep_features else state.without_parts()
         memory.put(entry.id, kept, offset)
         return Item(
             entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken
         )
+
+    def _waiting(self, state: ItemState, partition: int, item_id: str) -> ItemState:
+        """The state, with those of its neighbours that have no vector; the item then waits for them."""
+        if self.dependents is None or state.neighbors is None:
+            return state
+        # It goes on waiting for those it named before: if the model fails on this message, they are its neighbours.
+        missing = self.dependents.add(state.neighbors.ids, partition, item_id)
+        return replace(state, neighbors=state.neighbors._replace(missing=tuple(missing)))
 
     def decode_state(self, value: bytes) -> ItemState:
         """Without parts that another space has accepted and this one refuses."""
@@ -141,7 +178,7 @@ class ItemsRole:
                 for name, part in state.parts.items()
                 if not isinstance(self._contract.check({name: part.feature}), Refusal)
             }
-            return ItemState(state.offset, state.revision, state.whole, state.event_time_ms, parts)
+            return replace(state, parts=parts)
         return state
 
     def recall(self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched) -> Collection[str]:
@@ -163,29 +200,61 @@ class ItemsRole:
             memory.is_foreign = True
         elif self._keeps_order:
             memory.published = {key: offset for key, offset in published.items() if offset >= tenure.commit.offset}
-        return ()
+        return () if self.dependents is None else _recalled(self.dependents, tenure, memory, watched)
 
-    def recompute(self, keys: Collection[str], partition: int, memory: Memory[Any]) -> list[Entry]:
-        return []
+    def recompute(self, keys: Collection[str], partition: int, memory: Memory[ItemState]) -> list[Entry]:
+        now_ms = time.time_ns() // 1_000_000
+        entries: list[Entry] = []
+        for key in keys:
+            state = memory.get(key)
+            # What an earlier owner has published of a newer message is computed when that message comes again.
+            if state is not None and state.offset >= memory.published.get(key, 0):
+                prompt = Prompt(self.flow.inputs, partition, now_ms, key.encode(), state.offset)
+                entries.append(Recompute(prompt, key, state))
+        return entries
 
     def arrivals(self) -> Mapping[int, Collection[str]]:
-        return {}
+        return {} if self.dependents is None else self.dependents.arrivals()
 
     def forget(self, partition: int) -> None:
-        return
+        if self.dependents is not None:
+            self.dependents.waiting.forget(partition)
 
     def is_ready(self) -> bool:
-        return True
+        return self.dependents is None or self.dependents.catalogue.is_ready
+
+    def is_up_to_date(self) -> bool:
+        return self.dependents is None or self.dependents.catalogue.is_up_to_date()
 
     def figures(self) -> Mapping[str, int]:
-        return {}
+        return {} if self.dependents is None else self.dependents.figures()
 
     def measure(self, metrics: Metrics) -> None:
-        return
+        if self.dependents is not None:
+            self.dependents.measure(metrics)
 
     def close(self) -> None:
         if self.encoding is not None:
             self.encoding.close()
+        if self.dependents is not None:
+            self.dependents.catalogue.close()
+
+
+def _recalled(dependents: Dependents, tenure: Tenure, memory: Memory[ItemState], watched: Watched) -> Collection[str]:
+    """Items to be computed anew: of which a neighbour has appeared since their last message, or may have changed."""
+    if not dependents.until_read(tenure, watched):
+        return ()
+    found = set()
+    for item_id, value in memory.items():
+        if not (is_marked(value) or dependents.follows_changes):
+            continue
+        named = ItemState.decode(value).neighbors
+        if named is None:
+            continue
+        dependents.add(named.ids, tenure.partition.partition, item_id)
+        if dependents.has_any(named.ids if dependents.follows_changes else named.missing):
+            found.add(item_id)
+    return found
 
 
 def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:

@@ -34,6 +34,11 @@ class Role(Protocol):
         ...
 
     @property
+    def recomputes_in_backlog(self) -> bool:
+        """Whether what `arrivals` brings is computed while there is a backlog of the log, too, and not after it."""
+        ...
+
+    @property
     def stages(self) -> Sequence[Stage]:
         """Threads of its own."""
         ...
@@ -67,6 +72,10 @@ class Role(Protocol):
 
     def is_ready(self) -> bool:
         """Whether it has all that it needs to work."""
+        ...
+
+    def is_up_to_date(self) -> bool:
+        """Whether it knows what lies outside the log, as that was when this was first asked. Poll thread."""
         ...
 
     def figures(self) -> Mapping[str, int]:

@@ -96,6 +96,7 @@ item_vectors = st.builds(
     modality_vectors=st.none() | st.dictionaries(names, vectors, max_size=3),
     produced_at_ms=times,
     source_offset=st.none() | counts,
+    base_vector=st.none() | vectors,
 )
 user_vectors = st.builds(
     UserVector,

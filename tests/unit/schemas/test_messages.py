@@ -89,7 +89,14 @@ def test_keys_are_ids_in_utf8():
 def test_tensors_are_named_by_their_path():
     vector = ItemVector(**ITEM_VECTOR, modality_vectors={"text": VECTOR, "image": VECTOR})
     assert [path for path, _ in vector.tensors()] == ["vector", "modality_vectors.text", "modality_vectors.image"]
+    assert [path for path, _ in ItemVector(**ITEM_VECTOR, base_vector=VECTOR).tensors()] == ["vector", "base_vector"]
     assert list(DeadLetter(**LETTER).tensors()) == []
+
+
+def test_a_vector_that_graph_fusion_has_not_moved_is_its_own_base():
+    moved = Tensor.from_numpy([0.0, 1.0])
+    assert ItemVector(**ITEM_VECTOR).base == VECTOR
+    assert ItemVector(**{**ITEM_VECTOR, "vector": moved}, base_vector=VECTOR).base == VECTOR
 
 
 def test_a_known_reason_becomes_one_and_an_unknown_one_stays_readable():
