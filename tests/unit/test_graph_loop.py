@@ -12,8 +12,10 @@ from prometheus_client import CollectorRegistry
 from schemas import DeadLetter, Feature, ItemVector, NewItem, Reason, Tensor, decode, encode
 from tests.fakes import FakeClient, FakeCluster
 from tests.unit.loop_harness import EXACTLY_ONCE, SETTINGS, LoopHarness
+from tests.unit.train.worlds import WEIGHTS, trained
 from worker.align import AlignRuntime, create_space
 from worker.align.spec import GraphSpec, ModalitySpec, SelfAttentionSpec, SpaceSpec
+from worker.data import split_by_time
 from worker.data.load import assemble
 from worker.errors import ClientError, ConfigError
 from worker.evaluate.spaces import embed_items
@@ -22,6 +24,8 @@ from worker.metrics import Metrics
 from worker.service import Model, _load_model, make_role
 from worker.settings import GraphSettings, Settings, StateSettings
 from worker.state import Stores
+from worker.synthetic import Audience, Catalogue
+from worker.train.run import item_parts
 
 SPEC = SpaceSpec(
     dim=8,
@@ -141,6 +145,27 @@ def test_the_vectors_are_those_of_evaluation_whatever_came_first(model, settings
     assert (totals.consumed, sum(totals.published.values()), totals.unaccounted()) == (len(items), len(items), 0)
     moved = [name for name in NAMES if np.abs(expected[name] - evaluated(model, item(name))[name]).max() > 0.01]
     assert len(moved) >= 5, "or nothing has been shown"
+
+
+def test_what_training_found_and_evaluation_judged_is_what_is_served(tmp_path: Path):
+    """From the items, and then the parts that `train --graph` writes for their topic, each in no order."""
+    made = Catalogue(3, missing_share=0.3)
+    items = list(made.items(60))
+    messages = [each.message(1, 0) for each in items]
+    events = [each.message() for each in Audience(made, 40, seed=0, start_ms=0).events(items, 900, end_ms=10**9)]
+    loaded = assemble(messages, events, WEIGHTS)
+    split = split_by_time(loaded.dataset.events, np.zeros(60, bool), np.arange(60) % 5 == 0)
+    space, learned = trained(tmp_path / "space", loaded.dataset, split, epochs=1, graph=True)
+    parts = list(item_parts(loaded, learned, "behavior"))
+    dice = random.Random(0)
+    everything = [*dice.sample(messages, len(messages)), *dice.sample(parts, len(parts))]
+    served = Model(space, (runtime := AlignRuntime(space, device="cpu", dtype="float32", threads=1, max_batch=8)),
+                   runtime.warm_up(), None)  # fmt: skip
+    judged = embed_items(runtime, assemble(everything, events, WEIGHTS).dataset).vectors_ID.numpy()
+    cluster = FakeCluster(2)
+    feed(cluster, *everything)
+    with Harness(cluster, served, follow_changes=True) as harness:  # items come in two parts
+        harness.until_final(dict(zip(loaded.dataset.item_ids, judged, strict=True)))
 
 
 def test_a_neighbour_that_comes_later_moves_the_item_again(model):
