@@ -7,7 +7,7 @@ R rows, D dim of the space. The table grows by doubling; a row that is given up 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -62,6 +62,11 @@ class ItemTable:
         """The row of an item, or `NO_ROW`. Good while `reading`."""
         known = self._known.get(item_id)
         return NO_ROW if known is None else known.row
+
+    def rows(self, item_ids: Iterable[str]) -> list[int]:
+        """The rows of those that have one. Good while `reading`."""
+        get = self._known.get
+        return [known.row for item_id in item_ids if (known := get(item_id)) is not None and known.row != NO_ROW]
 
     def source_offset(self, item_id: str) -> int | None:
         """Of the item message that the row was made of; None where there is no row."""

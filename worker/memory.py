@@ -40,6 +40,10 @@ class Memory(Generic[S]):
         """Remember a state (None: forget the key) that the input at `offset` leads to."""
         self._pending[key] = (offset, state)
 
+    def is_settled(self, key: str) -> bool:
+        """Whether nothing of it is under way: what is remembered of it has been written, and its input not rejected."""
+        return key not in self._pending
+
     def is_overtaken(self, key: str, offset: int) -> bool:
         """Whether an output of a newer input is written already."""
         published = self.published.get(key)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding
 
 from worker.align import Space
 from worker.align.device import device_failures
@@ -51,15 +52,13 @@ class NeighborFusion:
         padded_BD[:count] = vectors_BD
         with device_failures(), torch.inference_mode(), self._table.reading() as table_RD:
             rows_BN = torch.from_numpy(self._rows(neighbors, len(padded_BD))).to(table_RD.device)
-            neighbors_BND = table_RD[rows_BN.clamp(min=0)]
+            neighbors_BND = embedding(rows_BN.clamp(min=0), table_RD)  # copies rows, where indexing copies elements
             moved_BD = self._graph(torch.from_numpy(padded_BD).to(self._device), neighbors_BND, rows_BN != NO_ROW)
             return Moved(moved_BD.cpu().numpy()[:count], (rows_BN != NO_ROW).any(1).cpu().numpy()[:count])
 
     def _rows(self, neighbors: Sequence[Sequence[str]], num_rows: int) -> NDArray[np.int64]:
         """[B, N]: of the neighbours of each item the first that have a row; then `NO_ROW`."""
-        known = [
-            [row for name in names if (row := self._table.row(name)) != NO_ROW][: self._most] for names in neighbors
-        ]
+        known = [self._table.rows(names)[: self._most] for names in neighbors]
         rows_BN = np.full((num_rows, self._widths.at_least(max(map(len, known), default=1))), NO_ROW, np.int64)
         for item, rows in enumerate(known):
             rows_BN[item, : len(rows)] = rows

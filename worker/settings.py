@@ -297,7 +297,8 @@ class GraphSettings(_Group):
     pairs as items times neighbours."""
     follow_changes: bool = False
     """Compute items again when a neighbour changes or goes, not only when it appears. Every message then costs as many
-    computations as there are items that name its item, and one remembered pair (`graph.max_waiting`) per neighbour."""
+    computations as there are items that name its item, one remembered pair (`graph.max_waiting`) per neighbour, and a
+    partition that changes hands all of its items with neighbours."""
     table_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Element type of the table of the items' vectors before graph fusion, on the device."""
 

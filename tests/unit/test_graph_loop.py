@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas import DeadLetter, Feature, ItemVector, NewItem, Reason, Tensor, decode, encode
-from tests.fakes import FakeClient, FakeCluster
+from tests.fakes import FakeClient, FakeCluster, FakeRecord
 from tests.unit.loop_harness import EXACTLY_ONCE, SETTINGS, LoopHarness
 from tests.unit.train.worlds import WEIGHTS, trained
 from worker.align import AlignRuntime, create_space
@@ -20,10 +20,13 @@ from worker.data.load import assemble
 from worker.errors import ClientError, ConfigError
 from worker.evaluate.spaces import embed_items
 from worker.flow import flow_of
+from worker.memory import Memory
 from worker.metrics import Metrics
+from worker.parts import ItemState
+from worker.records import Delete
 from worker.service import Model, _load_model, make_role
 from worker.settings import GraphSettings, Settings, StateSettings
-from worker.state import Stores
+from worker.state import MemoryStore, Stores
 from worker.synthetic import Audience, Catalogue
 from worker.train.run import item_parts
 
@@ -390,6 +393,22 @@ def test_what_an_earlier_owner_has_published_of_a_newer_message_is_not_gone_behi
         del memory.published["a"]
         (entry,) = harness.role.recompute(["a", "gone"], 0, memory)
     assert (entry.id, entry.record.offset) == ("a", 0)
+
+
+def test_what_is_under_way_is_computed_anew_when_it_is_settled(model):
+    """Until then it may become a dead letter, of which there must be no vector."""
+    cluster = FakeCluster(1)
+    harness = Harness(cluster, model)
+    role, memory = harness.role, Memory(MemoryStore(), ItemState.decode)
+    state = ItemState(4, 1, 1, 0, {})
+    memory.put("a", state, 4)
+    assert role.recompute(["a"], 0, memory) == []
+    assert role.arrivals() == {0: {"a"}}
+    memory.settle({"a": state.encode()}, {"a": Delete(FakeRecord(offset=4), "a")}, [], 1)
+    (entry,) = role.recompute(["a"], 0, memory)
+    assert (entry.id, entry.state) == ("a", state)
+    assert role.arrivals() == {}
+    harness.pipeline.abort()
 
 
 def test_a_worker_that_remembers_no_features_is_refused(model, tmp_path: Path):

@@ -42,6 +42,8 @@ from worker.tenure import ChangeReceipt, Share, Tenure, parse_note
 
 logger = logging.getLogger(__name__)
 
+NUM_RECALLED = 10_000
+
 READ_TIMEOUT_S = 30.0
 NUM_CHECKED = 256
 """Outputs that are read in any case, to see whether they are of this space and this log."""
@@ -125,6 +127,8 @@ class ItemsRole:
         self._keeps_order = keeps_order
         self.encoding = encoding
         self.dependents = dependents
+        self._unsettled: dict[int, set[str]] = {}
+        """Items by partition that are to be computed anew once what is known of them is settled. Poll thread."""
         self.stages: Sequence[Stage] = [part.stage for part in (encoding, dependents) if part is not None]
         self._decoder = ItemDecoder(
             contract,
@@ -206,6 +210,9 @@ class ItemsRole:
         now_ms = time.time_ns() // 1_000_000
         entries: list[Entry] = []
         for key in keys:
+            if not memory.is_settled(key):  # its message may yet become a dead letter, and so have no vector
+                self._unsettled.setdefault(partition, set()).add(key)
+                continue
             state = memory.get(key)
             # What an earlier owner has published of a newer message is computed when that message comes again.
             if state is not None and state.offset >= memory.published.get(key, 0):
@@ -214,9 +221,16 @@ class ItemsRole:
         return entries
 
     def arrivals(self) -> Mapping[int, Collection[str]]:
-        return {} if self.dependents is None else self.dependents.arrivals()
+        if self.dependents is None:
+            return {}
+        unsettled, self._unsettled = self._unsettled, {}
+        found = self.dependents.arrivals()
+        return {
+            number: {*unsettled.get(number, ()), *found.get(number, ())} for number in unsettled.keys() | found.keys()
+        }
 
     def forget(self, partition: int) -> None:
+        self._unsettled.pop(partition, None)
         if self.dependents is not None:
             self.dependents.waiting.forget(partition)
 
@@ -245,7 +259,9 @@ def _recalled(dependents: Dependents, tenure: Tenure, memory: Memory[ItemState],
     if not dependents.until_read(tenure, watched):
         return ()
     found = set()
-    for item_id, value in memory.items():
+    for number, (item_id, value) in enumerate(memory.items()):
+        if number % NUM_RECALLED == 0:
+            list(watched(()))  # a large partition takes longer than the watchdog allows for a step
         if not (is_marked(value) or dependents.follows_changes):
             continue
         named = ItemState.decode(value).neighbors
