@@ -40,7 +40,9 @@ def add_recommend_flags(command: argparse.ArgumentParser) -> None:
     how = command.add_argument_group("how they are answered")
     how.add_argument("--by", metavar="MODALITY", help="compare this modality of the query alone (default: as --among)")
     how.add_argument(
-        "--among", metavar="MODALITY", help="with this modality of the items alone (default for --like: as --by)"
+        "--among",
+        metavar="MODALITY",
+        help="with this modality of the items alone: the better choice for --text (default for --like: as --by)",
     )
     how.add_argument("--lacking", metavar="MODALITY", help="only items that this modality took no part in")
     how.add_argument("--count", type=positive, default=10, metavar="N", help="items per answer (default: %(default)s)")
@@ -93,6 +95,11 @@ def recommend(arguments: argparse.Namespace, settings: Settings) -> int:
     asked = _questions(arguments, settings, source, items, space)
     how = Search(arguments.count, arguments.among, arguments.lacking, arguments.score)
     answers = answer(asked, items, how)
+    if (arguments.text or arguments.file) and how.among is None and any(len(names) > 1 for names in items.modalities):
+        say(
+            "a query of one modality is nearest to items that have no other; --among compares that modality alone "
+            "(--among text), where the worker publishes it (publish.modality_vectors)"
+        )
     for line in left_out_lines(items.left_out):
         say(line)
     if arguments.json:

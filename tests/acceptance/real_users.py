@@ -4,12 +4,12 @@
     python -m tests.acceptance.real_users --keep DIR                 # what it makes stays, and is used again
     python -m tests.acceptance.real_users --epochs 1 --events 6000   # the oldest events, and their films alone
 
-Needs KAFKA_HOME, and `ratings.csv`, `items.csv` and `features.npz`. The ratings are imported, and a space is trained by
-`align-worker train` on what came before the newest fifth of the likes, so that what is predicted there has not been
-learned. The worker gets the films and what training has made of behaviour, then the ratings: four fifths as fast as
-they go, the rest at a steady pace. A user's ratings are seconds apart in truth and here they are not, so they would
-meet in a micro-batch, and only the last would have a vector: `batch.max_records` is 1. `--batch 512` shows the
-default.
+Needs KAFKA_HOME, and `ratings.csv`, `items.csv` and `features.npz`. The ratings are imported, and a space is trained on
+them by `align-worker train`. The worker gets the films and what training has made of behaviour, then the ratings: four
+fifths as fast as they go, the rest at a steady pace. A user's ratings are seconds apart in truth and here they are not,
+so they would meet in a micro-batch, and only the last would have a vector: `batch.max_records` is 1. `--batch 512`
+shows what the default makes of such a hurry. With `--trained-share 0.8` training does not see the newest fifth of the
+likes, and their figures are those of a space that has not learned what it is asked.
 
 What is checked: the last vectors and states are those of a replay of the logs, and the books balance
 (`tests.verifier`); every user's last vector, and those on the way, are what `worker.evaluate` computes of the same
@@ -92,7 +92,8 @@ class Plan:
     """None: those of the recipe."""
     num_events: int | None = None
     """The oldest, and their items alone. None: all."""
-    trained_share: float = 1 - NEWEST_SHARE
+    trained_share: float = 1.0
+    """Of the likes, the oldest: what training may see."""
     threads: int = 1
     raw: bool = False
     """Features are made of titles, overviews and posters by the built-in encoders, so that words can be asked for."""
@@ -466,9 +467,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, metavar="N", help="of training, at most")
     parser.add_argument("--events", type=int, metavar="N", help="the oldest N, and their items alone")
     parser.add_argument(
-        "--trained-share", type=float, default=1 - NEWEST_SHARE, metavar="SHARE",
-        help="of the likes, the oldest, that training may see; 1 is what a training on all files sees "
-        "(default: %(default)s)",
+        "--trained-share", type=float, default=1.0, metavar="SHARE",
+        help="of the likes, the oldest, that training may see; 0.8 leaves it ignorant of those that are asked about "
+        "first (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of training (default: %(default)s)")
     parser.add_argument(

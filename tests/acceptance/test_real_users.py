@@ -17,12 +17,14 @@ NUM_EVENTS = 3_000
 @pytest.mark.campaign
 @pytest.mark.acceptance
 @pytest.mark.real_kafka
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_users_end_and_go_where_the_evaluator_says(tmp_path: Path, own_kafka_allowed: None) -> None:
     """Every vector on the way, too: each event's is that of its history."""
     if missing := [name for name in FILES if not (DATA / name).is_file()]:
         pytest.skip(f"needs a real catalogue: no {missing[0]} in {DATA}")
-    report = run_users(Plan(DATA, tmp_path, delivery="exactly_once", epochs=1, num_events=NUM_EVENTS))
+    report = run_users(
+        Plan(DATA, tmp_path, delivery="exactly_once", epochs=1, num_events=NUM_EVENTS, trained_share=0.8)
+    )
     print(report)
     assert not report.breaches
     assert (report.num_events, report.num_behind) == (NUM_EVENTS, 0)

@@ -8,7 +8,7 @@ from schemas import Content, Feature, NewItem, Tensor, encode
 from tests.unit.recommend.published import event, item_vector, user_vector, world
 from worker.__main__ import main
 from worker.align import AlignRuntime, Space, command
-from worker.data.files import read_items, write_encoded, write_events, write_items
+from worker.data.files import read_item_vectors, read_items, write_encoded, write_events, write_items
 from worker.data.lists import write_titles
 from worker.encode.builtin import BUILTIN
 
@@ -176,6 +176,21 @@ def test_words_find_what_they_are_about(texts, capsys):
     _, arguments = texts
     document = answers([*arguments, "--text", "sourdough bread", "--text", "frozen lake hockey"], capsys)
     assert [ids(each)[0] for each in document["answers"]] == ["bread", "ice"]
+
+
+def test_words_beside_items_of_more_than_text_come_with_a_hint(texts, tmp_path, capsys):
+    folder, arguments = texts
+    hint = "--among compares that modality alone"
+    assert main([*arguments, "--text", "sourdough bread"]) == 0
+    assert hint not in capsys.readouterr().err  # no item has more than one modality
+    items = list(read_item_vectors(folder / "vectors.msgpack"))
+    items[0] = items[0].model_copy(update={"modalities": ("mood", "text")})
+    write_encoded(tmp_path / "vectors.msgpack", map(encode, items))
+    mixed = [part.replace(f"{folder}/vectors", f"{tmp_path}/vectors") for part in arguments]
+    assert main([*mixed, "--text", "sourdough bread"]) == 0
+    assert hint in capsys.readouterr().err
+    assert main([*mixed, "--like", "bread"]) == 0
+    assert hint not in capsys.readouterr().err
 
 
 def test_files_find_what_is_like_them(texts, tmp_path, capsys):
