@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas import UserEvent, UserVector, decode, encode
 from tests.bench.host import host_line
@@ -38,6 +38,7 @@ NUM_USERS, NUM_CATALOGUE = 5_000, 2_000
 INTERVAL_S = 0.1
 STALL_S = 120.0
 TICK_S = 0.002
+_NOT_YET = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)  # of a group that is new
 WARM_UP_S = 3.0
 
 
@@ -156,8 +157,19 @@ def committed(bed: Bed, group: str, topic: str) -> Iterator[Any]:
     """Tells what a group has committed of a topic."""
     observer = Consumer({"bootstrap.servers": bed.bootstrap_servers, "group.id": group, "enable.auto.commit": False})
     partitions = [TopicPartition(topic, number) for number in range(NUM_PARTITIONS)]
+    last = 0
+
+    def total() -> int:
+        nonlocal last
+        try:
+            last = sum(max(0, each.offset) for each in observer.committed(partitions, timeout=10))
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET:
+                raise
+        return last
+
     try:
-        yield lambda: sum(max(0, each.offset) for each in observer.committed(partitions, timeout=10))
+        yield total
     finally:
         observer.close()
 

@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     host = host_line()
+    say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
+    say(f"host: {host}")
     with open_bed(None) as bed, tempfile.TemporaryDirectory(prefix="align-memory-") as directory:
         if arguments.items is None:
             states, count = user_states(arguments.users, arguments.events), arguments.users
@@ -80,39 +82,42 @@ def main() -> None:
             states, count = item_states(arguments.items), arguments.items
             runs = ItemRuns(bed)
         num_bytes = fill(bed, runs.changelog, states) / count
-        rows = [
-            runs.measure("nothing", runs.environment(runs.empty), 0),
-            runs.measure("in memory", runs.environment(runs.changelog), count),
-        ]
         on_disk = {**runs.environment(runs.changelog), "ALIGN_STATE__DIR": directory}
-        rows.append(runs.measure("state.dir", on_disk, count))
-        rows.append(runs.measure("state.dir, again", on_disk, count, feeds=False))
+        rows = []
+        for name, environment, expected, feeds in (
+            ("nothing", runs.environment(runs.empty), 0, True),
+            ("in memory", runs.environment(runs.changelog), count, True),
+            ("state.dir", on_disk, count, True),
+            ("state.dir, again", on_disk, count, False),
+        ):
+            rows.append(runs.measure(name, environment, expected, feeds=feeds))
+            say(as_text(rows[-1]))
         disk_bytes = sum(file.stat().st_blocks * 512 for file in Path(directory).rglob("*") if file.is_file()) / count
     if arguments.json:
         made = [row._asdict() for row in rows]
         print(json.dumps({"host": host, "encoded_bytes": num_bytes, "disk_bytes": disk_bytes, "rows": made}))
         return
-    print(f"host: {host}\n{count:,} states of {num_bytes:,.0f} bytes; on the disk {disk_bytes:,.0f} bytes each")
-    print(f"{'':18} {'start s':>8} {'anonymous MB':>13} {'mapped MB':>10} {'bytes each':>11}  after events: µs, MB, MB")
-    for row in rows:
-        after = "" if row.cpu_us_per_event is None else (
-            f"{row.cpu_us_per_event:8.1f} {row.anonymous_after_mb:8,.0f} {row.mapped_after_mb:8,.0f}"
-        )  # fmt: skip
-        print(
-            f"{row.name:18} {row.start_s:8.1f} {row.anonymous_mb:13,.0f} {row.mapped_mb:10,.0f} "
-            f"{row.state_bytes:11,.0f}  {after}"
-        )
+    print(f"{count:,} states of {num_bytes:,.0f} bytes; on the disk {disk_bytes:,.0f} bytes each")
+
+
+def as_text(row: Row) -> str:
+    after = "" if row.cpu_us_per_event is None else (
+        f"; after the events {row.anonymous_after_mb:,.0f} and {row.mapped_after_mb:,.0f} MB, "
+        f"{row.cpu_us_per_event:.1f} µs CPU each"
+    )  # fmt: skip
+    return (
+        f"{row.name:17} restored after {row.start_s:6.1f} s: {row.anonymous_mb:6,.0f} MB anonymous, "
+        f"{row.mapped_mb:6,.0f} MB mapped, {row.state_bytes:6,.0f} bytes of state each{after}"
+    )
 
 
 class Runs:
     """Starts of the worker, each with outputs of its own."""
 
-    def __init__(self, bed: Bed, topic: str) -> None:
+    def __init__(self, bed: Bed) -> None:
         self.bed = bed
-        self.topic = topic
-        """The input, whose name metrics carry."""
         self.changelog, self.empty = "filled-changelog", "empty-changelog"
-        bed.create_topics([self.changelog, self.empty, topic])
+        bed.create_topics([self.changelog, self.empty])
 
     def environment(self, changelog: str) -> dict[str, str]:
         raise NotImplementedError
@@ -127,7 +132,7 @@ class Runs:
             wait_until(lambda: self._is_restored(child, port, count), START_TIMEOUT_S, f"{count} states restored")
             start_s = time.monotonic() - started
             time.sleep(SETTLE_S)
-            before, num_bytes = resident_mb(child.pid), metric(port, "align_state_bytes", self.topic)
+            before, num_bytes = resident_mb(child.pid), metric(port, "align_state_bytes")
             row = Row(name, start_s, *before, num_bytes / max(1, count))
             cost = self.work(environment, psutil.Process(child.pid)) if feeds else None
             return row if cost is None else Row(*row[:5], cost, *resident_mb(child.pid))
@@ -136,22 +141,21 @@ class Runs:
         if child.poll() is not None:
             raise RuntimeError(f"the worker ended with {child.returncode}")
         try:
-            is_held = metric(port, "align_assigned_partitions", self.topic) == NUM_PARTITIONS
-            return is_held and metric(port, "align_state_values", self.topic) == count
+            is_held = metric(port, "align_assigned_partitions") == NUM_PARTITIONS
+            return is_held and metric(port, "align_state_values") == count
         except (OSError, LookupError):
             return False
 
 
 class UserRuns(Runs):
     def __init__(self, bed: Bed, catalogue: str, num_users: int, num_fed: int) -> None:
-        super().__init__(bed, "events")
+        super().__init__(bed)
         self._catalogue = catalogue
         self._num_users, self._num_fed = num_users, num_fed
 
     def environment(self, changelog: str) -> dict[str, str]:
         topic = f"events-{uuid.uuid4().hex[:8]}"
         self.bed.create_topics([topic])
-        self.topic = topic
         return {
             **users_environment(self.bed, topic, self._catalogue, "at_least_once"),
             "ALIGN_TOPICS__USER_STATE": changelog,
@@ -170,21 +174,26 @@ class UserRuns(Runs):
 
 class ItemRuns(Runs):
     def __init__(self, bed: Bed) -> None:
-        super().__init__(bed, "items")
+        super().__init__(bed)
+        bed.create_topics(["items"])
 
     def environment(self, changelog: str) -> dict[str, str]:
-        return {**self.bed.worker_environment(self.topic), "ALIGN_TOPICS__ITEM_STATE": changelog}
+        return {**self.bed.worker_environment("items"), "ALIGN_TOPICS__ITEM_STATE": changelog}
 
 
 def user_states(num_users: int, num_events: int) -> Iterator[State]:
-    """Histories whose events have ids of 16 characters and are about items of 14."""
+    """Histories whose events have ids of 16 characters and are about items of 14. There are a thousand, given out in
+    turn: what each takes does not depend on what the others hold."""
     dice = random.Random(0)
-    for number in range(num_users):
-        events = [
+    histories = [
+        UserState(0, [
             Event(_TIME_MS + position, f"{dice.getrandbits(64):016x}", item_id(dice.randrange(NUM_CATALOGUE)), "like")
             for position in range(num_events)
-        ]
-        yield f"user-{number}".encode(), number % NUM_PARTITIONS, UserState(0, events).encode()
+        ]).encode()
+        for _ in range(min(num_users, 1_000))
+    ]  # fmt: skip
+    for number in range(num_users):
+        yield f"user-{number}".encode(), number % NUM_PARTITIONS, histories[number % len(histories)]
 
 
 def item_states(num_items: int) -> Iterator[State]:
@@ -215,10 +224,11 @@ def fill(bed: Bed, topic: str, states: Iterator[State]) -> int:
     return num_bytes
 
 
-def metric(port: int, name: str, topic: str) -> float:
+def metric(port: int, name: str) -> float:
+    """Of the only role of a worker."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
-        found = re.search(rf'^{name}{{topic="{topic}"}} (\S+)$', response.read().decode(), re.MULTILINE)
+        found = re.search(rf"^{name}{{.*}} (\S+)$", response.read().decode(), re.MULTILINE)
     if found is None:
         raise LookupError(name)
     return float(found[1])
