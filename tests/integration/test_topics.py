@@ -93,13 +93,17 @@ def assert_configured(stream: Stream) -> None:
         admin.close()
 
 
-def test_unequal_numbers_of_partitions_are_refused(make_stream: Callable[..., Stream], broker: Broker) -> None:
+@pytest.mark.parametrize("name", ["item_vectors", "item_state"])
+def test_fewer_partitions_than_the_input_has_are_refused(
+    make_stream: Callable[..., Stream], broker: Broker, name: str
+) -> None:
     stream = make_stream(broker, create=False)
-    stream.broker.create_topics({stream.items: 3, stream.vectors: 2, stream.state: 3, stream.letters: 1})
+    lacking = stream.topics[name]
+    stream.broker.create_topics({stream.items: 3, stream.vectors: 3, stream.state: 3, stream.letters: 1, lacking: 2})
     with WorkerThread(stream.settings()) as worker:
         error = worker.failure(20)
     assert isinstance(error, TopicError)
-    assert f"'{stream.vectors}' has 2 partitions, '{stream.items}' has 3" in error.one_line()
+    assert f"topics.{name}: topic '{lacking}' has 2 partitions, '{stream.items}' has 3" in error.one_line()
 
 
 @pytest.mark.real_kafka
