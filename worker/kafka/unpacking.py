@@ -1,4 +1,4 @@
-"""Records out of fetched batches, for a third of what the client takes for them.
+"""Records out of fetched batches, for less than half of what the client takes for them.
 
 kafka-python reads each number of a record through a call, and makes two objects and three sizes of it
 (`tests/bench/restore.py` has the figures). What decides which batches count, checksums, transactions and control
