@@ -70,6 +70,12 @@ class Feeder:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._feed()
+        except Exception as error:  # after a fatal error of librdkafka its binding may raise anything
+            self._failure = f"the feed broke off after {self.num_fed} inputs: {error!r}"
+
+    def _feed(self) -> None:
         credit, last = 0.0, time.monotonic()
         for record in self._records:
             while credit < 1 and not self._stop.is_set():
