@@ -24,6 +24,12 @@ DIMS: Mapping[str, int] = {"text": 16, "image": 8}
 SPACE_DIM = 16
 ENCODER = "e"
 PATIENCE_S = 60.0
+SHORT_SESSION: Mapping[str, Any] = {
+    "kafka.session_timeout_ms": 3_000,
+    "kafka.delivery_timeout_ms": 1_000,
+    "kafka.request_timeout_ms": 900,
+    "watchdog.group_unstable_s": 90,
+}
 _CLOSE_MS = 2_000
 
 
@@ -61,6 +67,12 @@ class Stream:
     @property
     def group(self) -> str:
         return f"group-of-{self.items}"
+
+    @property
+    def for_several(self) -> Mapping[str, Any]:
+        """Settings for workers that share the partitions. The embedded broker lets each that comes later wait for about
+        a session, and again for each attempt that it fails."""
+        return SHORT_SESSION if self.broker.kind == "embedded" else {}
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Of a worker that starts quickly and notices dead members within seconds."""

@@ -95,9 +95,10 @@ def test_two_workers_share_a_catalogue_whose_neighbours_lie_in_both_halves(users
     def settled(worker: WorkerThread) -> bool:
         return len(worker.items.partitions) == 1 and worker.items.partitions[0].state == "running"
 
-    with WorkerThread(users.settings("items")) as first:
+    settings = users.settings("items", stream.for_several)
+    with WorkerThread(settings) as first:
         first.wait_ready()  # the embedded broker minds two that join at once
-        with WorkerThread(users.settings("items")) as second:
+        with WorkerThread(settings) as second:
             first.until(lambda: settled(first) and settled(second), name="one partition each")
             stream.feed(items)
             stream.wait_committed(first, second)

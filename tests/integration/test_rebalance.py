@@ -17,12 +17,6 @@ from worker.kafka.embedded import EmbeddedBroker
 
 NUM_PARTITIONS = 4
 ASSIGNORS = ("range", "roundrobin", "cooperative-sticky")
-# The embedded broker lets a second member wait for as long as a session.
-SHORT_SESSION = {
-    "kafka.session_timeout_ms": 3_000,
-    "kafka.delivery_timeout_ms": 1_000,
-    "kafka.request_timeout_ms": 900,
-}
 
 
 def num_held(worker: WorkerThread) -> int:
@@ -64,7 +58,7 @@ def test_a_member_comes_and_goes_on_the_embedded_broker(
 ) -> None:
     """It refuses commits while it rebalances, so what was published since the last one is published again."""
     stream = make_stream(own_embedded, NUM_PARTITIONS)
-    scale_up_and_down(stream, stream.settings(SHORT_SESSION))
+    scale_up_and_down(stream, stream.settings(stream.for_several))
 
 
 @pytest.mark.real_kafka
@@ -136,6 +130,7 @@ def test_what_a_killed_owner_published_is_not_undone_by_the_next_one(
 
     with WorkerThread(stream.settings(identity)) as heir:
         stream.wait_committed(heir)
+        heir.until(lambda: heir.items.accounting.consumed == 2 * len(catalogue), name="shown to have read all of it")
         heir.until(lambda: heir.items.accounting.in_flight == 0)
         assert heir.items.accounting.superseded == len(catalogue)
         verdict = stream.verdict([heir.metrics_url])

@@ -76,7 +76,7 @@ def test_two_workers_share_the_users_and_one_leaves(users: UserStream, tmp_path:
     users.feed(first_half)
 
     def worker(name: str) -> WorkerThread:
-        return WorkerThread(users.settings("users", {"state.dir": tmp_path / name}))
+        return WorkerThread(users.settings("users", {**users.stream.for_several, "state.dir": tmp_path / name}))
 
     with worker("a") as first:
         with worker("b") as second:
