@@ -28,7 +28,7 @@ SHORT_SESSION: Mapping[str, Any] = {
     "kafka.session_timeout_ms": 3_000,
     "kafka.delivery_timeout_ms": 1_000,
     "kafka.request_timeout_ms": 900,
-    "watchdog.group_unstable_s": 90,
+    "watchdog.group_unstable_s": 200,
 }
 _CLOSE_MS = 2_000
 

@@ -14,7 +14,7 @@ from worker.service import Service
 from worker.settings import load
 from worker.status import RoleStatus, Status
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0  # a second member has waited for nearly a minute on the embedded broker
 _STEP_S = 0.01
 
 

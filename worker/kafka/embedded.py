@@ -7,7 +7,7 @@ substitute for Kafka:
 - No compaction, no retention by time, no admin calls; a topic that a client names is created with 4
   partitions.
 - A second or later member waits `kafka.session_timeout_ms` - 1 s for its place in the group, and again as long
-  each time its answer crosses the leader's, which happens in about half of the attempts; `poll` then raises once.
+  each time its answer crosses the leader's, which happens in half of the attempts or more; `poll` then raises once.
   Static membership is not kept.
 - No fencing: a stale producer may write, transactions are not isolated, their offsets are not applied, and
   their control batches carry no checksum.
