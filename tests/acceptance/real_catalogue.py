@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Message
 from numpy.typing import NDArray
 
 from schemas import Feature, ItemVector, NewItem, decode, encode
 from tests.acceptance.feeder import Feeder
+from tests.acceptance.reader import TopicReader
 from tests.brokers import Outgoing, RealKafka, create_topics, find_distribution
 from tests.verifier import Verdict, verify_topics
 from tests.worker_process import WorkerProcess, in_group
@@ -89,16 +89,11 @@ def _feature(name: str, values_F: NDArray[np.float16]) -> Feature:
     return Feature(encoder=f"classical-{name}", dtype="f2", shape=values_F.shape, data=values_F.astype("<f2").tobytes())
 
 
-class Reader:
-    """Reads the output topic as a user would, and notes when each input's vector was there."""
+class Reader(TopicReader):
+    """Reads the item vectors, and notes when each input's was there."""
 
     def __init__(self, bootstrap_servers: str) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": "reader", "fetch.wait.max.ms": 10, "log_level": 0}
-        )
-        self._consumer.assign([TopicPartition(TOPICS["item_vectors"], n, 0) for n in range(NUM_PARTITIONS)])
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        super().__init__(bootstrap_servers, TOPICS["item_vectors"], NUM_PARTITIONS)
         self.read_at_ms: dict[tuple[int, int], float] = {}
         """By partition and offset of the input."""
         self.newest: dict[str, int] = {}
@@ -106,25 +101,11 @@ class Reader:
         self.vectors: dict[str, NDArray[np.float32]] = {}
         """The last vector of each item."""
 
-    def __enter__(self) -> Reader:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._consumer.close()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            records = self._consumer.consume(500, 0.005)
-            now_ms = time.time() * 1000
-            for record in records:
-                value: Any = record.value()
-                vector = decode(ItemVector, value, check_values=False)
-                self.newest[vector.item_id] = vector.revision
-                self.vectors[vector.item_id] = vector.vector.to_numpy().astype(np.float32)
-                self.read_at_ms.setdefault((record.partition() or 0, vector.source_offset or 0), now_ms)
+    def take(self, record: Message, value: Any, at_ms: float) -> None:
+        vector = decode(ItemVector, value, check_values=False)
+        self.newest[vector.item_id] = vector.revision
+        self.vectors[vector.item_id] = vector.vector.to_numpy().astype(np.float32)
+        self.read_at_ms.setdefault((record.partition() or 0, vector.source_offset or 0), at_ms)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Message
 
 from schemas import ItemVector, NewItem, UserEvent, UserVector, decode, encode
 from tests.acceptance.prequential import (
@@ -47,6 +46,7 @@ from tests.acceptance.prequential import (
     published_items,
     whole_histories,
 )
+from tests.acceptance.reader import TopicReader
 from tests.acceptance.real_catalogue import DATA, NUM_PARTITIONS, UNLIMITED, Phase, feed
 from tests.bench.host import host_line
 from tests.bench.training import import_ratings, worker
@@ -176,35 +176,16 @@ class Arrival(NamedTuple):
     at_ms: float
 
 
-class Reader:
+class Reader(TopicReader):
     """Reads the user vectors as they are written, and notes when."""
 
     def __init__(self, bootstrap_servers: str) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": "reader", "fetch.wait.max.ms": 10, "log_level": 0}
-        )
-        self._consumer.assign([TopicPartition(TOPICS["user_vectors"], n, 0) for n in range(NUM_PARTITIONS)])
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        super().__init__(bootstrap_servers, TOPICS["user_vectors"], NUM_PARTITIONS)
         self.arrivals: list[Arrival] = []
 
-    def __enter__(self) -> Reader:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._consumer.close()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            records = self._consumer.consume(500, 0.005)
-            now_ms = time.time() * 1000
-            for record in records:
-                value: Any = record.value()
-                vector = decode(UserVector, value, check_values=False)
-                self.arrivals.append(Arrival(vector.user_id, vector.event_time_ms, now_ms))
+    def take(self, record: Message, value: Any, at_ms: float) -> None:
+        vector = decode(UserVector, value, check_values=False)
+        self.arrivals.append(Arrival(vector.user_id, vector.event_time_ms, at_ms))
 
     def first_at_ms(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
         """Of each user: event times of the vectors, the greatest so far, and when they were read."""

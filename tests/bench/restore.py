@@ -11,10 +11,8 @@ is that of this process, all threads; the broker's comes beside it.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
 
 from tests.bench.host import host_line
+from tests.bench.parts import calm_interpreter
 from tests.bench.progress import process_cpu_s
 from tests.bench.workload import Bed, open_bed, rounds
 from worker.flow import flow_of
@@ -34,7 +33,6 @@ from worker.kafka import make_client
 from worker.kafka.port import Commit
 from worker.records import TopicPartition
 from worker.restore import READ_TIMEOUT_S, Restorer
-from worker.service import GC_THRESHOLD, SWITCH_INTERVAL_S
 from worker.settings import KafkaSettings, Settings, TopicSettings
 from worker.state import Stores
 from worker.tenure import Tenure
@@ -59,9 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     host, names = host_line(), arguments.variants.split(",")
     found: dict[str, list[Figure]] = {name: [] for name in names}
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)  # as in the worker
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    calm_interpreter()
     with open_bed(None) as bed:
         fill(bed, arguments.records, arguments.bytes)
         for _, name in rounds(names, arguments.rounds):
