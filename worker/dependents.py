@@ -6,17 +6,23 @@ Users are made of the items in their histories; in a space with graph fusion, it
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from worker.catalogue import Catalogue
+from worker.memory import Memory
 from worker.metrics import Metrics, raise_to
-from worker.records import Record
 from worker.roles.role import Watched
 from worker.stage import Stage
+from worker.state.packing import is_marked
 from worker.tenure import Tenure
 from worker.waiting import Waiting
 
 READY_STEP_S = 0.05
+NUM_RECALLED = 10_000
+
+MadeOf = Callable[[bytes], tuple[Collection[str], Collection[str]]]
+"""What is remembered of somebody → the items that they are made of, and those that they may still wait for."""
 
 
 class Dependents:
@@ -29,11 +35,29 @@ class Dependents:
         self.follows_changes = follows_changes
         self.stage = Stage("catalogue", catalogue.step)
 
-    def until_read(self, tenure: Tenure, watched: Watched) -> bool:
-        """Wait until the item vectors have been read; False if the tenure ended before that."""
-        nothing: Iterable[Sequence[Record]] = ()
+    def recall(self, tenure: Tenure, memory: Memory[Any], watched: Watched, made_of: MadeOf) -> Collection[str]:
+        """Wait until the item vectors have been read, and then for those that are missing. Returns who is to be
+        computed anew: an item has got its vector since, or may have changed, as which have is not known."""
+        if not self._until_read(tenure, watched):
+            return ()
+        found = set()
+        for number, (key, value) in enumerate(memory.items()):
+            if number % NUM_RECALLED == 0:
+                list(watched(()))  # a large partition takes longer than the watchdog allows for a step
+            if not (is_marked(value) or self.follows_changes):
+                continue
+            items, awaited = made_of(value)
+            if not items:
+                continue
+            self.add(items, tenure.partition.partition, key)
+            if self.follows_changes or any(item_id in self.catalogue.table for item_id in awaited):
+                found.add(key)
+        return found
+
+    def _until_read(self, tenure: Tenure, watched: Watched) -> bool:
+        """False if the tenure ended before that."""
         while not self.catalogue.is_ready:
-            list(watched(nothing))
+            list(watched(()))
             if not tenure.is_live:
                 return False
             time.sleep(READY_STEP_S)
@@ -49,10 +73,6 @@ class Dependents:
         if missing or self.follows_changes:
             self.waiting.add(items if self.follows_changes else missing, partition, key)
         return missing
-
-    def has_any(self, items: Iterable[str]) -> bool:
-        """Whether one of them has a vector."""
-        return any(item_id in self.catalogue.table for item_id in items)
 
     def arrivals(self) -> Mapping[int, Collection[str]]:
         """Ids by partition whose items have appeared, or changed where that counts, since the last call."""

@@ -37,12 +37,9 @@ from worker.records import (
 from worker.roles.role import Watched
 from worker.source_offset import header, of_deletion
 from worker.stage import Stage
-from worker.state.packing import is_marked
 from worker.tenure import ChangeReceipt, Share, Tenure, parse_note
 
 logger = logging.getLogger(__name__)
-
-NUM_RECALLED = 10_000
 
 READ_TIMEOUT_S = 30.0
 NUM_CHECKED = 256
@@ -204,7 +201,7 @@ class ItemsRole:
             memory.is_foreign = True
         elif self._keeps_order:
             memory.published = {key: offset for key, offset in published.items() if offset >= tenure.commit.offset}
-        return () if self.dependents is None else _recalled(self.dependents, tenure, memory, watched)
+        return () if self.dependents is None else self.dependents.recall(tenure, memory, watched, _neighbors)
 
     def recompute(self, keys: Collection[str], partition: int, memory: Memory[ItemState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
@@ -254,23 +251,10 @@ class ItemsRole:
             self.dependents.catalogue.close()
 
 
-def _recalled(dependents: Dependents, tenure: Tenure, memory: Memory[ItemState], watched: Watched) -> Collection[str]:
-    """Items to be computed anew: of which a neighbour has appeared since their last message, or may have changed."""
-    if not dependents.until_read(tenure, watched):
-        return ()
-    found = set()
-    for number, (item_id, value) in enumerate(memory.items()):
-        if number % NUM_RECALLED == 0:
-            list(watched(()))  # a large partition takes longer than the watchdog allows for a step
-        if not (is_marked(value) or dependents.follows_changes):
-            continue
-        named = ItemState.decode(value).neighbors
-        if named is None:
-            continue
-        dependents.add(named.ids, tenure.partition.partition, item_id)
-        if dependents.has_any(named.ids if dependents.follows_changes else named.missing):
-            found.add(item_id)
-    return found
+def _neighbors(value: bytes) -> tuple[Sequence[str], Sequence[str]]:
+    """All that an item names, and those that had no vector at its last message."""
+    named = ItemState.decode(value).neighbors
+    return ((), ()) if named is None else (named.ids, named.missing)
 
 
 def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:

@@ -20,7 +20,6 @@ from worker.publish import Outbound, carried_headers
 from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
 from worker.roles.role import Watched
 from worker.stage import Stage
-from worker.state.packing import is_marked
 from worker.tenure import ChangeReceipt, Share, Tenure
 
 
@@ -111,19 +110,12 @@ class UsersRole:
 
     def recall(self, tenure: Tenure, memory: Memory[UserState], log: LogPort, watched: Watched) -> Collection[str]:
         """Who waits for an item, once all item vectors have been read; who has got one meanwhile is computed anew."""
-        dependents, partition = self.dependents, tenure.partition.partition
-        if not dependents.until_read(tenure, watched):
-            return ()
-        found = set()
-        for user_id, value in memory.items():
-            if not (is_marked(value) or dependents.follows_changes):
-                continue
+
+        def made_of(value: bytes) -> tuple[list[str], list[str]]:
             items = [event.item_id for event in UserState.decode(value).events]
-            dependents.add(items, partition, user_id)
-            # Which items have changed since the user was computed last is not known.
-            if dependents.follows_changes or dependents.has_any(items):
-                found.add(user_id)
-        return found
+            return items, items
+
+        return self.dependents.recall(tenure, memory, watched, made_of)
 
     def recompute(self, keys: Collection[str], partition: int, memory: Memory[UserState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
