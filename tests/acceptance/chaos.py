@@ -113,6 +113,8 @@ class Report:
     finals: FinalVerdict
     delivery: str
     seconds: float
+    feed_errors: Sequence[str] = ()
+    """After each of them a new producer fed, and what had no receipt was sent again: it may be in the log twice."""
 
     @property
     def ok(self) -> bool:
@@ -416,7 +418,8 @@ def run_campaign(plan: Plan, logs: Path, say: Callable[[str], None]) -> Report:
         faults = Counter(plan.faults())
         if plan.restore_kills:
             faults["restore kill that hit"] = campaign.num_restore_kills
-        return Report(faults, fleet.exits, verdict, finals, plan.delivery, time.monotonic() - started)
+        errors = [f"{role}: {error}" for role, feeder in feeders.items() for error in feeder.fatal_errors]
+        return Report(faults, fleet.exits, verdict, finals, plan.delivery, time.monotonic() - started, errors)
 
 
 def transaction_id(slot: int) -> str:
@@ -462,6 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{report.table()}\n\n{verdict_table(report.verdict)}")
     print(report.finals.explain() or "the last vectors and states are those of a replay")
     print("".join(f"\n{line}" for line in _exits(report.exits)))
+    print("".join(f"\nfeed begun anew: {error}" for error in report.feed_errors))
     return 0 if report.ok else 1
 
 
