@@ -13,7 +13,7 @@ import numpy as np
 from schemas import Feature, NewItem, encode
 from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
 from worker.fuse import Result, Vector
-from worker.kafka.port import Commit, Lease, Membership, PartitionListener, Receipt, TopicDescription
+from worker.kafka.port import Commit, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
 from worker.records import Change, Headers, Item, TopicPartition
 
 
@@ -309,7 +309,11 @@ class FakeProducer:
         self._poison: WorkerError | None = None
         self.closed = False
 
-    def send(
+    def send(self, outbound: Sequence[Outbound]) -> None:
+        for record in outbound:
+            self._send(*record)
+
+    def _send(
         self,
         topic: str,
         partition: int | None,
@@ -342,7 +346,7 @@ class FakeTransactionalProducer(FakeProducer):
         assert not self._is_open
         self._is_open = True
 
-    def send(
+    def _send(
         self,
         topic: str,
         partition: int | None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas import DeadLetter, SchemaError, decode
 from worker.errors import CallTimeoutError, TopicError, WorkerError
-from worker.kafka.port import ClientPort, ProducerPort
+from worker.kafka.port import ClientPort, Outbound, ProducerPort
 from worker.records import Record
 from worker.settings import Settings
 from worker.whole_topic import read_whole
@@ -155,7 +155,7 @@ def _send(producer: ProducerPort, stored: Stored, pending: _Pending) -> None:
     headers = [(name, value) for name, value in letter.headers if name != REPLAY_HEADER]
     headers.append((REPLAY_HEADER, stored.position.encode()))
     pending.expect_one()
-    producer.send(letter.topic, letter.partition, letter.key, letter.value, headers, pending)
+    producer.send([Outbound(letter.topic, letter.partition, letter.key, letter.value, headers, pending)])
 
 
 def _settle(pending: _Pending, waiting: list[Stored], settings: Settings, on_sent: Callable[[Stored], None]) -> int:

@@ -16,14 +16,13 @@ from schemas import DeadLetter, Reason, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.fuse import Fused, Vector
-from worker.kafka.port import ProducerPort, Receipt, TransactionalProducerPort
+from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
 from worker.lease import MembershipLease
 from worker.records import Change, Headers, Record, Rejection
 from worker.tenure import DeadLetterReceipt, Share
 
 STAGE = "publish"
 _CARRIED_HEADERS = frozenset({"traceparent", "tracestate"})
-_BATCH_OVERHEAD_BYTES = 128  # record batch header (61 bytes) and the record's own lengths, rounded up
 _WAIT_S = 0.1
 
 
@@ -39,21 +38,6 @@ class Producers(NamedTuple):
     def close(self, timeout_s: float) -> None:
         for producer in dict.fromkeys((self.outputs, self.dead_letters)):
             producer.close(timeout_s)
-
-
-class Outbound(NamedTuple):
-    """One record to send."""
-
-    topic: str
-    partition: int | None
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    receipt: Receipt
-
-    def num_bytes(self) -> int:
-        headers = sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_OVERHEAD_BYTES
 
 
 class OutputFormat(Protocol):
@@ -249,13 +233,14 @@ class Publisher:
         producers = self._producers
         self._unacknowledged.add(share, len(outbound))
         share.expect(len(outbound), lambda: self._unacknowledged.remove(share))
-        for record in outbound:
-            if producers is None or not share.tenure.is_live:
-                self._unacknowledged.remove(share)
-                return
-            is_dead_letter = record.topic == self._output.dead_letter_topic
+        if producers is None or not share.tenure.is_live:
+            self._unacknowledged.remove(share)
+            return
+        letters = [record for record in outbound if record.topic == self._output.dead_letter_topic]
+        others = [record for record in outbound if record.topic != self._output.dead_letter_topic]
+        for producer, records in ((producers.outputs, others), (producers.dead_letters, letters)):
             try:
-                (producers.dead_letters if is_dead_letter else producers.outputs).send(*record)
+                producer.send(records)
             except WorkerError as error:
-                record.receipt.failed(error)
+                records[0].receipt.failed(error)
                 return

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from worker.errors import CallTimeoutError, ClientError, FencedError, NotMemberError, ReplacedError, WorkerError
 from worker.fuse import Fused
-from worker.kafka.port import Membership, TransactionalProducerPort
-from worker.publish import Outbound, OutputFormat, Producers, Publisher, Unacknowledged
+from worker.kafka.port import Membership, Outbound, TransactionalProducerPort
+from worker.publish import OutputFormat, Producers, Publisher, Unacknowledged
 from worker.settings import TransactionSettings
 from worker.tenure import Share, Tenure, after
 

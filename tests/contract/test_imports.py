@@ -13,6 +13,7 @@ CLIENT_LIBRARIES = {"kafka", "confluent_kafka"}
 CLIENT_MODULES = {
     "worker/kafka/kafka_python.py",
     "worker/kafka/translation.py",
+    "worker/kafka/packing.py",
     "worker/kafka/unpacking.py",
     "worker/kafka/embedded.py",
     "worker/demo/outside.py",

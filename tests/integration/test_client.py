@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from tests.brokers import Broker
 from tests.brokers.addresses import free_ports
 from tests.integration.stream import Stream, names
 from tests.worker_process import as_text
 from worker.errors import CallTimeoutError, WorkerError
 from worker.kafka import ClientPort, Commit, ConsumerPort, make_client
 from worker.kafka.embedded import EmbeddedBroker
+from worker.kafka.port import Outbound, ProducerPort
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, load
 
@@ -38,8 +41,8 @@ class Listener:
         self.partitions -= set(partitions)
 
 
-def client_of(stream: Stream) -> ClientPort:
-    return make_client(load({name: as_text(value) for name, value in stream.settings().items()}).kafka)
+def client_of(stream: Stream, **changes: Any) -> ClientPort:
+    return make_client(load({name: as_text(value) for name, value in stream.settings(changes).items()}).kafka)
 
 
 @contextmanager
@@ -84,13 +87,69 @@ class Receipt:
     def __init__(self) -> None:
         self.settled = threading.Event()
         self.error: WorkerError | None = None
+        self.offset: int | None = None
 
     def acknowledged(self, offset: int) -> None:
+        self.offset = offset
         self.settled.set()
 
     def failed(self, error: WorkerError) -> None:
         self.error = error
         self.settled.set()
+
+
+@contextmanager
+def producer_of(stream: Stream, **changes: Any) -> Iterator[ProducerPort]:
+    producer = client_of(stream, **changes).producer()
+    try:
+        yield producer
+    finally:
+        producer.close(2.0)
+
+
+def require_written(stream: Stream, sent: Sequence[Outbound]) -> None:
+    """Each record is where its receipt says, and those of a partition are in order."""
+    for record in sent:
+        assert record.receipt.settled.wait(10)
+        assert record.receipt.error is None
+    written = {(found.partition, found.offset): found for found in stream.output_records()}
+    assert len(written) == len(sent)
+    for record in sent:
+        found = written[record.partition, record.receipt.offset]
+        assert (found.key, found.value, tuple(found.headers)) == (record.key, record.value, tuple(record.headers))
+    for partition in range(2):
+        offsets = [record.receipt.offset for record in sent if record.partition == partition]
+        assert offsets == sorted(offsets)
+
+
+def outbound(stream: Stream, number: int, size: int = 100) -> Outbound:
+    value = None if number % 7 == 0 else b"%d" % number + bytes(size)
+    headers = [("traceparent", b"%d" % number)] if number % 3 == 0 else ()
+    return Outbound(stream.vectors, number % 2, b"k%d" % number, value, headers, Receipt())
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_records_are_where_their_receipts_say(stream: Stream, compression: str) -> None:
+    sent = [outbound(stream, number) for number in range(300)]
+    with producer_of(stream, **{"kafka.compression": compression}) as producer:
+        producer.send(sent[:1])
+        producer.send(sent[1:250])
+        for record in sent[250:]:
+            producer.send([record])
+        require_written(stream, sent)
+
+
+@pytest.mark.real_kafka
+def test_a_batch_that_the_topic_does_not_take_is_written_in_parts(
+    make_stream: Callable[..., Stream], broker: Broker
+) -> None:
+    """Its records fit, each by itself; the library takes the batch apart, and the receipts must come along."""
+    stream = make_stream(broker, create=False)
+    stream.create_topics({"max.message.bytes": "20000"})
+    sent = [outbound(stream, number, 3_000) for number in range(60)]
+    with producer_of(stream) as producer:
+        producer.send(sent)
+        require_written(stream, sent)
 
 
 @pytest.mark.embedded
@@ -102,10 +161,10 @@ def test_a_producer_that_cannot_flush_is_closed_all_the_same(
     before = set(threading.enumerate())
     producer = client_of(stream).producer()
     first, late = Receipt(), Receipt()
-    producer.send(stream.vectors, 0, b"k", b"first", (), first)
+    producer.send([Outbound(stream.vectors, 0, b"k", b"first", (), first)])
     assert first.settled.wait(10)
     own_embedded.set_down()
-    producer.send(stream.vectors, 0, b"k", b"late", (), late)
+    producer.send([Outbound(stream.vectors, 0, b"k", b"late", (), late)])
     started = time.monotonic()
     producer.close(0.3)
     assert time.monotonic() - started < 2

@@ -22,7 +22,7 @@ from tests.integration.worker_thread import WorkerThread
 from tests.worker_process import WorkerProcess
 from worker.errors import ConfigError, FencedError, NotMemberError, ReplacedError
 from worker.kafka.embedded import EmbeddedBroker
-from worker.kafka.port import Commit, Membership
+from worker.kafka.port import Commit, Membership, Outbound
 from worker.records import TopicPartition as Partition
 
 EXACTLY_ONCE = {"delivery": "exactly_once", "transaction.interval_ms": 50}
@@ -221,7 +221,7 @@ def test_both_roles_give_what_the_logs_lead_to_over_a_crash(stream: Stream) -> N
 
 def send(producer: Any, topic: str, value: bytes) -> Receipt:
     receipt = Receipt()
-    producer.send(topic, 0, b"k", value, (), receipt)
+    producer.send([Outbound(topic, 0, b"k", value, (), receipt)])
     assert receipt.settled.wait(15)
     return receipt
 

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -38,7 +39,8 @@ from kafka.structs import TopicPartition as KafkaTopicPartition
 from worker.errors import AccessError, CallTimeoutError, ClientError, ConfigError, UnreachableError, WorkerError
 from worker.kafka.certificates import check_certificates
 from worker.kafka.diagnosis import LogTail, diagnose, suspect
-from worker.kafka.port import Commit, Lease, Membership, PartitionListener, Receipt, TopicDescription
+from worker.kafka.packing import can_pack, pack
+from worker.kafka.port import Commit, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
 from worker.kafka.translation import translate, translated
 from worker.kafka.unpacking import unpack_quickly
 from worker.records import Headers, Record, TopicPartition
@@ -181,6 +183,7 @@ class KafkaPythonClient:
                 check_crcs=settings.check_crcs,
                 metrics_enabled=False,
             )
+        unpack_quickly(consumer)
         return KafkaPythonConsumer(consumer)
 
     def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
@@ -514,20 +517,24 @@ class KafkaPythonProducer:
         self._producer = producer
         self._fence = fence
 
-    def send(
-        self,
-        topic: str,
-        partition: int | None,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        receipt: Receipt,
-    ) -> None:
-        try:
-            future = self._producer.send(topic, value, key, _kafka_headers(headers), partition)
-        except (KafkaError, ValueError, RuntimeError) as error:
-            raise translate(error, f"sending to {topic}") from error
-        future.add_callback(_acknowledge, receipt).add_errback(_fail, receipt, topic)
+    def send(self, outbound: Sequence[Outbound]) -> None:
+        partitions: dict[tuple[str, int | None], list[Outbound]] = {}
+        for record in outbound:
+            partitions.setdefault(record[:2], []).append(record)
+        for (topic, partition), records in partitions.items():
+            try:
+                self._send(topic, partition, records)
+            except (KafkaError, ValueError, RuntimeError) as error:
+                raise translate(error, f"sending to {topic}") from error
+
+    def _send(self, topic: str, partition: int | None, records: Sequence[Outbound]) -> None:
+        """Records go the client's own way for as long as it has to ask or to choose something for them."""
+        for index, record in enumerate(records):
+            if partition is not None and can_pack(self._producer, topic, partition):
+                pack(self._producer, topic, partition, records[index:], partial(_fail, topic))
+                return
+            future = self._producer.send(topic, record.value, record.key, _kafka_headers(record.headers), partition)
+            future.add_callback(_acknowledge, record.receipt).add_errback(_fail, topic, record.receipt)
 
     def close(self, timeout_s: float) -> None:
         try:
@@ -623,7 +630,7 @@ def _acknowledge(receipt: Receipt, metadata: Any) -> None:
     receipt.acknowledged(metadata.offset)
 
 
-def _fail(receipt: Receipt, topic: str, error: BaseException) -> None:
+def _fail(topic: str, receipt: Receipt, error: BaseException) -> None:
     receipt.failed(translate(error, f"sending to {topic}"))
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 from worker.errors import WorkerError
 from worker.records import Headers, Record, TopicPartition
 
+_BATCH_OVERHEAD_BYTES = 128  # record batch header (61 bytes) and the record's own lengths, rounded up
+
 
 class Commit(NamedTuple):
     """A position in an input partition, with a note that the next owner reads back."""
@@ -44,6 +46,23 @@ class Receipt(Protocol):
 
     def acknowledged(self, offset: int) -> None: ...
     def failed(self, error: WorkerError) -> None: ...
+
+
+class Outbound(NamedTuple):
+    """One record to send."""
+
+    topic: str
+    partition: int | None
+    """None: chosen by the key."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    receipt: Receipt
+
+    def num_bytes(self) -> int:
+        """What it takes in the log, or a little more."""
+        headers = sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_OVERHEAD_BYTES
 
 
 class PartitionListener(Protocol):
@@ -108,16 +127,11 @@ class ConsumerPort(Protocol):
 class ProducerPort(Protocol):
     """Safe to call from one thread beside the poll thread."""
 
-    def send(
-        self,
-        topic: str,
-        partition: int | None,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        receipt: Receipt,
-    ) -> None:
-        """Queue one record. Its fate reaches `receipt` exactly once; errors known at once are raised instead."""
+    def send(self, outbound: Sequence[Outbound]) -> None:
+        """Queue records; those of one partition keep their order. The fate of each reaches its receipt exactly once.
+
+        What is known to fail at once is raised instead: then all or some of them are not queued, and hear nothing.
+        """
         ...
 
     def close(self, timeout_s: float) -> None:

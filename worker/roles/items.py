@@ -17,11 +17,11 @@ from worker.encoding import Encoding
 from worker.errors import SpaceError
 from worker.flow import Flow
 from worker.fuse import Embedder, Vector
-from worker.kafka.port import LogPort
+from worker.kafka.port import LogPort, Outbound
 from worker.memory import Memory
 from worker.metrics import Metrics
 from worker.parts import ItemState, merged
-from worker.publish import Outbound, carried_headers
+from worker.publish import carried_headers
 from worker.records import (
     Change,
     Decoded,

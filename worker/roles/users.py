@@ -13,10 +13,10 @@ from worker.dependents import Dependents
 from worker.flow import Flow
 from worker.fuse import Embedder, Vector
 from worker.histories import UserState, with_event
-from worker.kafka.port import LogPort
+from worker.kafka.port import LogPort, Outbound
 from worker.memory import Memory
 from worker.metrics import Metrics
-from worker.publish import Outbound, carried_headers
+from worker.publish import carried_headers
 from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
 from worker.roles.role import Watched
 from worker.stage import Stage
