@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from schemas import Feature
 from worker.encode.content import ContentEncoder, Encoded, Known, Report
@@ -230,4 +230,4 @@ def _after(item: Item, result: Encoded | ContentError) -> Decoded:
     if isinstance(result, ContentError):
         return Rejection(item.record, result.reason, STAGE, result.detail)
     features: dict[str, Feature] = {**item.features, **result.features}
-    return replace(item, features=features, raw=None, digests=result.digests)
+    return item._replace(features=features, raw=None, digests=result.digests)

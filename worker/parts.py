@@ -15,7 +15,6 @@ Only where two messages of an item have the same revision does the later one in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from schemas import Feature
@@ -44,8 +43,7 @@ class Named(NamedTuple):
     """Those of them that had no vector when this was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class ItemState:
+class ItemState(NamedTuple):
     """What is remembered of an item."""
 
     offset: int
@@ -87,7 +85,7 @@ class ItemState:
         )  # fmt: skip
 
     def without_parts(self) -> ItemState:
-        return replace(self, parts={})
+        return self._replace(parts={})
 
 
 def _fields(feature: Feature) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ single record, only for room among the unacknowledged ones and for the lease.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -196,19 +197,22 @@ class Publisher:
         rejected, and what it had displaced with it: the next older one is no smaller."""
         change = self._output.change(share, entry)
         output = self._output.output(share, entry, fused.vectors.get(id(entry)), now_ms)
-        records = [record for record in (output, change) if record is not None]
-        refused = next((record for record in records if not self._fits(record)), None)
+        refused = next(itertools.filterfalse(self._fits, (output, change)), None)
         if refused is not None:
             detail = f"the record of {refused.num_bytes()} bytes exceeds max.message.bytes of topic {refused.topic}"
             displaced: Change | None = entry
             while displaced is not None:
                 displaced = share.reject(displaced, Reason.PUBLISH_REFUSED, STAGE, detail)
             return
+        if output is not None:
+            made.append(output)
         if change is not None:
             share.changes[entry.id] = change.value
-        made.extend(records)
+            made.append(change)
 
-    def _fits(self, outbound: Outbound) -> bool:
+    def _fits(self, outbound: Outbound | None) -> bool:
+        if outbound is None:
+            return True
         limit = self._max_bytes.get(outbound.topic)
         return limit is None or outbound.num_bytes() <= limit
 

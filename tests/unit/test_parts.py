@@ -1,6 +1,5 @@
 """Items in parts: the state depends on the messages, not on their order."""
 
-from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -78,7 +77,7 @@ def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_non
 
 def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing():
     state = after(message(1, 3, partial=False, neighbors=("b", "c"), text=1.0))
-    waiting = replace(state, neighbors=Named(1, ("b", "c"), ("c",)))
+    waiting = state._replace(neighbors=Named(1, ("b", "c"), ("c",)))
     assert ItemState.decode(state.encode()) == state
     assert ItemState.decode(waiting.encode()) == waiting
     assert (is_marked(state.encode()), is_marked(waiting.encode())) == (False, True)
@@ -109,7 +108,7 @@ def test_a_state_is_the_same_after_it_was_written():
     state = after(message(1, 3, partial=False, text=1.0), message(2, 4, partial=True, image=0.5))
     assert ItemState.decode(state.encode()) == state
     assert len(state.without_parts().encode()) < 32
-    whole = replace(state, parts={})
+    whole = state._replace(parts={})
     assert ItemState.decode(whole.encode()) == whole
 
 
@@ -120,7 +119,7 @@ def test_what_is_no_state_is_refused(value):
 
 
 def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_feature():
-    encoded = replace(message(2, 1, partial=True, text=1.0), digests={"text": b"d" * 16})
+    encoded = message(2, 1, partial=True, text=1.0)._replace(digests={"text": b"d" * 16})
     state = after(message(1, 0, partial=True, image=2.0), encoded)
     assert {name: part.digest for name, part in state.parts.items()} == {"image": None, "text": b"d" * 16}
     assert ItemState.decode(state.encode()) == state

@@ -61,8 +61,10 @@ class Outbound(NamedTuple):
 
     def num_bytes(self) -> int:
         """What it takes in the log, or a little more."""
-        headers = sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_OVERHEAD_BYTES
+        num_bytes = len(self.key or b"") + len(self.value or b"") + _BATCH_OVERHEAD_BYTES
+        if self.headers:
+            num_bytes += sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
+        return num_bytes
 
 
 class PartitionListener(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
@@ -168,7 +168,7 @@ class ItemsRole:
             return state
         # It goes on waiting for those it named before: if the model fails on this message, they are its neighbours.
         missing = self.dependents.add(state.neighbors.ids, partition, item_id)
-        return replace(state, neighbors=state.neighbors._replace(missing=tuple(missing)))
+        return state._replace(neighbors=state.neighbors._replace(missing=tuple(missing)))
 
     def decode_state(self, value: bytes) -> ItemState:
         """Without parts that another space has accepted and this one refuses."""
@@ -179,7 +179,7 @@ class ItemsRole:
                 for name, part in state.parts.items()
                 if not isinstance(self._contract.check({name: part.feature}), Refusal)
             }
-            return replace(state, parts=parts)
+            return state._replace(parts=parts)
         return state
 
     def recall(self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched) -> Collection[str]:
