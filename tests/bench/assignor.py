@@ -1,11 +1,15 @@
 """How long do vectors stop when a worker joins or leaves, with each assignor?
 
     python -m tests.bench.assignor [--rate 400] [--rounds 3] [--json]
+    python -m tests.bench.assignor --role users [--users 100000]
 
 One worker under a steady stream; a second one joins and, some seconds later, is told to leave (SIGTERM). For each of
-the two events: the longest time that any item took around it, and the same for the partition that was hit least. Rounds
-alternate between the assignors. The second worker's start competes for the same cores, so with few of them these are
-upper bounds; compare the assignors.
+the two events: the longest time that any input took around it, and the same for the partition that was hit least.
+Rounds alternate between the assignors. The second worker's start competes for the same cores, so with few of them
+these are upper bounds; compare the assignors.
+
+With `--role users` the changelog holds a history of 20 events of each user, which whoever gets a partition must restore
+before it works there; then one user after the other has one event more.
 """
 
 from __future__ import annotations
@@ -15,15 +19,20 @@ import json
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from confluent_kafka import Message
+
+from tests.bench.delivery import EventFeeder, published_catalogue, users_environment
 from tests.bench.host import host_line
 from tests.bench.idle import free_port, is_ready
-from tests.bench.stream import TOPIC, Arrival, Stream
+from tests.bench.memory import fill, user_states
+from tests.bench.stream import TOPIC, Arrival, Place, Stream
 from tests.bench.workload import NUM_PARTITIONS, Bed, open_bed, rounds, wait_until, worker
 
 ASSIGNORS = ("range", "roundrobin", "cooperative-sticky")
+HISTORY = 20
 WARM_UP_S = 4.0
 AFTER_S = 8.0
 START_TIMEOUT_S = 60.0
@@ -42,7 +51,9 @@ class Pause(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=400.0, help="items per second")
+    parser.add_argument("--role", choices=["items", "users"], default="items")
+    parser.add_argument("--users", type=int, default=100_000, help="with a history before it begins")
+    parser.add_argument("--rate", type=float, default=400.0, help="items or events per second")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--assignors", default="range,cooperative-sticky", help=f"of {', '.join(ASSIGNORS)}")
     parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
@@ -51,8 +62,13 @@ def main() -> None:
     host, names = host_line(), arguments.assignors.split(",")
     found: dict[str, list[Pause]] = {name: [] for name in names}
     with open_bed(arguments.bootstrap_servers) as bed:
+        catalogue = published_catalogue(bed) if arguments.role == "users" else ""
         for _, name in rounds(names, arguments.rounds):
-            found[name].append(measure_pause(bed, name, arguments.rate))
+            if arguments.role == "users":
+                made = users_stream(bed, catalogue, name, arguments.rate, arguments.users)
+            else:
+                made = items_stream(bed, name, arguments.rate)
+            found[name].append(measure_pause(*made))
     medians = {
         name: Pause(*(statistics.median(values) for values in zip(*pauses, strict=True)))
         for name, pauses in found.items()
@@ -61,17 +77,39 @@ def main() -> None:
         everything = {name: [pause._asdict() for pause in pauses] for name, pauses in found.items()}
         print(json.dumps({"host": host, "rounds": everything}))
         return
-    print(f"host: {host}\n{arguments.rate:g} items/s, median of {arguments.rounds} rounds, longest latency in ms")
+    print(f"host: {host}")
+    print(f"{arguments.rate:g} {arguments.role}/s, median of {arguments.rounds} rounds, longest latency in ms")
     print(f"{'':20} {'join':>8} {'least hit':>10} {'leave':>8} {'least hit':>10}")
     for name, pause in medians.items():
         print(f"{name:20} {pause[0]:8.0f} {pause[1]:10.0f} {pause[2]:8.0f} {pause[3]:10.0f}")
 
 
-def measure_pause(bed: Bed, assignor: str, rate: float) -> Pause:
+def items_stream(bed: Bed, assignor: str, rate: float) -> tuple[dict[str, str], Stream]:
+    """A worker's environment, and a stream through it."""
     topic = f"items-{uuid.uuid4().hex[:8]}"
     bed.create_topics([topic], TOPIC)
     environment = bed.worker_environment(topic, kafka__assignor=assignor)
-    with worker(environment), Stream(bed, topic, environment["ALIGN_TOPICS__ITEM_VECTORS"], rate) as stream:
+    return environment, Stream(bed, topic, environment["ALIGN_TOPICS__ITEM_VECTORS"], rate)
+
+
+def users_stream(bed: Bed, catalogue: str, assignor: str, rate: float, num_users: int) -> tuple[dict[str, str], Stream]:
+    """The same for users, who have histories already."""
+    topic = f"events-{uuid.uuid4().hex[:8]}"
+    bed.create_topics([topic], TOPIC)
+    environment = users_environment(bed, topic, catalogue, "at_least_once") | {"ALIGN_KAFKA__ASSIGNOR": assignor}
+    fill(bed, environment["ALIGN_TOPICS__USER_STATE"], user_states(num_users, HISTORY))
+    feeder = EventFeeder(bed, topic, 0.5, in_turn=True)
+    return environment, Stream(bed, topic, environment["ALIGN_TOPICS__USER_VECTORS"], rate, feeder, user_place)
+
+
+def user_place(record: Message) -> Place:
+    """Of the one event of a user: that of user n is record n // NUM_PARTITIONS of partition n % NUM_PARTITIONS."""
+    number = int((record.key() or b"").removeprefix(b"user-"))
+    return number % NUM_PARTITIONS, number // NUM_PARTITIONS
+
+
+def measure_pause(environment: Mapping[str, str], stream: Stream) -> Pause:
+    with worker(environment), stream:
         wait_until(lambda: stream.num_read > 0, START_TIMEOUT_S, "first vector")
         time.sleep(WARM_UP_S)
         port = free_port()

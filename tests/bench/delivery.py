@@ -184,10 +184,12 @@ def published_catalogue(bed: Bed) -> str:
 
 
 class EventFeeder:
-    """Events of users in turn, each about some item of the catalogue."""
+    """Events of users at random, or each of another user, about some item of the catalogue."""
 
-    def __init__(self, bed: Bed, topic: str, linger_ms: float, num_users: int = NUM_USERS) -> None:
-        self._topic = topic
+    def __init__(
+        self, bed: Bed, topic: str, linger_ms: float, num_users: int = NUM_USERS, *, in_turn: bool = False
+    ) -> None:
+        self._topic, self._in_turn = topic, in_turn
         self._num_users = num_users
         self._dice = random.Random(1)
         self._producer = Producer(
@@ -201,7 +203,7 @@ class EventFeeder:
         now_ms = time.time_ns() // 1_000_000
         for number in range(self.num_fed, self.num_fed + count):
             self._last_ms = max(self._last_ms + 1, now_ms)
-            user = int(self._num_users * self._dice.random() ** 2)
+            user = number if self._in_turn else int(self._num_users * self._dice.random() ** 2)
             event = UserEvent(
                 event_id=f"e{number}", user_id=f"user-{user}", item_id=item_id(self._dice.randrange(NUM_CATALOGUE)),
                 event_type="like", event_time_ms=self._last_ms,

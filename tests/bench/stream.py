@@ -1,12 +1,12 @@
-"""A steady stream of items in, and a reader of the vectors that come out: a user's producer and a user's index."""
+"""A steady stream of items or events in, and a reader of the vectors that come out: someone's producer and index."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -17,7 +17,7 @@ from tests.bench.workload import NUM_PARTITIONS, Bed, Feeder
 TICK_S = 0.002
 DRAIN_TIMEOUT_S = 60.0
 TOPIC = {"message.timestamp.type": "LogAppendTime"}
-"""The broker stamps each item when it appends it."""
+"""The broker stamps each input when it appends it."""
 
 
 class Arrival(NamedTuple):
@@ -27,17 +27,45 @@ class Arrival(NamedTuple):
     """Wall clock when the reader had it in hand."""
     partition: int
     append_ms: float
-    """From the append of the item to the reader, milliseconds. The broker's stamp is a whole millisecond, rounded
+    """From the append of the input to the reader, milliseconds. The broker's stamp is a whole millisecond, rounded
     down, so this is up to 1 ms too long."""
+
+
+Place = tuple[int, int]
+"""Partition and offset of an input."""
+
+
+class Source(Protocol):
+    """Writes inputs, each of which becomes one vector."""
+
+    num_fed: int
+
+    def feed(self, count: int, /) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def item_place(record: Message) -> Place:
+    """The input of an item's vector."""
+    return record.partition() or 0, decode(ItemVector, record.value() or b"", check_values=False).source_offset or 0
 
 
 class Stream:
     """Feeds `topic` and reads the worker's output topic, each on a thread, while the context lasts."""
 
-    def __init__(self, bed: Bed, topic: str, output: str, rate: float) -> None:
+    def __init__(
+        self,
+        bed: Bed,
+        topic: str,
+        output: str,
+        rate: float,
+        feeder: Source | None = None,
+        place: Callable[[Message], Place] = item_place,
+    ) -> None:
+        """Feeds items unless told otherwise. `place` finds the input of an output."""
         self._servers = bed.bootstrap_servers
-        self._topic, self._rate = topic, rate
-        self._feeder = Feeder(bed.bootstrap_servers, topic, linger_ms=0.5)
+        self._topic, self._rate, self._place = topic, rate, place
+        self._feeder = feeder or Feeder(bed.bootstrap_servers, topic, linger_ms=0.5)
         self._reader = _reader(bed.bootstrap_servers, output)
         self._read: list[tuple[float, Message]] = []
         self._stop, self._drained = threading.Event(), threading.Event()
@@ -67,14 +95,12 @@ class Stream:
         return len(self._read)
 
     def arrivals(self) -> list[Arrival]:
-        """All vectors, in the order of their arrival. Once the context has ended."""
+        """The first vector of each input, in the order of their arrival. Once the context has ended."""
         appended_ms = append_times(self._servers, self._topic, self._feeder.num_fed)
-        found = []
+        first_ms: dict[Place, float] = {}
         for at_ms, record in self._read:
-            vector = decode(ItemVector, record.value() or b"", check_values=False)
-            partition = record.partition() or 0
-            found.append(Arrival(at_ms, partition, at_ms - appended_ms[partition, vector.source_offset or 0]))
-        return found
+            first_ms.setdefault(self._place(record), at_ms)
+        return [Arrival(at_ms, place[0], at_ms - appended_ms[place]) for place, at_ms in first_ms.items()]
 
     def _feed(self) -> None:
         started = time.monotonic()
