@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
 
 from tests.acceptance.feeder import MAX_FATAL_ERRORS, Feeder, FeedFailedError
+from tests.acceptance.lives import DIMS, PART_SHARE, Events, Inputs
 from tests.brokers import Outgoing
+from tests.fakes import FakeRecord
 from tests.unit.mock_cluster import MockCluster
+from tests.verifier.replay import Replay
+from worker.align import command
 
 NUM_PARTITIONS, NUM_KEYS = 3, 7
 WAIT_S = 20
@@ -110,3 +115,23 @@ def test_a_batch_that_the_broker_had_already_has_no_place_and_takes_no_other_inp
     assert 100 <= len(log) < 200
     assert feeder.timestamps.keys() <= {(message.partition(), message.offset()) for message in log}
     assert len(set(feeder.timestamps.values())) == 1
+
+
+@pytest.mark.parametrize(("acknowledged", "sent"), [(0, 900), (300, 301), (300, 420), (700, 900)])
+def test_what_is_sent_again_leads_to_nothing_else(tmp_path: Path, acknowledged: int, sent: int) -> None:
+    """Deletes and new lives among it: so a campaign with such a feed is judged as any other."""
+    space = command.create(tmp_path / "space", DIMS, dim=4)
+    items = list(Inputs("items", 1, lambda: 1, part_share=PART_SHARE).records(900))
+    events = list(Events("events", 1, 20, 100).records(900))
+
+    def replay(*stretches: slice) -> Replay:
+        def log(records: Sequence[Outgoing]) -> list[FakeRecord]:
+            chosen = [each for stretch in stretches for each in records[stretch]]
+            return [FakeRecord(each.topic, 0, n, 0, each.key, each.value) for n, each in enumerate(chosen)]
+
+        return Replay(space, log(items), log(events))
+
+    once, again = replay(slice(None)), replay(slice(sent), slice(acknowledged, None))
+    assert len(once.features) > 100
+    assert again.features == once.features
+    assert again.histories == once.histories
