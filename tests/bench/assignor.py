@@ -1,7 +1,7 @@
 """How long do vectors stop when a worker joins or leaves, with each assignor?
 
     python -m tests.bench.assignor [--rate 400] [--rounds 3] [--json]
-    python -m tests.bench.assignor --role users [--users 100000]
+    python -m tests.bench.assignor --role users [--users 100000] [--heartbeat-ms 1000]
 
 One worker under a steady stream; a second one joins and, some seconds later, is told to leave (SIGTERM). For each of
 the two events: the longest time that any input took around it, and the same for the partition that was hit least.
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=400.0, help="items or events per second")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--assignors", default="range,cooperative-sticky", help=f"of {', '.join(ASSIGNORS)}")
+    parser.add_argument("--heartbeat-ms", type=int, help="kafka.heartbeat_interval_ms, if not the default")
     parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -65,10 +66,12 @@ def main() -> None:
         catalogue = published_catalogue(bed) if arguments.role == "users" else ""
         for _, name in rounds(names, arguments.rounds):
             if arguments.role == "users":
-                made = users_stream(bed, catalogue, name, arguments.rate, arguments.users)
+                environment, stream = users_stream(bed, catalogue, name, arguments.rate, arguments.users)
             else:
-                made = items_stream(bed, name, arguments.rate)
-            found[name].append(measure_pause(*made))
+                environment, stream = items_stream(bed, name, arguments.rate)
+            if arguments.heartbeat_ms is not None:
+                environment["ALIGN_KAFKA__HEARTBEAT_INTERVAL_MS"] = str(arguments.heartbeat_ms)
+            found[name].append(measure_pause(environment, stream))
     medians = {
         name: Pause(*(statistics.median(values) for values in zip(*pauses, strict=True)))
         for name, pauses in found.items()
