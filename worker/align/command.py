@@ -16,7 +16,7 @@ from worker.align.runtime import AlignRuntime
 from worker.align.space import Space, create_space
 from worker.align.spec import FUSION_KINDS, SpaceSpec, explain
 from worker.align.synthetic import synthetic_items
-from worker.align.warm_up import WarmUpReport
+from worker.align.warm_up import MIN_COSINE, WarmUpReport
 from worker.errors import SpaceError
 
 HIDDEN_PER_DIM = 4  # the usual width of a transformer's feed-forward part (Vaswani et al. 2017)
@@ -99,19 +99,24 @@ class CheckReport:
     """Largest distance of a vector's length from 1."""
     max_batch_difference: float
     """Largest difference of any element between an item's vector alone and in a batch."""
+    max_cpu_difference: float | None
+    """The same between its vector here and in float32 on a CPU. None: this is a CPU."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:
         """For a person to read."""
+        from_cpu = (
+            "" if self.max_cpu_difference is None else f", within {self.max_cpu_difference:.1e} of float32 on the CPU"
+        )
         return "\n".join(
             [
                 self.warm_up.one_line(),
                 *(f"  batch of {size}: {ms:.2f} ms" for size, ms in self.warm_up.size_ms.items()),
                 f"{self.num_items} random items in {self.num_patterns} patterns of present modalities: every vector "
                 f"finite, length within {self.max_length_error:.1e} of 1, alone and in a batch within "
-                f"{self.max_batch_difference:.1e}",
+                f"{self.max_batch_difference:.1e}{from_cpu}",
             ]
         )
 
@@ -119,7 +124,8 @@ class CheckReport:
 def check(path: str | Path, *, device: str = "auto", dtype: str = "auto", threads: int = 0) -> CheckReport:
     """Load the space, warm it up and embed random items with every set of present modalities, up to a limit.
 
-    Raises `SpaceError` if a vector is not finite, not of unit length, or depends on its batch.
+    Raises `SpaceError` if a vector is not finite, not of unit length, depends on its batch, or is another one than on a
+    CPU.
     """
     space = Space.load(path)
     runtime = AlignRuntime(space, device=device, dtype=dtype, threads=threads)
@@ -141,7 +147,14 @@ def check(path: str | Path, *, device: str = "auto", dtype: str = "auto", thread
     difference = float(np.abs(alone - together.vectors[few]).max())
     if difference > BATCH_TOLERANCE[warm_up.dtype]:
         raise SpaceError(f"space.path: a vector differs by {difference:.1e} with the batch its item is in")
-    return CheckReport(warm_up, len(patterns), len(items), length_error, difference)
+    from_cpu = None
+    if runtime.device != "cpu":
+        on_cpu = AlignRuntime(space, device="cpu", dtype="float32", threads=threads).embed(items).vectors
+        from_cpu = float(np.abs(together.vectors - on_cpu).max())
+        cosine = float((together.vectors * on_cpu).sum(1).min())
+        if cosine < MIN_COSINE:
+            raise SpaceError(f"device: a vector has a cosine of {cosine:.4f} with the same item's on a CPU")
+    return CheckReport(warm_up, len(patterns), len(items), length_error, difference, from_cpu)
 
 
 def _patterns(names: tuple[str, ...]) -> chain[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, softplus
+from torch.nn.functional import embedding, embedding_bag, softplus
 
 from worker.align.spec import Attention, DecayedSum, UserSpec
 
@@ -80,7 +80,8 @@ class UserModel(nn.Module):
         """The same in another order, for training: a small table that many events share is looked at once, not once
         per event, forwards and backwards."""
         scores_RH = self.pool.scores(table_RD)
-        scores_UNH = None if scores_RH is None else scores_RH[rows_UN]
+        # Not `scores_RH[rows_UN]`: backwards, a GPU adds up the many events of one row one after the other.
+        scores_UNH = None if scores_RH is None else embedding(rows_UN, scores_RH)
         signed_UHN = self.pool.weights(scores_UNH, mask_UN, times_ms_UN, weights_UN)
         pooled = [
             embedding_bag(rows_UN, table_RD, per_sample_weights=signed_UN, mode="sum")

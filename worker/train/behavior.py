@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from worker.data.dataset import Features, Floats, Interactions
+from worker.data.sparse import sparse_matrix
 
 SEED = 0  # of the factoring; not that of the training, so that spaces of several seeds take the same features
 OVERSAMPLING, POWER_ITERATIONS = 16, 4  # of the randomised factoring (Halko et al. 2011)
@@ -45,9 +46,7 @@ def _factors(events: Interactions, num_users: int, num_items: int, dim: int) -> 
     count_I = np.bincount(events.items_E, minlength=num_items)
     values_E = 1 / np.sqrt(count_U[events.users_E] * count_I[events.items_E])
     places = torch.from_numpy(np.stack([events.items_E, events.users_E]))
-    matrix_IU = torch.sparse_coo_tensor(
-        places, torch.from_numpy(values_E), (num_items, num_users), check_invariants=True
-    ).coalesce()
+    matrix_IU = sparse_matrix(places, torch.from_numpy(values_E), (num_items, num_users)).coalesce()
     rank = min(dim, num_users, num_items)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from worker.data.dataset import Bools, Features, Interactions, Ints
+from worker.data.sparse import sparse_matrix
 
 SHRINK = 10.0  # pseudo-events in the denominator of a cosine: few events in common prove little
 ITEMS_AT_ONCE = 512
@@ -37,7 +38,7 @@ def _by_events(events: Interactions, num_users: int, num_items: int, most: int) 
     """By shrunk cosine of who liked them; empty for an item without events."""
     places = torch.from_numpy(np.stack([events.items_E, events.users_E]))
     ones_E = torch.ones(len(events))
-    likes_IU = torch.sparse_coo_tensor(places, ones_E, (num_items, num_users), check_invariants=True).coalesce()
+    likes_IU = sparse_matrix(places, ones_E, (num_items, num_users)).coalesce()
     count_I = torch.from_numpy(np.bincount(events.items_E, minlength=num_items)).float()
     found: list[tuple[int, ...]] = []
     for start in range(0, num_items, ITEMS_AT_ONCE):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.align.builders import make_space, spec
+from worker.__main__ import main
 from worker.align import command
 from worker.align.space import Space, write_space
 from worker.align.spec import ModalitySpec
@@ -92,3 +93,14 @@ def test_check_fails_on_vectors_that_depend_on_their_batch(tmp_path: Path, monke
     monkeypatch.setattr(command, "BATCH_TOLERANCE", {"float32": -1.0})
     with pytest.raises(SpaceError, match=r"differs by .* with the batch its item is in"):
         command.check(tmp_path / "space", device="cpu", dtype="float32", threads=1)
+
+
+def test_check_is_told_where_and_in_what_to_compute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_space(tmp_path)
+    asked = ["space", "check", str(tmp_path / "space"), "--threads", "1"]
+    assert main([*asked, "--device", "cpu", "--dtype", "bfloat16", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["warm_up"]["device"], report["warm_up"]["dtype"]) == ("cpu", "bfloat16")
+    assert report["max_cpu_difference"] is None
+    assert main([*asked, "--device", "tpu"]) == 2
+    assert "device: 'tpu' is unknown" in capsys.readouterr().err

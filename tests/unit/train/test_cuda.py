@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.train.test_training import figures_of
+from tests.unit.train.test_training import StoppedError, StopsAfter, figures_of
 from tests.unit.train.worlds import DATA, SPLIT, Quiet, settings
 from worker.train.run import train
 
@@ -18,3 +18,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_what_a_gpu_has_learned_and_judged_holds_on_a_cpu(tmp_path: Path, changes) -> None:
     space, learned = train(DATA, SPLIT, settings(epochs=3, **changes), tmp_path / "space", "cuda", Quiet())
     assert space.manifest.evaluation == pytest.approx(figures_of(space, learned), abs=0.02)
+
+
+@pytest.mark.parametrize("changes", [{}, {"graph": True}, {"fusion": "cross_attention"}, {"user": "decayed_sum"}])
+def test_on_a_gpu_equal_seeds_give_equal_spaces_interrupted_or_not(tmp_path: Path, changes) -> None:
+    chosen = settings(epochs=4, patience=4, **changes)
+    whole, _ = train(DATA, SPLIT, chosen, tmp_path / "whole", "cuda", Quiet())
+    with pytest.raises(StoppedError):
+        train(DATA, SPLIT, chosen, tmp_path / "parts", "cuda", StopsAfter(2))
+    resumed, _ = train(DATA, SPLIT, chosen, tmp_path / "parts", "cuda", Quiet())
+    assert resumed.space_id == whole.space_id

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worker.data import Dataset, Features, Interactions, Split
 from worker.data.dataset import Bools, Ints
+from worker.data.sparse import sparse_matrix
 from worker.evaluate.questions import Part, Questions, Score
 
 Setting = Mapping[str, float | str]
@@ -83,4 +84,4 @@ def history_matrix(questions: Questions, column_I: Ints, num_columns: int) -> Te
 
 def sparse_ones(places: Tensor, shape: tuple[int, int]) -> Tensor:
     """1 at the places, `[2, n]`; where one is named several times, the number of times."""
-    return torch.sparse_coo_tensor(places, torch.ones(places.shape[1]), shape, check_invariants=True)
+    return sparse_matrix(places, torch.ones(places.shape[1]), shape)
