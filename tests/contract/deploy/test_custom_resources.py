@@ -148,6 +148,7 @@ def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPa
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(kafka_python, "KafkaConsumer", lambda **config: given.update(config))
+    monkeypatch.setattr(kafka_python, "unpack_quickly", lambda consumer: None)
     kafka_python.KafkaPythonClient(Settings().kafka).consumer("group")
     assert metadata_of(document(SCALED_OBJECT))["offsetResetPolicy"] == given["auto_offset_reset"]
 
