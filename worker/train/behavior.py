@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from worker.data.dataset import Features, Floats, Interactions
-from worker.data.sparse import sparse_matrix
+from worker.evaluate.sparse import sparse_matrix
 
 SEED = 0  # of the factoring; not that of the training, so that spaces of several seeds take the same features
 OVERSAMPLING, POWER_ITERATIONS = 16, 4  # of the randomised factoring (Halko et al. 2011)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from worker.data.dataset import Bools, Features, Interactions, Ints
-from worker.data.sparse import sparse_matrix
+from worker.evaluate.sparse import sparse_matrix
 
 SHRINK = 10.0  # pseudo-events in the denominator of a cosine: few events in common prove little
 ITEMS_AT_ONCE = 512

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from worker.data import Dataset, Features, Interactions, Split
 from worker.data.dataset import Bools, Ints
-from worker.data.sparse import sparse_matrix
 from worker.evaluate.questions import Part, Questions, Score
+from worker.evaluate.sparse import sparse_matrix
 
 Setting = Mapping[str, float | str]
 """What was chosen on validation, by name."""
