@@ -1,4 +1,4 @@
-"""Records into batches to send, for a fifth of what the client takes for them.
+"""Records into batches to send, for a tenth of what the client takes for them.
 
 kafka-python makes a future, a callback and a lock of each record, writes each number of it through a call, and looks
 its topic up again (`tests/bench/README.md` has the figures). Batches, their order, retries, sequence numbers and
