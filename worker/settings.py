@@ -78,8 +78,9 @@ class KafkaSettings(_Group):
     session_timeout_ms: int = Field(45_000, ge=1_000)
     """A member silent for this long loses its partitions. Too low: pauses look like deaths. Too high: the
     partitions of a dead worker wait this long."""
-    heartbeat_interval_ms: int = Field(3_000, ge=100)
-    """At most a third of `session_timeout_ms`."""
+    heartbeat_interval_ms: int = Field(1_000, ge=100)
+    """At most a third of `session_timeout_ms`. A member hears of a rebalance with its next heartbeat; with the
+    cooperative assignor all partitions stand still until every member has."""
     max_poll_interval_ms: int = Field(60_000, ge=5_000)
     """Longest pause between polls before the client leaves the group; also how long a rebalance waits for a slow
     member."""

@@ -74,7 +74,7 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_KAFKA__SASL_MECHANISM": "PLAIN"}, "kafka.sasl_mechanism needs kafka.security_protocol"),
         ({"ALIGN_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, "kafka.sasl_mechanism is required"),
         ({"ALIGN_KAFKA__SSL_CAFILE": "/no/such/file"}, "kafka.ssl_cafile: no such file: /no/such/file"),
-        ({"ALIGN_KAFKA__SESSION_TIMEOUT_MS": "6000"}, "kafka.heartbeat_interval_ms must be at most a third"),
+        ({"ALIGN_KAFKA__HEARTBEAT_INTERVAL_MS": "20000"}, "kafka.heartbeat_interval_ms must be at most a third"),
         ({"ALIGN_KAFKA__DELIVERY_TIMEOUT_MS": "40000"}, "kafka.delivery_timeout_ms must be at most half"),
         ({"ALIGN_TOPICS__ITEMS": "events"}, "events is used for more than one topic"),
         ({"ALIGN_DEVICE": "gpu"}, "device (ALIGN_DEVICE)"),
