@@ -106,6 +106,7 @@ class Trainings:
                 missing.append(training)
         for outcome in self._each(missing, jobs) if missing else ():
             if self._results is not None:
+                self._results.parent.mkdir(parents=True, exist_ok=True)
                 with self._results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(outcome)) + "\n")
             yield outcome
