@@ -136,7 +136,9 @@ def measure(bed: Bed, topic: str, count: int, variables: dict[str, str]) -> Rate
                 samples.append((time.monotonic(), done, cpu_s([process]), cpu_s(brokers)))
                 time.sleep(INTERVAL_S)
     begin = next(each for each in samples if each[1] >= FIRST * count)
-    end = next(each for each in reversed(samples) if each[1] <= LAST * count)
+    last = max(each[1] for each in samples if each[1] <= LAST * count)
+    # When it was first seen: after that follows the wait for the next commit.
+    end = next(each for each in samples if each[1] == last)
     num = end[1] - begin[1]
     if num <= 0:
         raise ValueError("too few commits in between: feed more")
