@@ -51,8 +51,9 @@ from worker.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 log = logging.getLogger(__name__)
 
 # The compute thread needs the interpreter for an instant between two long stretches without it, and waits for this
-# long each time while the other threads are busy (`tests/bench/README.md`).
-SWITCH_INTERVAL_S = 0.0005
+# long each time while the other threads are busy. With a shorter one these change places so often that a seventh of
+# the rate is lost (`tests/bench/README.md`).
+SWITCH_INTERVAL_S = 0.002
 GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is reached with every few records
 
 
