@@ -27,6 +27,8 @@ pytestmark = pytest.mark.acceptance
 
 DRAIN_TIMEOUT_S = 20.0
 NUM_ITEMS = 12_000
+SLOW = {"batch.max_records": 8, "batch.queue_records": 64}
+"""Else all is done before a signal arrives."""
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def own_embedded() -> Iterator[EmbeddedBroker]:
 def test_sigterm_mid_stream_drains_commits_and_leaves_the_rest(make_stream: StreamMaker, broker: Broker) -> None:
     stream = make_stream(broker, 4)
     stream.feed_items(names(NUM_ITEMS))
-    with worker_on(stream) as first:
+    with worker_on(stream, SLOW) as first:
         first.wait_until(lambda: first.metric("align_records_published_total") > 500, name="publishing")
         first.signal(signal.SIGTERM)
         started = time.monotonic()
