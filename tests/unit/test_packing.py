@@ -188,17 +188,20 @@ def test_the_sender_is_woken_for_a_new_batch_and_a_full_one():
     assert producer.num_wakes == 2
 
 
+def split_first(producer: Producer) -> None:
+    """As the client does where the broker says that the first batch in the queue is too large."""
+    batch = producer.queue.popleft()
+    batch.records.close()
+    producer._accumulator.split_and_reenqueue(batch)
+
+
 def test_receipts_follow_their_records_when_the_client_splits_a_batch():
     producer = Producer()
     records, receipts = numbered(5)
     producer.pack(records)
-    batch = producer.queue.popleft()
-    batch.records.close()
-    producer._accumulator.split_and_reenqueue(batch)
-    first, second = producer.queue
-    first.records.close()
-    producer.queue.popleft()
-    producer._accumulator.split_and_reenqueue(first)  # still too large
+    split_first(producer)
+    _, second = producer.queue
+    split_first(producer)  # still too large
     assert [len(each._record_futures) for each in producer.queue] == [2, 1, 2]
     for base, each in zip((10, 20, 30), producer.queue, strict=True):
         each.complete(base, -1)
@@ -210,9 +213,7 @@ def test_a_split_batch_may_fail_in_part():
     producer = Producer()
     records, receipts = numbered(2)
     producer.pack(records)
-    batch = producer.queue.popleft()
-    batch.records.close()
-    producer._accumulator.split_and_reenqueue(batch)
+    split_first(producer)
     producer.queue[0].complete(10, -1)
     producer.queue[1].complete_exceptionally(KafkaError("x"), lambda index: KafkaError(f"record {index}"))
     assert [receipt.fate for receipt in receipts] == [[10], ["KafkaError: record 0"]]

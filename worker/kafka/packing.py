@@ -1,7 +1,7 @@
-"""Records into batches to send, for a tenth of what the client takes for them.
+"""Records into batches to send, for a sixth of what the client takes for them.
 
 kafka-python makes a future, a callback and a lock of each record, writes each number of it through a call, and looks
-its topic up again (`tests/bench/README.md` has the figures). Batches, their order, retries, sequence numbers and
+its topic up again (`tests/bench/produce.py` measures it). Batches, their order, retries, sequence numbers and
 transactions are the client's own; only the way from records to the bytes of a batch is another, and that a batch's
 answer goes straight to the receipts of its records.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 from kafka.errors import IllegalStateError
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import encode_varint
 from kafka.structs import TopicPartition
 
 from worker.kafka.port import Outbound, Receipt
@@ -95,11 +97,10 @@ class _PackedBatch(ProducerBatch):  # type: ignore[misc]  # the client carries n
         if first_ms is None:
             first_ms = builder._first_timestamp = builder._max_timestamp = now_ms  # noqa: SLF001
         time_delta = _varint(now_ms - first_ms)
-        number = self.records._next_offset  # noqa: SLF001
+        num_before: int = self.records._next_offset  # noqa: SLF001
+        number = num_before
         add_receipt = self._receipts.all.append
-        index = start
-        for index in range(start, len(outbound)):
-            _, _, key, value, headers, receipt = outbound[index]
+        for _, _, key, value, headers, receipt in islice(outbound, start, None):
             head = b"".join((b"\0", time_delta, _varint(number), _length(key), key or b"", _length(value)))
             tail = _headers(headers) if headers else b"\0"
             size = len(head) + len(value or b"") + len(tail)
@@ -113,14 +114,12 @@ class _PackedBatch(ProducerBatch):  # type: ignore[misc]  # the client carries n
             buffer += tail
             add_receipt(receipt)
             number += 1
-        else:
-            index = len(outbound)
-        if index > start:
+        if number > num_before:
             self.records._next_offset = number  # noqa: SLF001
             builder._last_offset, builder._num_records = number - 1, number  # noqa: SLF001
             builder._max_timestamp = max(builder._max_timestamp, now_ms)  # noqa: SLF001
             self.last_append = time.monotonic()
-        return index
+        return start + number - num_before
 
 
 class _Receipts:
@@ -187,20 +186,14 @@ def _length(data: bytes | None) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Zigzag-encoded, seven bits to a byte, lowest first."""
-    if 0 <= number < len(_VARINTS):
-        return _VARINTS[number]
-    return _encoded(number)
+    """As records have it: zigzag-encoded, seven bits to a byte."""
+    return _VARINTS[number] if 0 <= number < len(_VARINTS) else _encoded(number)
 
 
 def _encoded(number: int) -> bytes:
-    left = number << 1 if number >= 0 else (-number << 1) - 1
-    out = bytearray()
-    while left > 127:
-        out.append(left & 127 | 128)
-        left >>= 7
-    out.append(left)
-    return bytes(out)
+    encoded = bytearray()
+    encode_varint(number, encoded.append)
+    return bytes(encoded)
 
 
 _VARINTS = [_encoded(number) for number in range(8_192)]
