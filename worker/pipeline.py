@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
-from schemas import Reason
 from worker.assignment import HELD, NEW, RUNNING, Assignment, Held
 from worker.batch_queue import BatchQueue
+from worker.books import Books
+from worker.compute import ComputeStage
 from worker.errors import (
     AccessError,
     CallTimeoutError,
@@ -34,40 +32,32 @@ from worker.errors import (
     TopicError,
     WorkerError,
 )
-from worker.fuse import Fused, fuse
+from worker.fuse import Fused
 from worker.goal import Goal
 from worker.health import Health
 from worker.kafka.port import ClientPort, Commit
 from worker.lease import MembershipLease, boottime, lease_seconds
 from worker.metrics import Metrics, raise_to
-from worker.publish import Producers, Publisher, Unacknowledged
-from worker.records import Change, Delete, Item, Recompute, Record, Rejection, TopicPartition, User
+from worker.outputs import Outputs
+from worker.publish import Publisher, Unacknowledged
+from worker.records import Record, TopicPartition
 from worker.restore import Progress, Restorer
 from worker.roles.role import Role
 from worker.settings import Settings
-from worker.stage import Stage
+from worker.source import Source
+from worker.stage import STEP_TIMEOUT_S, Stage
 from worker.state import Stores
 from worker.status import DeadLetterStatus
-from worker.tenure import Share
 from worker.transaction import TransactionalPublisher
 from worker.watchdog import Vitals
 
 log = logging.getLogger(__name__)
 
-# A join that is driven by polls shorter than this can be orphaned inside kafka-python, for ever.
-POLL_TIMEOUT_MS = 200
-ROOM_TIMEOUT_S = 0.2
 NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap, little to throw away
 NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a transaction is committed
 OBSERVE_INTERVAL_S = 0.5
 NUM_QUIET_LOOKS = 2
-STEP_TIMEOUT_S = 0.2
-PRODUCER_CLOSE_S = 0.5
-BACKOFF_S = 0.5
-MAX_BACKOFF_S = 10.0
 DEAD_LETTER_RETRY_S = 15.0
-LIMITS_RETRY_S = 15.0
-NUM_RECENT_DEAD_LETTERS = 20
 
 
 class StopFlag(Protocol):
@@ -98,28 +88,21 @@ class Pipeline:
         self._encoding = role.encoding
         self._stores = stores
         self._metrics = metrics
-        self._accounting = metrics.accounting
         self._health = health
 
-        self._lease = MembershipLease(lease_seconds(settings.kafka))
         self._is_transactional = settings.delivery == "exactly_once"
-        self._transactional_id = transactional_id(settings, role.flow.group_id)
+        self._lease = MembershipLease(lease_seconds(settings.kafka))
         self._queue = BatchQueue(settings.batch)
-        self.assignment = Assignment(
-            self._queue,
-            self._lease,
-            metrics,
-            settings.shutdown.revoke_timeout_s,
-            self._book,
-            role.forget,
-            commits_itself=self._is_transactional,
-        )
-        self._fused: queue.Queue[Fused] = queue.Queue(
-            NUM_FUSED_WAITING_FOR_COMMIT if self._is_transactional else NUM_FUSED_WAITING
-        )
         self._unacknowledged = Unacknowledged(settings.publish.max_in_flight_records)
-        self._compute = Stage("compute", self._compute_step)
+        num_fused = NUM_FUSED_WAITING_FOR_COMMIT if self._is_transactional else NUM_FUSED_WAITING
+        self._fused: queue.Queue[Fused] = queue.Queue(num_fused)
+
+        self._compute = ComputeStage(self._queue, role.embedder, self._fused, settings.batch.max_records, metrics)
         self._publish = Stage("publish", self._publish_step)
+        self._restore = Stage("restore", lambda: self._restorer.step())
+        self._restorer = Restorer(client, role, stores, self._restore.beat)
+        self._stages = (self._compute, self._publish, self._restore, *role.stages)
+
         self._transactions: TransactionalPublisher | None = None
         if self._is_transactional:
             self._transactions = TransactionalPublisher(
@@ -129,33 +112,31 @@ class Pipeline:
             role.output, self._lease, self._unacknowledged, self._publish.beat
         )
         self._num_transactions = 0
-        self._restore = Stage("restore", lambda: self._restorer.step())
-        self._restorer = Restorer(client, role, stores, self._restore.beat)
-        self._stages = (self._compute, self._publish, self._restore, *role.stages)
+        self._outputs = Outputs(client, role.flow, settings, self._lease, self._publisher)
+        self._books = Books(metrics, self._outputs.doubt_limits)
+        self.assignment = Assignment(
+            self._queue,
+            self._lease,
+            metrics,
+            settings.shutdown.revoke_timeout_s,
+            self._books.finished,
+            role.forget,
+            commits_itself=self._is_transactional,
+        )
         self._consumer = client.consumer(role.flow.group_id)
-        self._producers: Producers | None = None
+        self._source = Source(self._consumer, self.assignment, self._queue, role.encoding, settings.batch, metrics)
 
-        self._paused: set[TopicPartition] = set()
-        self._is_backpressured = False
-        self._num_partitions: dict[str, int] = {}
         self._until_caught_up = until_caught_up
         self._goal: Goal | None = None
         self._next_look = 0.0
         self._num_quiet_looks = 0
         self.is_caught_up = False
-        self._has_refused = False
-        self._limits_learned_at = 0.0
-        self._num_failures = 0
-        self._retry_at: float | None = None
         self._next_commit = 0.0
         self._next_observation = 0.0
-        self._polled_at = time.monotonic()
         self.is_backlog = False
-        self.batch_fill = 0.0
         self.num_values = 0
         self.num_state_bytes = 0
         self.lags: Mapping[TopicPartition, int] = {}
-        self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
 
     # ------------------------------------------------------------------ the loop
 
@@ -168,9 +149,9 @@ class Pipeline:
         while not stop.is_set() and not self.is_caught_up:
             self._require_stages()  # a dead stage ends the process
             self._recover()  # failed outputs: back to the watermark
-            self._make_room()  # back-pressure
-            self._await_encoded()  # rather than sleep in a poll while it becomes ready
-            polled = self._poll()
+            self._source.make_room()  # back-pressure
+            self._source.await_encoded()  # rather than sleep in a poll while it becomes ready
+            polled = self._source.poll()
             self._prove_membership()  # a new assignment is a new lease
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
@@ -184,11 +165,11 @@ class Pipeline:
         self._drain(observe)
 
     def _start(self) -> None:
-        self._learn_limits()
+        self._outputs.learn_limits()
         if self._until_caught_up:
             described = self._client.describe_topics([self._topic])
             self._goal = Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
-        self._open_producers()
+        self._outputs.open()
         for stage in self._stages:
             stage.start()
         self._consumer.subscribe([self._topic], self.assignment)
@@ -205,7 +186,7 @@ class Pipeline:
         self._queue.drain()
         while self.assignment.in_flight and time.monotonic() < deadline and not self.assignment.failures():
             self._require_stages()
-            self._polled_at = time.monotonic()
+            self._source.beat()
             self._accept_encoded()
             self.assignment.settle()
             self._commit_due()
@@ -221,14 +202,14 @@ class Pipeline:
 
     def _close(self) -> None:
         self.assignment.retire_all()
-        self._check_accounting()
+        self._books.check(self.assignment.in_flight)
         for stage in self._stages:
             stage.stop(STEP_TIMEOUT_S * 5)
         try:
             self._consumer.close(2.0)
         except WorkerError as error:
             log.warning("%s", error.one_line(), extra={"action": "close_failed"})
-        self._drop_producers()
+        self._outputs.drop()
         self._restorer.close()
         if self._goal is not None:
             self._goal.close()
@@ -266,65 +247,7 @@ class Pipeline:
             and not any(tenure.in_flight or tenure.has_open_shares() for tenure in self.assignment.tenures())
         )
 
-    # ------------------------------------------------------------------ source
-
-    def _make_room(self) -> None:
-        """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
-        if self._is_backpressured:
-            self._is_backpressured = not (self._queue.is_low() and self._is_encoding_low())
-        elif self._queue.is_full():
-            self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
-        else:
-            self._is_backpressured = not self._has_encoding_room()
-
-    def _has_encoding_room(self) -> bool:
-        encoding, batch = self._encoding, self._settings.batch
-        return encoding is None or (
-            encoding.num_records < batch.queue_records and encoding.num_bytes < batch.queue_bytes
-        )
-
-    def _is_encoding_low(self) -> bool:
-        encoding, batch = self._encoding, self._settings.batch
-        return encoding is None or (
-            encoding.num_records * 2 <= batch.queue_records and encoding.num_bytes * 2 <= batch.queue_bytes
-        )
-
-    def _await_encoded(self) -> None:
-        """While content is being encoded and the log has nothing more, wait for that and not for the log: a poll ends
-        when records come, not when features do."""
-        if self._encoding is None or not self._encoding.num_records:
-            return
-        running = [held.partition for held in self.assignment.in_state(RUNNING)]
-        if self._is_backpressured or not any(self._consumer.lag(running).values()):
-            self._encoding.wait(ROOM_TIMEOUT_S)
-
-    def _poll(self) -> Mapping[TopicPartition, Sequence[Record]]:
-        self._apply_pauses()
-        started = time.monotonic()
-        try:
-            polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=2 * self._settings.batch.max_records)
-        except ClientError as error:
-            self._metrics.poll_errors.labels(self._topic).inc()
-            log.warning("%s", error.one_line(), extra={"action": "poll_failed"})
-            time.sleep(0.1)
-            polled = {}
-        self._polled_at = time.monotonic()
-        self._metrics.last_poll.set_to_current_time()
-        if polled:
-            self._metrics.stage_duration.labels("poll").observe(self._polled_at - started)
-        return polled
-
-    def _apply_pauses(self) -> None:
-        """Fetch from running partitions only, and from none while the queue is full."""
-        held = self.assignment.all()
-        wanted = {each.partition for each in held if self._is_backpressured or each.state != RUNNING}
-        self._paused &= {each.partition for each in held}
-        if new := wanted - self._paused:
-            self._consumer.pause(new)
-        if over := self._paused - wanted:
-            self._consumer.resume(over)
-        self._paused = wanted
-        self._metrics.paused_partitions.labels(self._topic).set(len(wanted))
+    # ------------------------------------------------------------------ partitions
 
     def _prove_membership(self) -> None:
         """Start the lease of a new assignment, once nothing written for partitions that were lost is under way. What is
@@ -333,9 +256,8 @@ class Pipeline:
             self.assignment.held_by(membership)
         if self.assignment.was_lost:
             self.assignment.was_lost = False
-            self._drop_producers()
+            self._outputs.drop(reopen_at=time.monotonic())
             self._unacknowledged.clear()
-            self._retry_at = time.monotonic()
         if self.assignment.assigned_at is not None:
             self._lease.renew(self.assignment.assigned_at)
             self.assignment.assigned_at = None
@@ -350,13 +272,8 @@ class Pipeline:
         try:
             commits = self._consumer.committed([held.partition for held in new])
             for held in new:
-                # The poll that brought the partition may have returned records of it, and the client keeps its position
-                # when a partition comes back to the same member: only the commit says what is finished. It keeps its
-                # pause, too, or has none if the partition was away: pausing it here makes that certain.
                 commit = commits.get(held.partition) or Commit(self._consumer.beginning(held.partition))
-                self._consumer.seek(held.partition, commit.offset)
-                self._consumer.pause([held.partition])
-                self._paused.add(held.partition)
+                self._source.rewind(held.partition, commit.offset)
                 self._restorer.request(self.assignment.begin(held, commit))
         except NotMemberError:
             return
@@ -368,9 +285,8 @@ class Pipeline:
         num_needed = max(held.partition.partition for held in new) + 1
         flow = self.role.flow
         for topic in (flow.outputs, flow.state):
-            if num_needed > self._num_partitions.get(topic, 0):
-                self._learn_limits()
-            if num_needed > (found := self._num_partitions.get(topic, num_needed)):
+            found = self._outputs.num_partitions(topic, at_least=num_needed)
+            if found is not None and found < num_needed:
                 raise TopicError(
                     f"topic {topic!r} has {found} partitions, {flow.inputs!r} has {num_needed} or more: give it as "
                     f"many, then start again"
@@ -392,7 +308,7 @@ class Pipeline:
             held.to_recompute.update(dict.fromkeys(restored.recompute))
             held.state, held.detail = RUNNING, ""
         for held in self.assignment.in_state(HELD):
-            if time.monotonic() >= held.held_until and self._producers is not None:
+            if time.monotonic() >= held.held_until and self._outputs.are_open:
                 held.state = NEW
 
     # ------------------------------------------------------------------ decode and gate
@@ -408,7 +324,7 @@ class Pipeline:
             decoded = self.role.decode(records)
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
-            self._accounting.consumed += len(records)
+            self._books.consumed(len(records))
             held.tenure.num_consumed += len(records)
             if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
                 self._encoding.put(held.tenure, decoded.entries)
@@ -440,33 +356,6 @@ class Pipeline:
                 entries = self.role.recompute(keys, held.partition.partition, held.tenure.memory)
                 self._metrics.recomputed.labels(self._topic).inc(len(entries))
                 self._queue.put(held.tenure, entries)
-
-    # ------------------------------------------------------------------ fuse (compute thread)
-
-    def _compute_step(self) -> None:
-        batch = self._queue.take(STEP_TIMEOUT_S)
-        if batch is None:
-            return
-        started = time.monotonic()
-        metrics = self._metrics
-        metrics.batch_wait.observe(max(0.0, time.time() - batch.oldest_ms / 1000))
-        metrics.batch_size.labels(batch.reason).observe(batch.num_outputs)
-        self.batch_fill = batch.num_outputs / self._settings.batch.max_records
-        metrics.batch_fill.set(self.batch_fill)
-        fused = fuse(batch, self.role.embedder, metrics.out_of_memory.inc)
-        metrics.without_vector.labels(self._topic).inc(fused.num_without)
-        if fused.vectors:
-            metrics.padding.set(1 - len(fused.vectors) / self.role.embedder.padded_size(len(fused.vectors)))
-        metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
-        self._hand_over(fused)
-
-    def _hand_over(self, fused: Fused) -> None:
-        while any(share.tenure.is_live for share in fused.batch.shares):
-            try:
-                self._fused.put(fused, timeout=STEP_TIMEOUT_S)
-                return
-            except queue.Full:
-                self._compute.beat()
 
     # ------------------------------------------------------------------ publish (publish thread)
 
@@ -520,7 +409,7 @@ class Pipeline:
             return
         self._lease.renew(sent_at)
         self.assignment.committed(commits)
-        self._num_failures = 0
+        self._outputs.succeeded()
         self._metrics.commits.labels("ok").inc()
         self._metrics.last_commit.set_to_current_time()
         self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
@@ -528,31 +417,9 @@ class Pipeline:
     def _note_transactions(self, transactions: TransactionalPublisher) -> None:
         if (num_new := transactions.num_committed - self._num_transactions) > 0:
             self._num_transactions += num_new
-            self._num_failures = 0
+            self._outputs.succeeded()
             self._metrics.commits.labels("ok").inc(num_new)
             self._metrics.last_commit.set_to_current_time()
-
-    def _book(self, share: Share) -> None:
-        """Account for a finished share: the only place where records end."""
-        metrics, topic, accounting = self._metrics, self._topic, self._accounting
-        published = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
-        upserts = [each for each in published if isinstance(each, Item | User) and not is_overtaken(each)]
-        num_overtaken = sum(map(is_overtaken, published))
-        accounting.published["upsert"] += len(upserts)
-        accounting.published["tombstone"] += len(published) - len(upserts) - num_overtaken
-        accounting.superseded["stale_revision"] += num_overtaken
-        accounting.superseded["same_batch"] += share.num_same_batch
-        for reason, count in share.superseded.items():
-            accounting.superseded[reason] += count
-        accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
-        self._has_refused |= any(rejection.reason is Reason.PUBLISH_REFUSED for rejection in share.rejections)
-        self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
-        finished_ms = (share.finished_at or 0.0) * 1000
-        metrics.last_publish.set(finished_ms / 1000)
-        metrics.latency.observe_many(topic, [max(0.0, finished_ms - each.record.timestamp) / 1000 for each in upserts])
-        freshness_ms = [finished_ms - each.event_time_ms for each in upserts]
-        metrics.freshness.observe_many(topic, [max(0.0, each) / 1000 for each in freshness_ms])
-        metrics.clock_skew.labels(topic).inc(sum(each < 0 for each in freshness_ms))
 
     # ------------------------------------------------------------------ recovery
 
@@ -576,11 +443,8 @@ class Pipeline:
                 break
         if failure is not None:
             self._rewind_all(failure, now)
-        if self._producers is None and self._retry_at is not None and now >= self._retry_at:
-            self._reopen_producers(now)
-        if self._has_refused and now >= self._limits_learned_at + LIMITS_RETRY_S:  # somebody may have raised them
-            self._has_refused = False
-            self._learn_limits()
+        self._outputs.reopen_due(now)
+        self._outputs.relearn_due(now)
 
     def _stop_partition(self, held: Held, error: WorkerError | None, now: float) -> None:
         """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
@@ -589,86 +453,26 @@ class Pipeline:
         self._metrics.rewinds.labels("dead_letter_failed").inc()
         log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
         self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail)
-        self._learn_limits()
+        self._outputs.learn_limits()
         if not self._is_transactional:
-            self._replace_dead_letter_producer()
+            self._outputs.replace_for_dead_letters()
 
     def _rewind_all(self, error: WorkerError | None, now: float) -> None:
         """After one refused record kafka-python's producer fails all later ones, so everything it had is void."""
         is_rebalance = isinstance(error, NotMemberError)  # that is nobody's fault, and over
-        self._num_failures += not is_rebalance
-        delay_s = 0.0 if is_rebalance else backoff_s(self._num_failures)
+        delay_s = 0.0 if is_rebalance else self._outputs.failed()
         detail = error.one_line() if error is not None else ""
         self._metrics.rewinds.labels("publish_failed").inc()
         log.warning(
             "an output could not be written, starting again from the last acknowledged one in %.1f s: %s",
             delay_s, detail, extra={"action": "rewind"},
         )  # fmt: skip
-        self._drop_producers()
+        self._outputs.drop(reopen_at=now + delay_s)
         for held in self.assignment.all():
             self.assignment.rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
         self._unacknowledged.clear()
-        self._retry_at = now + delay_s
         if isinstance(error, RecordTooLargeError):
-            self._learn_limits()
-
-    def _reopen_producers(self, now: float) -> None:
-        try:
-            self._open_producers()
-        except ClientError as error:
-            self._num_failures += 1
-            self._retry_at = now + backoff_s(self._num_failures)
-            log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
-
-    def _open_producers(self) -> None:
-        if self._is_transactional:
-            timeout_ms = self._settings.transaction.timeout_ms
-            producer = self._client.transactional_producer(self._transactional_id, timeout_ms)
-            self._use(Producers(producer, producer, producer))
-            return
-        outputs = self._client.producer(self._lease)
-        try:
-            producers = Producers(outputs, self._client.producer(self._lease))
-        except WorkerError:
-            outputs.close(PRODUCER_CLOSE_S)
-            raise
-        self._use(producers)
-
-    def _use(self, producers: Producers) -> None:
-        self._producers = producers
-        self._publisher.use(producers)
-        self._retry_at = None
-
-    def _drop_producers(self) -> None:
-        producers, self._producers = self._producers, None
-        self._publisher.use(None)
-        if producers is not None:
-            producers.close(PRODUCER_CLOSE_S)
-
-    def _replace_dead_letter_producer(self) -> None:
-        if self._producers is None:
-            return
-        refused, outputs = self._producers.dead_letters, self._producers.outputs
-        try:
-            self._producers = Producers(outputs, self._client.producer(self._lease))
-        except ClientError as error:  # the old one fails the next dead letter, and we are here again
-            log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
-            return
-        self._publisher.use(self._producers)
-        refused.close(PRODUCER_CLOSE_S)
-
-    def _learn_limits(self) -> None:
-        """How large a record the output topics take. What is not known is not limited."""
-        self._limits_learned_at = time.monotonic()
-        flow = self.role.flow
-        try:
-            described = self._client.describe_topics([flow.outputs, flow.state, flow.dead_letters])
-        except (ClientError, CallTimeoutError) as error:
-            log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
-            return
-        for name, description in described.items():
-            self._publisher.limit(name, description.max_message_bytes)
-            self._num_partitions[name] = description.num_partitions
+            self._outputs.learn_limits()
 
     # ------------------------------------------------------------------ figures
 
@@ -701,7 +505,7 @@ class Pipeline:
             if lag is not None and each.tenure is not None:
                 metrics.position_lag.labels(topic, str(partition)).set(lag)
                 metrics.lag.labels(topic, str(partition)).set(lag + each.tenure.in_flight)
-        self._check_accounting()
+        self._books.check(self.assignment.in_flight)
         metrics.queue_depth.set(self.num_queued)
         metrics.unacknowledged.set(self._unacknowledged.num_records)
         self.num_values, self.num_state_bytes = self._stores.size()
@@ -711,16 +515,20 @@ class Pipeline:
         self.role.measure(metrics)
         observe()
 
-    def _check_accounting(self) -> None:
-        unaccounted = self._accounting.snapshot(self.assignment.in_flight).unaccounted()
-        if unaccounted:
-            log.error("%d records are not accounted for", unaccounted, extra={"action": "accounting_broken"})
-
     def vitals(self) -> Vitals:
         """For the watchdog; called on its thread."""
         moved_at = {f"{self.role.flow.role} {stage.name}": stage.moved_at for stage in self._stages}
-        moved_at[f"{self.role.flow.role} poll"] = self._polled_at
+        moved_at[f"{self.role.flow.role} poll"] = self._source.polled_at
         return Vitals(moved_at, self._consumer.is_stable(), self._client.reachable)
+
+    @property
+    def batch_fill(self) -> float:
+        return self._compute.batch_fill
+
+    @property
+    def recent_dead_letters(self) -> Sequence[DeadLetterStatus]:
+        """The newest first."""
+        return self._books.recent_dead_letters
 
     @property
     def restoring(self) -> Progress | None:
@@ -740,15 +548,6 @@ class Pipeline:
         return self._consumer.is_stable()
 
 
-def is_overtaken(entry: Change) -> bool:
-    return isinstance(entry, Item | Delete) and entry.is_overtaken
-
-
-def transactional_id(settings: Settings, group_id: str) -> str:
-    """Of one role of this process: begins with the name of its group, so that one rule of access covers all."""
-    return f"{group_id}-{settings.transaction.id or settings.kafka.group_instance_id or uuid.uuid4().hex}"
-
-
 def abort_reason(error: WorkerError) -> str:
     """One of `metrics.TRANSACTION_RESULTS`."""
     if isinstance(error, NotMemberError):
@@ -756,20 +555,3 @@ def abort_reason(error: WorkerError) -> str:
     if isinstance(error, ReplacedError | FencedError):
         return "replaced"
     return "timeout" if isinstance(error, CallTimeoutError) else "failed"
-
-
-def backoff_s(num_failures: int, jitter: Callable[[], float] = random.random) -> float:
-    """Delay before try `num_failures`, doubling to a bound, with up to half of it random so that workers spread."""
-    delay = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(num_failures - 1, 10))
-    return delay * (1 - jitter() / 2)
-
-
-def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:
-    record = rejection.record
-    return DeadLetterStatus(
-        at_ms=time.time_ns() // 1_000_000,
-        partition=record.partition,
-        offset=record.offset,
-        reason=Reason(rejection.reason).value,
-        detail=rejection.detail[:300],
-    )

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+STEP_TIMEOUT_S = 0.2
+"""For how long a step waits for work."""
+
 
 class Stage:
     """Repeats `step` until told to stop. A step must return, or `beat`, every few hundred milliseconds when all is

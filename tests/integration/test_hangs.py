@@ -73,7 +73,7 @@ def provoked(quick_metadata: None, monkeypatch: pytest.MonkeyPatch) -> None:
         client: KafkaConsumer = consumer._consumer
         client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
 
-    monkeypatch.setattr("worker.pipeline.POLL_TIMEOUT_MS", 5)
+    monkeypatch.setattr("worker.source.POLL_TIMEOUT_MS", 5)
     monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
 
 
@@ -127,7 +127,7 @@ class TestAProducerThatARefusalPoisons:
     def test_a_topic_that_takes_less_than_before_refuses_only_what_is_too_large(
         self, stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.pipeline.LIMITS_RETRY_S", 0.5)
+        monkeypatch.setattr("worker.outputs.LIMITS_RETRY_S", 0.5)
         stream.feed_items(names(50, "before"))
         with WorkerThread(stream.settings()) as worker:
             stream.wait_committed(worker)

@@ -14,8 +14,8 @@ from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceEr
 from worker.flow import flow_of
 from worker.kafka.port import Commit
 from worker.memory import Memory
+from worker.outputs import backoff_s
 from worker.parts import ItemState
-from worker.pipeline import backoff_s
 from worker.records import TopicPartition
 from worker.restore import Restored
 from worker.roles.items import ItemFormat, ItemsRole
@@ -390,7 +390,7 @@ def test_a_drain_publishes_and_commits_what_was_accepted():
 
 
 def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch):
-    monkeypatch.setattr("worker.pipeline.ROOM_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("worker.source.ROOM_TIMEOUT_S", 0.01)
     cluster, gate = FakeCluster(1), threading.Event()
     feed(cluster, 200)
 

@@ -18,7 +18,8 @@ from worker.errors import (
     WorkerError,
 )
 from worker.kafka.port import Commit, Membership
-from worker.pipeline import abort_reason, transactional_id
+from worker.outputs import transactional_id
+from worker.pipeline import abort_reason
 from worker.publish import Producers, Unacknowledged
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, Settings, TransactionSettings
@@ -31,7 +32,7 @@ OUR_ID = f"{GROUP}-me"
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch):
-    monkeypatch.setattr("worker.pipeline.BACKOFF_S", 0.01)
+    monkeypatch.setattr("worker.outputs.BACKOFF_S", 0.01)
     monkeypatch.setattr("worker.restore.RETRY_S", 0.01)
 
 

@@ -27,7 +27,7 @@ from tests.contract.deploy.conftest import LoadSettings
 from tests.contract.deploy.crd import Schemas, load_schemas, problems
 from tests.contract.deploy.test_settings import settings_of
 from worker.flow import flows
-from worker.pipeline import transactional_id
+from worker.outputs import transactional_id
 from worker.settings import Settings
 from worker.topics import needed_topics, wanted_topics
 

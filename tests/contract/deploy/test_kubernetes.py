@@ -245,7 +245,8 @@ def test_the_grace_period_covers_the_drain(worker_settings: Settings) -> None:
 
 
 def test_revocation_and_closing_fit_the_allowance() -> None:
-    from worker.pipeline import PRODUCER_CLOSE_S, STEP_TIMEOUT_S
+    from worker.outputs import PRODUCER_CLOSE_S
+    from worker.stage import STEP_TIMEOUT_S
 
     threads_s, consumer_s = 3 * 5 * STEP_TIMEOUT_S, 2.0
     assert threads_s + consumer_s + Settings().shutdown.revoke_timeout_s + PRODUCER_CLOSE_S <= CLOSE_S
