@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CLIENT_LIBRARIES = {"kafka", "confluent_kafka"}
 CLIENT_MODULES = {
-    "worker/kafka/kafka_python.py",
+    "worker/kafka/client.py",
     "worker/kafka/translation.py",
     "worker/kafka/packing.py",
     "worker/kafka/unpacking.py",

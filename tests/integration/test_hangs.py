@@ -14,7 +14,7 @@ from tests.brokers import Broker
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
 from worker.errors import StalledError
-from worker.kafka import kafka_python
+from worker.kafka.client import KafkaPythonConsumer, _connection_config, _ListenerBridge
 from worker.kafka.port import PartitionListener
 
 pytestmark = pytest.mark.real_kafka
@@ -39,9 +39,9 @@ def admin(real_kafka: Broker) -> Iterator[KafkaAdminClient]:
 @pytest.fixture
 def quick_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients notice new partitions within a second instead of five minutes."""
-    config = kafka_python._connection_config
     monkeypatch.setattr(
-        kafka_python, "_connection_config", lambda settings: {**config(settings), "metadata_max_age_ms": 500}
+        "worker.kafka.client._connection_config",
+        lambda settings: {**_connection_config(settings), "metadata_max_age_ms": 500},
     )
 
 
@@ -67,21 +67,19 @@ def provoked(quick_metadata: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the hang was found: metadata that makes the client join again, and polls too short to end that join. The first
     or second new partition does it; sometimes even the start."""
 
-    def subscribe(
-        consumer: kafka_python.KafkaPythonConsumer, topics: Collection[str], listener: PartitionListener
-    ) -> None:
+    def subscribe(consumer: KafkaPythonConsumer, topics: Collection[str], listener: PartitionListener) -> None:
         client: KafkaConsumer = consumer._consumer
-        client.subscribe(list(topics), listener=kafka_python._ListenerBridge(client, listener))
+        client.subscribe(list(topics), listener=_ListenerBridge(client, listener))
 
     monkeypatch.setattr("worker.source.POLL_TIMEOUT_MS", 5)
-    monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "subscribe", subscribe)
+    monkeypatch.setattr(KafkaPythonConsumer, "subscribe", subscribe)
 
 
 class TestAJoinThatNobodyDrivesOn:
     def test_the_watchdog_ends_the_process(
         self, stream: Stream, admin: KafkaAdminClient, provoked: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kafka_python.KafkaPythonConsumer, "_drive_join_on", lambda consumer: None)
+        monkeypatch.setattr(KafkaPythonConsumer, "_drive_join_on", lambda consumer: None)
         worker = WorkerThread(stream.settings({"watchdog.group_unstable_s": 2}))
         worker.expect_stall()
 

@@ -31,8 +31,6 @@ __all__ = [
 
 def make_client(settings: KafkaSettings) -> ClientPort:
     """The adapter that `kafka.client` names."""
-    from worker.kafka.kafka_python import (
-        KafkaPythonClient,  # a second adapter must not need the first one's library
-    )
+    from worker.kafka.client import KafkaPythonClient  # a second adapter must not need the first one's library
 
     return KafkaPythonClient(settings)

@@ -1,6 +1,6 @@
 """What the worker asks of a Kafka client, and nothing more.
 
-One adapter exists (`worker.kafka.kafka_python`); a second one, of librdkafka say, fits behind the same protocols. No
+One adapter exists (`worker.kafka.client`); a second one, of librdkafka say, fits behind the same protocols. No
 type of a client library appears here. Unless a method says otherwise, calls come from the poll thread only, block for a
 bounded time, and raise only `worker.errors`.
 """

@@ -144,12 +144,12 @@ def test_the_trigger_watches_what_the_worker_consumes(worker_settings: Settings)
 
 
 def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.kafka import kafka_python
+    from worker.kafka import client
 
     given: dict[str, Any] = {}
-    monkeypatch.setattr(kafka_python, "KafkaConsumer", lambda **config: given.update(config))
-    monkeypatch.setattr(kafka_python, "unpack_quickly", lambda consumer: None)
-    kafka_python.KafkaPythonClient(Settings().kafka).consumer("group")
+    monkeypatch.setattr(client, "KafkaConsumer", lambda **config: given.update(config))
+    monkeypatch.setattr(client, "unpack_quickly", lambda consumer: None)
+    client.KafkaPythonClient(Settings().kafka).consumer("group")
     assert metadata_of(document(SCALED_OBJECT))["offsetResetPolicy"] == given["auto_offset_reset"]
 
 
