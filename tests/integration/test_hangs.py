@@ -14,7 +14,8 @@ from tests.brokers import Broker
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
 from worker.errors import StalledError
-from worker.kafka.client import KafkaPythonConsumer, _connection_config, _ListenerBridge
+from worker.kafka.connection import connection_config
+from worker.kafka.consumer import KafkaPythonConsumer, _ListenerBridge
 from worker.kafka.port import PartitionListener
 
 pytestmark = pytest.mark.real_kafka
@@ -40,8 +41,8 @@ def admin(real_kafka: Broker) -> Iterator[KafkaAdminClient]:
 def quick_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients notice new partitions within a second instead of five minutes."""
     monkeypatch.setattr(
-        "worker.kafka.client._connection_config",
-        lambda settings: {**_connection_config(settings), "metadata_max_age_ms": 500},
+        "worker.kafka.client.connection_config",
+        lambda settings: {**connection_config(settings), "metadata_max_age_ms": 500},
     )
 
 

@@ -34,7 +34,7 @@ from tests.contract.deploy.artefacts import (
 from worker import __version__
 from worker.health import Health
 from worker.http import make_routes
-from worker.kafka.client import CALL_TIMEOUT_MS
+from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.metrics import Metrics
 from worker.settings import Settings
 

@@ -1,0 +1,141 @@
+"""A member of the consumer group that does not stop without a word, as the library's own may."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+from kafka import KafkaConsumer
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.errors import KafkaError
+from kafka.structs import MemberState
+from kafka.structs import TopicPartition as KafkaTopicPartition
+
+from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.port import Commit, Membership, PartitionListener
+from worker.kafka.structs import kafka_commits, kafka_partition
+from worker.kafka.translation import translated
+from worker.records import Record, TopicPartition
+
+log = logging.getLogger(__name__)
+
+
+class KafkaPythonConsumer:
+    """A member of the consumer group."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
+        with translated("subscribing"):
+            self._consumer.subscribe(list(topics), listener=_ListenerBridge(self._consumer, listener))
+            # Metadata that arrives after the first join makes the client join again. Asked for between subscribe and
+            # the first poll, there is no second join.
+            for topic in topics:
+                self._consumer.partitions_for_topic(topic)
+
+    def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
+        self._free_place_in_line()
+        with translated("polling"):
+            polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
+            self._drive_join_on()
+            return polled
+
+    def _drive_join_on(self) -> None:
+        """Have the next poll wait on for a join that this one has begun and not seen the end of.
+
+        The client forgets such a join where changed metadata was its reason (kafka-python 3.0.12, `need_rejoin` knows
+        nothing of a join under way): no partitions and no heartbeats from then on, and polls that return nothing for
+        ever. Asked to join again, it takes up the one under way.
+        """
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing public asks for it
+
+    def _free_place_in_line(self) -> None:
+        """Let partitions come back after a pause, which they else do not, without a word.
+
+        The client puts aside the fetched records of a partition that is paused, fetches nothing more of it until they
+        are handed out, and takes them up again only while the place for records in line is empty. What another
+        partition has left there counts, even when nothing is left of it (kafka-python 3.0.12, `fetched_records`).
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001  # nothing public empties it
+        if not fetcher._next_partition_records:  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001
+
+    def is_stable(self) -> bool:
+        return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+
+    def membership(self) -> Membership | None:
+        found = self._consumer.group_metadata()
+        # A member that was put out has generation -1, with which the broker takes transactional commits from anyone.
+        if found.state != MemberState.STABLE or found.generation_id < 0 or not found.member_id:
+            return None
+        return Membership(found.group_id, found.generation_id, found.member_id, found.group_instance_id)
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        with translated("pausing"):
+            self._consumer.pause(*map(kafka_partition, partitions))
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        with translated("resuming"):
+            self._consumer.resume(*map(kafka_partition, partitions))
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        with translated("seeking"):
+            self._consumer.seek(kafka_partition(partition), offset)
+
+    def beginning(self, partition: TopicPartition) -> int:
+        with translated("asking for the beginning of a partition"):
+            tp = kafka_partition(partition)
+            return int(self._consumer.beginning_offsets([tp], timeout_ms=CALL_TIMEOUT_MS)[tp])
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        commits = {}
+        with translated("asking for commits"):
+            for partition in partitions:
+                found = self._consumer.committed(kafka_partition(partition), metadata=True, timeout_ms=CALL_TIMEOUT_MS)
+                if found is not None and found.offset >= 0:
+                    commits[partition] = Commit(found.offset, found.metadata or "")
+        return commits
+
+    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        with translated("committing"):
+            self._consumer.commit(kafka_commits(commits), timeout_ms=CALL_TIMEOUT_MS)
+
+    def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        lags = {}
+        for partition in partitions:
+            tp = kafka_partition(partition)
+            with contextlib.suppress(KafkaError):  # a partition that is just being revoked
+                highwater = self._consumer.highwater(tp)
+                if highwater is not None:
+                    lags[partition] = max(0, highwater - self._consumer.position(tp, timeout_ms=0))
+        return lags
+
+    def close(self, timeout_s: float) -> None:
+        with translated("closing the consumer"):
+            self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
+
+
+class _ListenerBridge(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Hands rebalances to our listener. Runs on the client's IO thread, where a blocking commit would be refused but
+    an awaited one reaches the broker before the partition moves."""
+
+    def __init__(self, consumer: KafkaConsumer, listener: PartitionListener) -> None:
+        self._consumer = consumer
+        self._listener = listener
+
+    async def on_partitions_assigned(self, assigned: Collection[KafkaTopicPartition]) -> None:
+        self._listener.assigned([TopicPartition(*tp) for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: Collection[KafkaTopicPartition]) -> None:
+        commits = self._listener.revoked([TopicPartition(*tp) for tp in revoked])
+        if commits:
+            try:
+                await self._consumer.commit_async(kafka_commits(commits))
+            except KafkaError as error:  # the next owner computes these records again
+                log.warning("commit at revocation failed: %s", error, extra={"action": "revoke_commit_failed"})
+
+    async def on_partitions_lost(self, lost: Collection[KafkaTopicPartition]) -> None:
+        self._listener.lost([TopicPartition(*tp) for tp in lost])

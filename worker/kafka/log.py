@@ -1,0 +1,87 @@
+"""Single partitions read outside any group, from wherever one asks to where they end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+
+from worker.errors import CallTimeoutError
+from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.structs import kafka_partition
+from worker.kafka.translation import translated
+from worker.records import Record, TopicPartition
+
+# What a reader of logs hands over at once, and a store takes over in one transaction: larger ones are cheaper there.
+LOG_MAX_RECORDS = 20_000
+LOG_FETCH_BYTES = 4 * 2**20
+
+
+class KafkaPythonLog:
+    """Looks at partitions one after the other through two consumers, which are replaced after a failure: one reads, the
+    other one asks for ends, because the first is told of no more than it may read."""
+
+    def __init__(self, open_consumer: Callable[[], KafkaConsumer], open_surveyor: Callable[[], KafkaConsumer]) -> None:
+        self._open, self._open_surveyor = open_consumer, open_surveyor
+        self._consumer: KafkaConsumer | None = None
+        self._surveyor: KafkaConsumer | None = None
+
+    def end(self, partition: TopicPartition, timeout_s: float) -> int:
+        tp = kafka_partition(partition)
+        with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as (_, surveyor):
+            return int(surveyor.end_offsets([tp], timeout_ms=_call_timeout_ms(timeout_s))[tp])
+
+    def read(
+        self, partition: TopicPartition, start: int | None, *, at_least_last: int = 0, timeout_s: float
+    ) -> Iterator[Sequence[Record]]:
+        tp, timeout_ms = kafka_partition(partition), _call_timeout_ms(timeout_s)
+        with self._used(f"reading {partition.topic}/{partition.partition}") as (consumer, surveyor):
+            consumer.assign([tp])
+            first = surveyor.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
+            end = surveyor.end_offsets([tp], timeout_ms=timeout_ms)[tp]
+            position = max(first, min(first if start is None else start, end - at_least_last))
+            consumer.seek(tp, position)
+            deadline = time.monotonic() + timeout_s
+            # The position, not the last record, says when the end is reached: markers and compacted offsets have none.
+            while position < end:
+                records = consumer.poll(timeout_ms=500, max_records=LOG_MAX_RECORDS).get(tp, ())
+                if records and records[-1].offset >= end:
+                    records = [record for record in records if record.offset < end]
+                if records:
+                    yield records
+                previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
+                if position > previous:
+                    deadline = time.monotonic() + timeout_s
+                elif time.monotonic() > deadline:
+                    raise CallTimeoutError(
+                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}; if it "
+                        f"stays there, the brokers have left a transaction open: kafka-transactions.sh find-hanging"
+                    )
+
+    def close(self) -> None:
+        consumers = self._consumer, self._surveyor
+        self._consumer = self._surveyor = None
+        for consumer in consumers:
+            if consumer is not None:
+                consumer.close(timeout_ms=1_000)
+
+    @contextlib.contextmanager
+    def _used(self, doing: str) -> Iterator[tuple[KafkaConsumer, KafkaConsumer]]:
+        with translated(doing):
+            try:
+                if self._consumer is None:
+                    self._consumer = self._open()
+                if self._surveyor is None:
+                    self._surveyor = self._open_surveyor()
+                yield self._consumer, self._surveyor
+            except (KafkaError, CallTimeoutError):
+                self.close()
+                raise
+
+
+def _call_timeout_ms(timeout_s: float) -> int:
+    """A call to a broker that has gone is not answered; made anew, the consumer finds the one in its place."""
+    return min(CALL_TIMEOUT_MS, int(timeout_s * 1000))

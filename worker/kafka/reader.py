@@ -1,0 +1,66 @@
+"""All of a topic followed from its beginning, outside any group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from kafka import KafkaConsumer
+from kafka.structs import TopicPartition as KafkaTopicPartition
+
+from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.translation import translated
+from worker.records import Record
+
+READER_MAX_RECORDS = 2_000
+READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
+
+
+class KafkaPythonReader:
+    """Reads all partitions of a topic from their beginning, those that it is given later included."""
+
+    def __init__(self, consumer: KafkaConsumer, topic: str) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._look_again_at = 0.0
+        try:
+            self._take_new_partitions()
+            self._ends = self._find_ends()
+        except BaseException:
+            consumer.close(timeout_ms=1_000)
+            raise
+
+    def _find_ends(self) -> dict[KafkaTopicPartition, int]:
+        return dict(self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=CALL_TIMEOUT_MS))
+
+    def look_again(self) -> None:
+        with translated(f"reading {self._topic}"):
+            self._take_new_partitions()
+            self._ends = self._find_ends()
+
+    def poll(self, timeout_ms: int) -> Sequence[Record]:
+        with translated(f"reading {self._topic}"):
+            if time.monotonic() > self._look_again_at:
+                self._take_new_partitions()
+            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=READER_MAX_RECORDS)
+        return [record for records in polled.values() for record in records]
+
+    def num_behind(self) -> int:
+        with translated(f"reading {self._topic}"):
+            return sum(
+                max(0, end - self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS)) for tp, end in self._ends.items()
+            )
+
+    def close(self) -> None:
+        self._consumer.close(timeout_ms=1_000)
+
+    def _take_new_partitions(self) -> None:
+        self._look_again_at = time.monotonic() + READER_METADATA_S
+        known = self._consumer.assignment()
+        numbers = self._consumer.partitions_for_topic(self._topic) or ()
+        if new := [tp for number in sorted(numbers) if (tp := KafkaTopicPartition(self._topic, number)) not in known]:
+            positions = {tp: self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS) for tp in known}
+            self._consumer.assign([*known, *new])
+            self._consumer.seek_to_beginning(*new)
+            for tp, position in positions.items():
+                self._consumer.seek(tp, position)
