@@ -1,7 +1,7 @@
 """The features of a catalogue on a device, and batches of them in the form that the model takes.
 
 I items   B items of a batch   M modalities of the space   N vectors of one modality   K elements of such a vector
-T slots for tokens
+T slots for tokens   R items of a table, rising   G neighbours of an item
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from worker.align.collated import Layout, Part
+from worker.align.model import AlignModel
 from worker.align.spec import SpaceSpec
+from worker.align.users import NO_ROW
 from worker.data.dataset import Features
 
 Inputs = tuple[Layout, tuple[Tensor, ...]]
@@ -39,6 +41,8 @@ class CatalogueItems:
             self._starts[name] = torch.from_numpy(each.starts).to(device)
             self._num_slots[name] = int(counts_I.max())
         self.present_IM = torch.stack(present, 1).to(device)
+        self.usable_I = self.present_IM.any(1)
+        """Whether there can be a vector."""
 
     def inputs(self, items_B: Tensor, present_BM: Tensor) -> Inputs:
         """The items with those of their modalities that are marked. At least one item must have one."""
@@ -81,6 +85,20 @@ def dropped(present_BM: Tensor, chances_M: Tensor, generator: torch.Generator) -
     luckiest_B1 = (draws_BM - chances_M).masked_fill(~present_BM, -2.0).argmax(1, keepdim=True)
     rescued_BM = torch.zeros_like(present_BM).scatter(1, luckiest_B1, True) & present_BM
     return torch.where(kept_BM.any(1, keepdim=True), kept_BM, rescued_BM)
+
+
+def among_neighbors(model: AlignModel, vectors_RD: Tensor, table_R: Tensor, neighbors_IG: Tensor) -> Tensor:
+    """The vectors of a table after graph fusion. Neighbours that are not in the table do not count."""
+    items_RG = neighbors_IG[table_R]
+    rows_RG = torch.where(items_RG >= 0, places(table_R, items_RG.clamp(min=0)), NO_ROW)
+    moved_RD: Tensor = model.graph(vectors_RD, vectors_RD[rows_RG.clamp(min=0)], rows_RG != NO_ROW)
+    return moved_RD
+
+
+def places(rising: Tensor, values: Tensor) -> Tensor:
+    """Where each value is in a rising list; -1 where it is not."""
+    found = torch.searchsorted(rising, values).clamp(max=len(rising) - 1)
+    return torch.where(rising[found] == values, found, -1)
 
 
 def _count_up(counts_B: Tensor) -> Tensor:

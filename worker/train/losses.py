@@ -1,13 +1,17 @@
 """What is made small.
 
     Q questions   C candidates   D dim of the space   P items that have both modalities of a pair
+    L items that lack a modality
 
     next item    -log softmax_c(τ (u · v_c + prior_c) - log q_c) of the item that came next
     agreement    mean over pairs of modalities of ½ (CE(τ_a A Bᵀ, I) + CE(τ_a B Aᵀ, I))
+    consistency  mean over items that lack a modality of 1 - cos(v, v'), v' of the same item with all it has
 
 τ and τ_a are learned. q_c is how often candidate c is expected among the candidates, so that a sample ranks as the
 whole catalogue would (logQ correction, Yi et al. 2019); it is left out where all items are candidates. The agreement is
-that of CLIP (Radford et al. 2021), over the vectors of each modality alone.
+that of CLIP (Radford et al. 2021), over the vectors of each modality alone. v' is made by the running mean of the
+parameters, which is a better teacher than the parameters of the moment (Tarvainen and Valpola 2017), and is not changed
+by it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 MAX_SHARPNESS = 100.0  # CLIP's bound: beyond it a few pairs decide everything
 
@@ -63,11 +67,16 @@ def next_item_loss(
     return cross_entropy(logits_QC.masked_fill(seen_QC, -torch.inf), target_Q)
 
 
-def agreement_loss(pairs: Iterable[tuple[Tensor, Tensor]], sharpness: Tensor) -> Tensor | None:
-    """Of the unit vectors `[P, D]` of two modalities of the same items, for each pair. None: there is no pair."""
+def agreement_loss(pairs: Iterable[tuple[Tensor, Tensor]], sharpness: Tensor) -> Tensor:
+    """Of the unit vectors `[P, D]` of two modalities of the same items, for each pair. 0 where there is no pair."""
     losses = []
     for these_PD, those_PD in pairs:
         logits_PP = sharpness * these_PD @ those_PD.T
         target_P = torch.arange(len(logits_PP), device=logits_PP.device)
         losses.append((cross_entropy(logits_PP, target_P) + cross_entropy(logits_PP.T, target_P)) / 2)
-    return torch.stack(losses).mean() if losses else None
+    return torch.stack(losses).mean() if losses else sharpness.new_zeros(())
+
+
+def consistency_loss(partial_LD: Tensor, whole_LD: Tensor) -> Tensor:
+    """Of items that lack something, and the same items whole; at least one."""
+    return (1 - cosine_similarity(partial_LD, whole_LD)).mean()

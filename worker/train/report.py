@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.train.trainer import EpochReport, K
+from worker.train.trainer import EpochReport
+from worker.train.validation import K
 
 REPORT_FILE, CURVES_FILE = "report.json", "curves.png"
 
@@ -27,7 +28,7 @@ def draw_curves(folder: Path, epochs: Sequence[EpochReport], best: int) -> Path 
     numbers = [each.epoch for each in epochs]
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, figures = figure.subplots(1, 2)
-    for name in ("next_item_loss", "agreement_loss"):
+    for name in ("next_item_loss", "agreement_loss", "consistency_loss"):
         losses.plot(numbers, [getattr(each, name) for each in epochs], label=name.replace("_", " "))
     for name in ("known_recall", "known_ndcg", "new_recall", "new_ndcg"):
         values = [getattr(each, name) for each in epochs]

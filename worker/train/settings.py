@@ -87,6 +87,8 @@ class TrainSettings(BaseModel):
     """Chance that an item lacks a modality in a step. Never all of them."""
     behavior_dropout: float = Field(0.5, ge=0, lt=1)
     """The same for the modality made of events: new items have none."""
+    consistency_weight: float = Field(1.0, ge=0)
+    """Of the likeness of an item that lacks a modality in a step to the same item with all that it has."""
     align_weight: float = Field(0.3, ge=0)
     """Of the agreement between modalities, beside that of predicting the next item."""
     align_batch: int = Field(1_024, ge=2)

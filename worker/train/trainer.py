@@ -1,7 +1,8 @@
-"""Steps and validations of a training.
+"""Steps and epochs of a training.
 
     I items   R rows of the table, the items of a step   B those and the ones that only modalities are compared of
     Q questions   N events of a history   C candidates   D dim of the space   M modalities
+    L items of the table that lack a modality in this step
 
 In each step the vectors of the table are computed anew by the model that will serve, with modalities and elements left
 out at random; users are pooled from the table, and what came next is looked for in it.
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,34 +26,48 @@ from worker.align.spec import SpaceSpec
 from worker.align.users import NO_ROW, Histories, UserModel
 from worker.data import Split
 from worker.data.dataset import Bools, Features, Ints
-from worker.evaluate.questions import Questions, ask, cold_questions, train_questions, warm_questions
-from worker.evaluate.spaces import ItemVectors, neighbor_rows, vector_score
-from worker.train.items import CatalogueItems, dropped
-from worker.train.losses import Sharpness, agreement_loss, asked_as_new, next_item_loss
+from worker.evaluate.questions import Questions, train_questions
+from worker.evaluate.spaces import neighbor_rows
+from worker.train.items import CatalogueItems, among_neighbors, dropped, places
+from worker.train.losses import Sharpness, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
 from worker.train.settings import TrainSettings
-
-K = 20
-"""Length of the lists that validation looks at."""
-ITEMS_AT_ONCE = 4_096
+from worker.train.validation import Validation
 
 Weights = dict[str, Tensor]
 
 
+class Losses(NamedTuple):
+    """What a step made small; 0 for what there was nothing to learn from."""
+
+    next_item: float
+    agreement: float
+    consistency: float
+
+
+class Table(NamedTuple):
+    """Items of a step with their vectors, and how far modalities and vectors of the same items are apart."""
+
+    vectors_RD: Tensor
+    new_R: Tensor
+    """Marks items that pass for new."""
+    agreement: Tensor
+    consistency: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """What an epoch brought. Figures of questions that there are none of are None."""
+    """What an epoch brought: means of `Losses`, and `Figures` of validation."""
 
     epoch: int
     """From 1."""
     next_item_loss: float
     agreement_loss: float
+    consistency_loss: float
     sharpness: float
     known_recall: float | None
-    """Recall@20 on validation of what came next, among all items."""
     known_ndcg: float | None
     new_recall: float | None
-    """The same of withheld items that a user liked, among withheld items."""
     new_ndcg: float | None
     seconds: float = 0.0
 
@@ -95,23 +111,19 @@ class Trainer:
             device=device,
         )
         self._priors_IK = None if spec.prior is None else self._items.mean_vectors(spec.prior)
-        self._usable_I = self._items.present_IM.any(1)
         warm_I = torch.from_numpy(split.warm_I).to(device)
-        self._learnable = (self._usable_I & warm_I).nonzero()[:, 0]
-        self._withheld = (self._usable_I & ~warm_I).nonzero()[:, 0]
+        self._learnable = (self._items.usable_I & warm_I).nonzero()[:, 0]
+        self._withheld = (self._items.usable_I & ~warm_I).nonzero()[:, 0]
         self._neighbors_IG = None
         if spec.graph is not None and neighbors is not None:
-            rows_IG = neighbor_rows(neighbors, self._usable_I.cpu(), spec.graph.max_neighbors)
+            rows_IG = neighbor_rows(neighbors, self._items.usable_I.cpu(), spec.graph.max_neighbors)
             self._neighbors_IG = rows_IG.to(device)
         self._samples = len(self._learnable) > settings.full_softmax_items
-        self._questions = _answerable(train_questions(split), self._usable_I.cpu().numpy())
+        self._questions = _answerable(train_questions(split), self._items.usable_I.cpu().numpy())
         self._count_I = torch.from_numpy(
             np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
         ).to(device)
-        self._validation = {
-            "known": warm_questions(split, "val"),
-            "new": cold_questions(split, "val"),
-        }
+        self._validation = Validation(spec, self._items, split, self._neighbors_IG)
 
     @property
     def num_questions(self) -> int:
@@ -132,29 +144,13 @@ class Trainer:
         torch.manual_seed(seed)  # what leaves out elements inside the model takes the global generator
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self._questions), generator=generator).numpy()
-        losses = [0.0, 0.0]
+        losses = []
         self.model.train()
         for start in range(0, len(order), self._settings.batch):
-            for place, loss in enumerate(self._step(order[start : start + self._settings.batch], generator)):
-                losses[place] += loss / self.num_steps
+            losses.append(self._step(order[start : start + self._settings.batch], generator))
             stepped()
-        next_item, agreement = losses
-        return EpochReport(number, next_item, agreement, self.sharpness.next_item.item(), *self.validate())
-
-    def validate(self) -> tuple[float | None, float | None, float | None, float | None]:
-        """Recall and NDCG of known, then of new items, by the vectors that would be published."""
-        figures: list[float | None] = []
-        assert isinstance(self.mean_model.user, UserModel)
-        score = vector_score(self.mean_model.user, self._user_last, self._published())
-        for questions in self._validation.values():
-            if not len(questions):
-                figures += [None, None]
-                continue
-            with torch.no_grad():
-                ranking = ask(questions, score)
-            figures += [float(ranking.recall(K).mean()), float(ranking.ndcg(K).mean())]
-        known_recall, known_ndcg, new_recall, new_ndcg = figures
-        return known_recall, known_ndcg, new_recall, new_ndcg
+        means = Losses(*(sum(each) / len(losses) for each in zip(*losses, strict=True)))
+        return EpochReport(number, *means, self.sharpness.next_item.item(), *self._validation.figures(self.mean_model))
 
     def weights(self) -> Weights:
         """The parameters to keep as they are now, on the CPU."""
@@ -162,41 +158,42 @@ class Trainer:
 
     # ------------------------------------------------------------------ a step
 
-    def _step(self, chosen_Q: Ints, generator: torch.Generator) -> tuple[float, float]:
+    def _step(self, chosen_Q: Ints, generator: torch.Generator) -> Losses:
         asked = self._questions.where(chosen_Q)
         padded = asked.histories(self._user_last)
         targets_Q = torch.from_numpy(asked.relevant_P).to(self._device)
         history_QN = torch.from_numpy(padded.items_QN).to(self._device)
         table_R, candidates_C, log_expected_C = self._table(history_QN, targets_Q, generator)
-        vectors_RD, new_R, agreement = self._embed(table_R, generator)
-        rows_QN = torch.where(history_QN >= 0, _places(table_R, history_QN.clamp(min=0)), NO_ROW)
+        table = self._embed(table_R, generator)
+        rows_QN = torch.where(history_QN >= 0, places(table_R, history_QN.clamp(min=0)), NO_ROW)
         users_QD, _ = self._user_model(
-            vectors_RD,
+            table.vectors_RD,
             Histories(
                 rows_QN,
                 torch.from_numpy(padded.times_ms_QN).to(self._device),
                 torch.from_numpy(padded.weights_QN).to(self._device),
             ),
         )
-        candidate_rows_C = _places(table_R, candidates_C)
-        target_Q = _places(candidates_C, targets_Q)
-        asks_new_Q1, out_QC = asked_as_new(new_R[candidate_rows_C], target_Q)
-        scores_QC = users_QD @ vectors_RD[candidate_rows_C].T
+        candidate_rows_C = places(table_R, candidates_C)
+        target_Q = places(candidates_C, targets_Q)
+        asks_new_Q1, out_QC = asked_as_new(table.new_R[candidate_rows_C], target_Q)
+        scores_QC = users_QD @ table.vectors_RD[candidate_rows_C].T
         scores_QC = scores_QC + self._priors(candidates_C).masked_fill(asks_new_Q1, 0.0)
-        loss = next_item_loss(
+        next_item = next_item_loss(
             scores_QC,
             self._seen(asked, candidates_C) | out_QC,
             target_Q,
             log_expected_C,
             self.sharpness.next_item,
         )
-        total = loss if agreement is None else loss + self._settings.align_weight * agreement
+        total = next_item + self._settings.align_weight * table.agreement
+        total = total + self._settings.consistency_weight * table.consistency
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.clip)
         self.optimizer.step()
         self._average()
-        return loss.item(), 0.0 if agreement is None else agreement.item()
+        return Losses(next_item.item(), table.agreement.item(), table.consistency.item())
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -220,20 +217,32 @@ class Trainer:
             neighbors = self._neighbors_IG[torch.cat(used)]
             used.append(neighbors[neighbors >= 0])
         table_R = torch.unique(torch.cat(used))
-        return table_R[self._usable_I[table_R]], candidates_C, expected_C.clamp(max=1).log()
+        return table_R[self._items.usable_I[table_R]], candidates_C, expected_C.clamp(max=1).log()
 
-    def _embed(self, table_R: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Vectors `[R, D]` of the table, marks of those that pass for new, and the disagreement of modalities."""
+    def _embed(self, table_R: Tensor, generator: torch.Generator) -> Table:
         items_B = torch.cat([table_R, self._withheld]) if self._settings.align_withheld else table_R
         kept_BM = dropped(self._items.present_IM[items_B], self._chances_M, generator)
         tokens = self.model.tokens(*self._items.inputs(items_B, kept_BM))
-        vectors_RD = self.model.embed(tokens).vectors_BD[: len(table_R)]
+        vectors_RD, kept_RM = self.model.embed(tokens).vectors_BD[: len(table_R)], kept_BM[: len(table_R)]
+        agreement = consistency = vectors_RD.new_zeros(())
+        if self._settings.align_weight:
+            agreement = agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
+        if self._settings.consistency_weight:
+            consistency = self._consistency(vectors_RD, table_R, kept_RM)
         if self._neighbors_IG is not None:
-            vectors_RD = self._among_neighbors(self.model, vectors_RD, table_R)
-        new_R = self._are_new(kept_BM[: len(table_R)])
-        if not self._settings.align_weight:
-            return vectors_RD, new_R, None
-        return vectors_RD, new_R, agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
+            vectors_RD = among_neighbors(self.model, vectors_RD, table_R, self._neighbors_IG)
+        return Table(vectors_RD, self._are_new(kept_RM), agreement, consistency)
+
+    def _consistency(self, vectors_RD: Tensor, table_R: Tensor, kept_RM: Tensor) -> Tensor:
+        """How far items that lack something are from what the running mean makes of them when they lack nothing."""
+        present_RM = self._items.present_IM[table_R]
+        lacking_L = (present_RM != kept_RM).any(1).nonzero()[:, 0]
+        if not len(lacking_L):
+            return vectors_RD.new_zeros(())
+        with torch.no_grad():
+            whole_LD = self.mean_model(*self._items.inputs(table_R[lacking_L], present_RM[lacking_L])).vectors_BD
+        learned = slice(self._spec.learned_dim)  # nothing can be learnt of the frozen part
+        return consistency_loss(vectors_RD[lacking_L, learned], whole_LD[:, learned])
 
     def _are_new(self, kept_RM: Tensor) -> Tensor:
         """`[R]`: marks items without behaviour, as new ones are."""
@@ -263,34 +272,11 @@ class Trainer:
     def _seen(self, asked: Questions, candidates_C: Tensor) -> Tensor:
         """`[Q, C]`: marks what a user has seen, which is not recommended again."""
         rows, items = (torch.from_numpy(each).to(self._device) for each in asked.seen_pairs())
-        columns = _places(candidates_C, items)
+        columns = places(candidates_C, items)
         found = columns >= 0
         seen_QC = torch.zeros(len(asked), len(candidates_C), dtype=torch.bool, device=self._device)
         seen_QC[rows[found], columns[found]] = True
         return seen_QC
-
-    # ------------------------------------------------------------------ neighbours
-
-    def _among_neighbors(self, model: AlignModel, vectors_RD: Tensor, table_R: Tensor) -> Tensor:
-        assert self._neighbors_IG is not None
-        items_RG = self._neighbors_IG[table_R]
-        rows_RG = torch.where(items_RG >= 0, _places(table_R, items_RG.clamp(min=0)), NO_ROW)
-        moved_RD: Tensor = model.graph(vectors_RD, vectors_RD[rows_RG.clamp(min=0)], rows_RG != NO_ROW)
-        return moved_RD
-
-    # ------------------------------------------------------------------ all items, as they would be published
-
-    @torch.no_grad()
-    def _published(self) -> ItemVectors:
-        items = self._usable_I.nonzero()[:, 0]
-        vectors_ID = torch.zeros(len(self._usable_I), self._spec.dim, device=self._device)
-        priors_I = torch.zeros(len(self._usable_I), device=self._device)
-        for some in torch.split(items, ITEMS_AT_ONCE):
-            outputs = self.mean_model(*self._items.inputs(some, self._items.present_IM[some]))
-            vectors_ID[some], priors_I[some] = outputs.vectors_BD, outputs.priors_B
-        if self._neighbors_IG is not None:
-            vectors_ID[items] = self._among_neighbors(self.mean_model, vectors_ID[items], items)
-        return ItemVectors(vectors_ID, self._usable_I, priors_I, alone={}, refused={})
 
     # ------------------------------------------------------------------ parts of the model
 
@@ -332,9 +318,3 @@ def _trainable(spec: SpaceSpec, weights: Mapping[str, Tensor], input_dropout: fl
 def _answerable(questions: Questions, usable_I: Bools) -> Questions:
     """Those with a history whose answer has a vector."""
     return questions.where(np.flatnonzero((questions.lengths_Q > 0) & usable_I[questions.relevant_P]))
-
-
-def _places(rising: Tensor, values: Tensor) -> Tensor:
-    """Where each value is in a rising list; -1 where it is not."""
-    found = torch.searchsorted(rising, values).clamp(max=len(rising) - 1)
-    return torch.where(rising[found] == values, found, -1)

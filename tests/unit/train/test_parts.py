@@ -17,7 +17,7 @@ from worker.data import Features
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.items import dropped
-from worker.train.losses import agreement_loss, asked_as_new, next_item_loss
+from worker.train.losses import agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import neighbors_of
 from worker.train.run import learn_from_events
 from worker.train.start import principal_components, space_spec, starting_weights
@@ -191,7 +191,12 @@ def test_agreement_is_the_mean_of_both_directions() -> None:
     expected = (cross_entropy(logits, torch.arange(2)) + cross_entropy(logits.T, torch.arange(2))) / 2
     found = agreement_loss([(one, other), (other, one)], torch.tensor(3.0))
     assert found.item() == pytest.approx(expected.item())
-    assert agreement_loss([], torch.tensor(3.0)) is None
+    assert agreement_loss([], torch.tensor(3.0)).item() == 0
+
+
+def test_consistency_is_how_far_apart_the_directions_are() -> None:
+    partial, whole = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert consistency_loss(partial, whole).item() == pytest.approx((0 + 0.2) / 2)
 
 
 def test_items_that_pass_for_new_are_asked_about_among_themselves() -> None:
