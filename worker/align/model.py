@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding, layer_norm, normalize, pad
+from torch.nn.functional import embedding, layer_norm, normalize, pad
 
 from worker.align.collated import Layout, Part
 from worker.align.fusion import build_fusion
@@ -42,8 +42,10 @@ class Head(nn.Linear):
 
     def forward(self, vectors_NK: Tensor) -> Tensor:
         norm_NK = layer_norm(vectors_NK, (self.in_features,), eps=FEATURE_EPS)
-        if self.training:
-            norm_NK = dropout(norm_NK, self.input_dropout)
+        if self.training and self.input_dropout:
+            # Torch's own dropout takes four times as long for its draws on a CPU, and they were a tenth of a training.
+            kept_NK = torch.rand_like(norm_NK) >= self.input_dropout
+            norm_NK = norm_NK * kept_NK / (1 - self.input_dropout)
         return super().forward(norm_NK.to(self.weight.dtype))
 
 

@@ -56,15 +56,12 @@ def asked_as_new(is_new_C: Tensor, target_Q: Tensor) -> tuple[Tensor, Tensor]:
     return asks_new_Q1, asks_new_Q1 & ~is_new_C
 
 
-def next_item_loss(
-    scores_QC: Tensor, seen_QC: Tensor, target_Q: Tensor, log_expected_C: Tensor | None, sharpness: Tensor
-) -> Tensor:
-    """`seen_QC` marks candidates that are not recommended, and so not ranked: the user knows them already."""
-    logits_QC = sharpness * scores_QC
+def next_item_loss(logits_QC: Tensor, out_QC: Tensor, target_Q: Tensor, log_expected_C: Tensor | None) -> Tensor:
+    """`out_QC` marks candidates that are not ranked: those that the user knows, which are not recommended again, and
+    those that are not asked about. `logits_QC` is overwritten: its size is what a step takes its time for."""
     if log_expected_C is not None:
-        logits_QC = logits_QC - log_expected_C
-    # Not before the product: the gradient of the sharpness would be 0 times infinity.
-    return cross_entropy(logits_QC.masked_fill(seen_QC, -torch.inf), target_Q)
+        logits_QC -= log_expected_C
+    return cross_entropy(logits_QC.masked_fill_(out_QC, -torch.inf), target_Q)
 
 
 def agreement_loss(pairs: Iterable[tuple[Tensor, Tensor]], sharpness: Tensor) -> Tensor:

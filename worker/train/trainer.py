@@ -2,7 +2,7 @@
 
     I items   R rows of the table, the items of a step   B those and the ones that only modalities are compared of
     Q questions   N events of a history   C candidates   D dim of the space   M modalities
-    L items of the table that lack a modality in this step
+    L items of the table that lack a modality in this step   E elements of a vector and one for the prior
 
 In each step the vectors of the table are computed anew by the model that will serve, with modalities and elements left
 out at random; users are pooled from the table, and what came next is looked for in it.
@@ -177,15 +177,11 @@ class Trainer:
         candidate_rows_C = places(table_R, candidates_C)
         target_Q = places(candidates_C, targets_Q)
         asks_new_Q1, out_QC = asked_as_new(table.new_R[candidate_rows_C], target_Q)
-        scores_QC = users_QD @ table.vectors_RD[candidate_rows_C].T
-        scores_QC = scores_QC + self._priors(candidates_C).masked_fill(asks_new_Q1, 0.0)
-        next_item = next_item_loss(
-            scores_QC,
-            self._seen(asked, candidates_C) | out_QC,
-            target_Q,
-            log_expected_C,
-            self.sharpness.next_item,
-        )
+        # The prior is one more element, rather than one more pass over all the scores.
+        users_QE = torch.cat([users_QD, (~asks_new_Q1).float()], 1) * self.sharpness.next_item
+        items_CE = torch.cat([table.vectors_RD[candidate_rows_C], self._priors(candidates_C)[:, None]], 1)
+        out_QC |= self._seen(asked, candidates_C)
+        next_item = next_item_loss(users_QE @ items_CE.T, out_QC, target_Q, log_expected_C)
         total = next_item + self._settings.align_weight * table.agreement
         total = total + self._settings.consistency_weight * table.consistency
         self.optimizer.zero_grad()
@@ -264,7 +260,7 @@ class Trainer:
         """What is learnt of popularity is there at every step, whatever else is left out: that it can be relied on is
         how the vectors are kept free of it."""
         if self._priors_IK is None:
-            return torch.zeros((), device=self._device)
+            return torch.zeros(len(items_C), device=self._device)
         column = self._items.names.index(str(self._spec.prior))
         priors_C: Tensor = self.model.prior(self._priors_IK[items_C])[:, 0]
         return priors_C.masked_fill(~self._items.present_IM[items_C, column], 0.0)

@@ -152,7 +152,7 @@ def test_settings_that_make_no_space_are_refused_by_name() -> None:
 def test_the_loss_of_the_whole_catalogue_is_a_softmax_without_what_was_seen() -> None:
     scores = torch.tensor([[0.5, 0.1, -0.2], [0.3, 0.2, 0.1]])
     seen = torch.tensor([[False, True, False], [False, False, False]])
-    found = next_item_loss(scores, seen, torch.tensor([0, 2]), None, torch.tensor(2.0))
+    found = next_item_loss(2.0 * scores, seen, torch.tensor([0, 2]), None)
     first = -math.log(math.exp(1) / (math.exp(1) + math.exp(-0.4)))
     second = -math.log(math.exp(0.2) / (math.exp(0.6) + math.exp(0.4) + math.exp(0.2)))
     assert found.item() == pytest.approx((first + second) / 2, abs=1e-6)
@@ -162,7 +162,7 @@ def test_what_was_seen_does_not_spoil_gradients() -> None:
     scores = torch.zeros(2, 3, requires_grad=True)
     sharpness = torch.tensor(2.0, requires_grad=True)
     seen = torch.tensor([[False, True, False], [False, False, True]])
-    next_item_loss(scores, seen, torch.tensor([0, 1]), None, sharpness).backward()
+    next_item_loss(sharpness * scores, seen, torch.tensor([0, 1]), None).backward()
     assert scores.grad.isfinite().all()
     assert sharpness.grad.isfinite()
 
@@ -177,9 +177,7 @@ def test_a_sample_weighted_by_logq_estimates_the_softmax_of_all() -> None:
     for _ in range(300):
         drawn = (torch.rand(2_000, generator=generator) < chance).nonzero()[:, 0]
         nothing = torch.zeros(1, len(drawn), dtype=torch.bool)
-        losses.append(
-            next_item_loss(logits[drawn][None], nothing, torch.tensor([0]), chance[drawn].log(), torch.tensor(1.0))
-        )
+        losses.append(next_item_loss(logits[drawn][None], nothing, torch.tensor([0]), chance[drawn].log()))
     assert torch.stack(losses).mean().item() == pytest.approx(
         cross_entropy(logits[None], torch.tensor([0])).item(), abs=0.01
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
 from schemas import ItemVector, NewItem, decode, encode
 from tests.unit.train.worlds import DATA, SPLIT, WEIGHTS, Quiet, trained
@@ -238,6 +239,20 @@ def test_withheld_items_teach_nothing_but_what_is_allowed(tmp_path: Path) -> Non
     assert trained(tmp_path / "a", **choices)[0].space_id == trained(tmp_path / "b", other, **choices)[0].space_id
     told = {**choices, "align_withheld": True}
     assert trained(tmp_path / "c", **told)[0].space_id != trained(tmp_path / "d", other, **told)[0].space_id
+
+
+def test_consistency_keeps_what_is_left_of_an_item_near_to_the_whole(tmp_path: Path) -> None:
+    def distance(consistency_weight: float) -> float:
+        """Of the vectors of known items without behaviour from those with it."""
+        choices = {"consistency_weight": consistency_weight, "modality_dropout": 0.0, "behavior_dropout": 0.2}
+        space, learned = trained(tmp_path / f"space-{consistency_weight}", epochs=8, patience=8, **choices)
+        runtime = AlignRuntime(space, device="cpu", dtype="float32", threads=1)
+        whole, left = (embed_items(runtime, with_learned(learned), kept) for kept in (None, {"text", "image"}))
+        known_I = torch.from_numpy(learned.features["behavior"].present_I)
+        block = slice(space.spec.learned_dim)
+        return 1 - cosine_similarity(whole.vectors_ID[known_I, block], left.vectors_ID[known_I, block]).mean().item()
+
+    assert distance(1.0) < 0.6 * distance(0.0)
 
 
 def test_training_recovers_planted_structure(tmp_path: Path) -> None:
