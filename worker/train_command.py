@@ -131,7 +131,11 @@ class _Terminal:
 
     def tell(self, report: EpochReport, is_best: bool) -> None:
         figures = [f"loss {report.next_item_loss:.3f}", f"agreement {report.agreement_loss:.3f}"]
-        for name, value in (("known", report.known_ndcg), ("new", report.new_ndcg)):
+        for name, value in (
+            ("known", report.known_ndcg),
+            ("by content", report.content_ndcg),
+            ("new", report.new_ndcg),
+        ):
             if value is not None:
                 figures.append(f"NDCG@20 {name} {value:.4f}")
         say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{' *' if is_best else ''}")

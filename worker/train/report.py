@@ -10,6 +10,7 @@ from typing import Any
 from worker.train.trainer import EpochReport
 from worker.train.validation import K
 
+KINDS = {"known": "known items", "content": "known items by content alone", "new": "new items"}
 REPORT_FILE, CURVES_FILE = "report.json", "curves.png"
 
 
@@ -30,11 +31,11 @@ def draw_curves(folder: Path, epochs: Sequence[EpochReport], best: int) -> Path 
     losses, figures = figure.subplots(1, 2)
     for name in ("next_item_loss", "agreement_loss", "consistency_loss"):
         losses.plot(numbers, [getattr(each, name) for each in epochs], label=name.replace("_", " "))
-    for name in ("known_recall", "known_ndcg", "new_recall", "new_ndcg"):
+    for name in ("known_recall", "known_ndcg", "content_recall", "content_ndcg", "new_recall", "new_ndcg"):
         values = [getattr(each, name) for each in epochs]
         if None not in values:
             kind, _, measure = name.partition("_")
-            figures.plot(numbers, values, label=f"{kind} items, {measure}@{K}")
+            figures.plot(numbers, values, label=f"{KINDS[kind]}, {measure}@{K}")
     for axes, title in ((losses, "losses"), (figures, "validation")):
         axes.axvline(best, color="0.7", linewidth=1)
         axes.set(title=title, xlabel="epoch")

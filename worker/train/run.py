@@ -183,6 +183,8 @@ def _figures(best: EpochReport) -> dict[str, float]:
     named = {
         "validation/known/recall@20": best.known_recall,
         "validation/known/ndcg@20": best.known_ndcg,
+        "validation/content/recall@20": best.content_recall,
+        "validation/content/ndcg@20": best.content_ndcg,
         "validation/new/recall@20": best.new_recall,
         "validation/new/ndcg@20": best.new_ndcg,
     }

@@ -71,7 +71,7 @@ class TrainSettings(BaseModel):
     """Items with fewer training events have none."""
 
     # --- learning
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(25, ge=1)
     patience: int = Field(5, ge=1)
     """Epochs without a better validation after which training ends."""
     batch: int = Field(1_024, ge=2)

@@ -67,15 +67,18 @@ class EpochReport:
     sharpness: float
     known_recall: float | None
     known_ndcg: float | None
+    content_recall: float | None
+    content_ndcg: float | None
     new_recall: float | None
     new_ndcg: float | None
     seconds: float = 0.0
 
     @property
     def merit(self) -> float:
-        """What the best epoch is chosen by: NDCG@20 of known and of new items, their geometric mean where both are
-        asked about, as they are of different magnitude."""
-        found = [value for value in (self.known_ndcg, self.new_ndcg) if value is not None]
+        """What the best epoch is chosen by: NDCG@20 of known items, of known items by content alone, and of new items;
+        of those that are asked about the geometric mean, as they are of different magnitude."""
+        asked = self.known_ndcg, self.content_ndcg, self.new_ndcg
+        found = [value for value in asked if value is not None]
         return math.prod(found) ** (1 / len(found)) if found else -self.next_item_loss
 
     def as_dict(self) -> dict[str, float | None]:
@@ -123,7 +126,7 @@ class Trainer:
         self._count_I = torch.from_numpy(
             np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
         ).to(device)
-        self._validation = Validation(spec, self._items, split, self._neighbors_IG)
+        self._validation = Validation(spec, self._items, split, settings.behavior, self._neighbors_IG)
 
     @property
     def num_questions(self) -> int:

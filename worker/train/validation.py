@@ -14,7 +14,7 @@ from worker.align.model import AlignModel
 from worker.align.spec import SpaceSpec
 from worker.align.users import UserModel
 from worker.data import Split
-from worker.evaluate.questions import Questions, ask, cold_questions, warm_questions
+from worker.evaluate.questions import Questions, Score, ask, cold_questions, warm_questions
 from worker.evaluate.spaces import ItemVectors, vector_score
 from worker.train.items import CatalogueItems, among_neighbors
 
@@ -23,12 +23,19 @@ K = 20
 ITEMS_AT_ONCE = 4_096
 
 
+Means = tuple[float | None, float | None]
+"""Recall and NDCG."""
+
+
 class Figures(NamedTuple):
     """Means over questions; None where there are none."""
 
     known_recall: float | None
     """Recall@20 of what came next, among all items."""
     known_ndcg: float | None
+    content_recall: float | None
+    """The same by content alone: no item has the modality made of events. None where that says nothing else."""
+    content_ndcg: float | None
     new_recall: float | None
     """The same of withheld items that a user liked, among withheld items."""
     new_ndcg: float | None
@@ -37,7 +44,10 @@ class Figures(NamedTuple):
 class Validation:
     """Asks what a training is stopped by."""
 
-    def __init__(self, spec: SpaceSpec, items: CatalogueItems, split: Split, neighbors_IG: Tensor | None) -> None:
+    def __init__(
+        self, spec: SpaceSpec, items: CatalogueItems, split: Split, behavior: str, neighbors_IG: Tensor | None
+    ) -> None:
+        """`behavior` is the name of the modality made of events."""
         assert spec.user is not None
         self._last = spec.user.last
         self._dim = spec.dim
@@ -45,22 +55,23 @@ class Validation:
         self._neighbors_IG = neighbors_IG
         self._known = warm_questions(split, "val")
         self._new = cold_questions(split, "val")
+        self._content_IM = items.present_IM.clone()
+        if behavior in items.names:
+            self._content_IM[:, items.names.index(behavior)] = False
+        self._asks_content = bool((self._content_IM != items.present_IM).any() and self._content_IM.any())
 
     @torch.no_grad()
     def figures(self, model: AlignModel) -> Figures:
         assert isinstance(model.user, UserModel)
-        score = vector_score(model.user, self._last, self._published(model))
+        everything = vector_score(model.user, self._last, self._published(model, self._items.present_IM))
+        by_content: Means = (None, None)
+        if self._asks_content:
+            content = vector_score(model.user, self._last, self._published(model, self._content_IM))
+            by_content = _means(self._known, content)
+        return Figures(*_means(self._known, everything), *by_content, *_means(self._new, everything))
 
-        def means(questions: Questions) -> tuple[float | None, float | None]:
-            if not len(questions):
-                return None, None
-            ranking = ask(questions, score)
-            return float(ranking.recall(K).mean()), float(ranking.ndcg(K).mean())
-
-        return Figures(*means(self._known), *means(self._new))
-
-    def _published(self, model: AlignModel) -> ItemVectors:
-        present_IM, usable_I = self._items.present_IM, self._items.usable_I
+    def _published(self, model: AlignModel, present_IM: Tensor) -> ItemVectors:
+        usable_I = present_IM.any(1)
         items = usable_I.nonzero()[:, 0]
         vectors_ID = torch.zeros(len(usable_I), self._dim, device=present_IM.device)
         priors_I = torch.zeros(len(usable_I), device=present_IM.device)
@@ -70,3 +81,10 @@ class Validation:
         if self._neighbors_IG is not None:
             vectors_ID[items] = among_neighbors(model, vectors_ID[items], items, self._neighbors_IG)
         return ItemVectors(vectors_ID, usable_I, priors_I, alone={}, refused={})
+
+
+def _means(questions: Questions, score: Score) -> Means:
+    if not len(questions):
+        return None, None
+    ranking = ask(questions, score)
+    return float(ranking.recall(K).mean()), float(ranking.ndcg(K).mean())
