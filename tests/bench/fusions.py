@@ -9,9 +9,10 @@ with the mean of each modality's vectors for one. In the generated catalogue a m
 item, and most of them are the same for all items, as captions and logos are: there, to weigh tokens by what they hold
 has something to do.
 
-The epoch that is kept is chosen by validation (`val`: the geometric mean of NDCG@20 of known and of withheld items),
-and kinds are listed in its order; the other figures are those of the test, mean ± standard deviation over seeds. Below
-them, what one way finds more than another, user by user: mean over seeds ± standard error over users.
+The epoch that is kept is chosen by validation (`val`: the geometric mean of NDCG@20 of known items, of these by
+content alone, and of withheld items), and kinds are listed in its order; the other figures are those of the test,
+mean ± standard deviation over seeds. Below them, what one way finds more than another, user by user: mean over seeds
+± standard error over users.
 
 `--serving` trains nothing: it prints what an item costs in spaces of these shapes, on one thread of a CPU.
 """
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="(default: %(default)s)")
     parser.add_argument("--variants", help="several, mean, or both with a comma (default: both)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of each (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=40, help="at most (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=25, help="at most (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="to train on: auto, cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of each training (default: a share of the cores)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at once (default: %(default)s)")

@@ -38,15 +38,21 @@ def with_learned(learned: Learned):
 
 def figures_of(space: Space, learned: Learned) -> dict[str, float]:
     """What validation says of the space by the code of `evaluate`, which is that of the worker."""
-    items = embed_items(AlignRuntime(space, device="cpu", dtype="float32", threads=1), with_learned(learned))
-    score = space_score(space, items)
-    known, new = ask(warm_questions(SPLIT, "val"), score), ask(cold_questions(SPLIT, "val"), score)
-    return {
-        "validation/known/recall@20": known.recall(20).mean(),
-        "validation/known/ndcg@20": known.ndcg(20).mean(),
-        "validation/new/recall@20": new.recall(20).mean(),
-        "validation/new/ndcg@20": new.ndcg(20).mean(),
+    runtime, dataset = AlignRuntime(space, device="cpu", dtype="float32", threads=1), with_learned(learned)
+    everything = space_score(space, embed_items(runtime, dataset))
+    rankings = {
+        "known": ask(warm_questions(SPLIT, "val"), everything),
+        "new": ask(cold_questions(SPLIT, "val"), everything),
     }
+    content = set(learned.features) - {"behavior"}
+    if content != set(learned.features):
+        score = space_score(space, embed_items(runtime, dataset, content))
+        rankings["content"] = ask(warm_questions(SPLIT, "val"), score)
+    figures = {}
+    for kind, ranking in rankings.items():
+        figures[f"validation/{kind}/recall@20"] = ranking.recall(20).mean()
+        figures[f"validation/{kind}/ndcg@20"] = ranking.ndcg(20).mean()
+    return figures
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["", "graph"])
