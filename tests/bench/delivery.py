@@ -40,6 +40,7 @@ STALL_S = 120.0
 TICK_S = 0.002
 _NOT_YET = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)  # of a group that is new
 WARM_UP_S = 3.0
+CAUGHT_UP_S = 0.5
 
 
 class Rate(NamedTuple):
@@ -199,16 +200,16 @@ class EventFeeder:
              "queue.buffering.max.messages": 2_000_000}
         )  # fmt: skip
         self.num_fed = 0
-        self._last_ms = 0
+        self.last_ms = 0
 
     def feed(self, count: int) -> None:
         now_ms = time.time_ns() // 1_000_000
         for number in range(self.num_fed, self.num_fed + count):
-            self._last_ms = max(self._last_ms + 1, now_ms)
+            self.last_ms = max(self.last_ms + 1, now_ms)
             user = number if self._in_turn else int(self._num_users * self._dice.random() ** 2)
             event = UserEvent(
                 event_id=f"e{number}", user_id=f"user-{user}", item_id=item_id(self._dice.randrange(NUM_CATALOGUE)),
-                event_type="like", event_time_ms=self._last_ms,
+                event_type="like", event_time_ms=self.last_ms,
             )  # fmt: skip
             self._producer.produce(self._topic, encode(event), event.key, user % NUM_PARTITIONS)
         self._producer.poll(0)
@@ -249,12 +250,19 @@ def freshness(bed: Bed, catalogue: str, delivery: str, rate: float, seconds: flo
             for record in reader.consume(500, 0.05):
                 read.append((time.time() * 1000, record.value() or b""))
 
+    def seconds_behind() -> float:
+        """Event times run ahead of the clock, one millisecond per event, where there are more of them than that."""
+        newest = decode(UserVector, read[-1][1], check_values=False)
+        return (feeder.last_ms - newest.event_time_ms) / max(1_000, rate)
+
     with worker(variables):
         threads = [threading.Thread(target=feed), threading.Thread(target=receive)]
         for thread in threads:
             thread.start()
         try:
             wait_until(lambda: bool(read), 90, "a first vector")
+            # What came while the worker started takes seconds to catch up with at half of the full rate.
+            wait_until(lambda: seconds_behind() < CAUGHT_UP_S, 90, "a worker that has caught up")
             time.sleep(WARM_UP_S)
             begin_ms = time.time() * 1000
             time.sleep(seconds)

@@ -4,7 +4,8 @@
 
 A real Kafka, the real worker with commits on, a producer at a steady rate and a confluent-kafka reader of the output
 topic, all on the same cores. `half` is half of what the worker does with a full log, measured first. The time counts
-from the broker's own stamp of the item to the return of the reader's `consume`; the first seconds are left out.
+from the broker's own stamp of the item to the return of the reader's `consume`; what came until the worker had caught
+up with its start, and 3 s more, are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.bench.workload import Bed, open_bed, wait_until, worker
 
 CALIBRATION_ITEMS = 40_000
 WARM_UP_S = 3.0
+CAUGHT_UP_S = 0.3
 START_TIMEOUT_S = 60.0
 
 
@@ -61,6 +63,8 @@ def measure_latency(bed: Bed, rate: float, max_age_ms: str, seconds: float) -> d
     environment = bed.worker_environment(topic, batch__max_age_ms=max_age_ms)
     with worker(environment), Stream(bed, topic, environment["ALIGN_TOPICS__ITEM_VECTORS"], rate) as stream:
         wait_until(lambda: stream.num_read > 0, START_TIMEOUT_S, "first vector")
+        # What came while the worker started takes seconds to catch up with at half of the full rate.
+        wait_until(lambda: stream.seconds_behind < CAUGHT_UP_S, START_TIMEOUT_S, "worker that has caught up")
         time.sleep(WARM_UP_S)
         begin_ms = time.time() * 1000
         time.sleep(seconds)

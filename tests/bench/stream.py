@@ -94,6 +94,11 @@ class Stream:
     def num_read(self) -> int:
         return len(self._read)
 
+    @property
+    def seconds_behind(self) -> float:
+        """What has been fed and not been read, by the time that it takes to feed."""
+        return (self._feeder.num_fed - self.num_read) / self._rate
+
     def arrivals(self) -> list[Arrival]:
         """The first vector of each input, in the order of their arrival. Once the context has ended."""
         appended_ms = append_times(self._servers, self._topic, self._feeder.num_fed)
