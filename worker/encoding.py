@@ -134,6 +134,13 @@ class Encoding:
         with self._changed:
             self._changed.wait_for(lambda: self._done or not self._held, timeout_s)
 
+    def is_full(self) -> bool:
+        return self.num_records >= self._settings.queue_records or self.num_bytes >= self._settings.queue_bytes
+
+    def is_low(self) -> bool:
+        """Half empty: time to fetch again after a pause."""
+        return self.num_records * 2 <= self._settings.queue_records and self.num_bytes * 2 <= self._settings.queue_bytes
+
     def close(self) -> None:
         self.encoder.close()
 

@@ -124,7 +124,9 @@ class Pipeline:
             commits_itself=self._is_transactional,
         )
         self._consumer = client.consumer(role.flow.group_id)
-        self._source = Source(self._consumer, self.assignment, self._queue, role.encoding, settings.batch, metrics)
+        self._source = Source(
+            self._consumer, self.assignment, self._queue, role.encoding, 2 * settings.batch.max_records, metrics
+        )
 
         self._until_caught_up = until_caught_up
         self._goal: Goal | None = None

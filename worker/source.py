@@ -17,7 +17,6 @@ from worker.errors import ClientError
 from worker.kafka.port import ConsumerPort
 from worker.metrics import Metrics
 from worker.records import Record, TopicPartition
-from worker.settings import BatchSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +35,16 @@ class Source:
         assignment: Assignment,
         queue: BatchQueue,
         encoding: Encoding | None,
-        settings: BatchSettings,
+        max_records: int,
         metrics: Metrics,
     ) -> None:
-        """`queue` and `encoding` are where records go, and what has to have room for them."""
+        """`queue` and `encoding` are where records go, and what has to have room for them; `max_records` those of a
+        poll."""
         self._consumer = consumer
         self._assignment = assignment
         self._queue = queue
         self._encoding = encoding
-        self._settings = settings
+        self._max_records = max_records
         self._metrics = metrics
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
@@ -52,12 +52,13 @@ class Source:
 
     def make_room(self) -> None:
         """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
+        encoding = self._encoding
         if self._is_backpressured:
-            self._is_backpressured = not (self._queue.is_low() and self._is_encoding_low())
+            self._is_backpressured = not (self._queue.is_low() and (encoding is None or encoding.is_low()))
         elif self._queue.is_full():
             self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
         else:
-            self._is_backpressured = not self._has_encoding_room()
+            self._is_backpressured = encoding is not None and encoding.is_full()
 
     def await_encoded(self) -> None:
         """While content is being encoded and the log has nothing more, wait for that and not for the log: a poll ends
@@ -72,7 +73,7 @@ class Source:
         self._apply_pauses()
         started = time.monotonic()
         try:
-            polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=2 * self._settings.max_records)
+            polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=self._max_records)
         except ClientError as error:
             self._metrics.poll_errors.labels(self._metrics.topic).inc()
             log.warning("%s", error.one_line(), extra={"action": "poll_failed"})
@@ -110,15 +111,3 @@ class Source:
             self._consumer.resume(over)
         self._paused = wanted
         self._metrics.paused_partitions.labels(self._metrics.topic).set(len(wanted))
-
-    def _has_encoding_room(self) -> bool:
-        encoding, settings = self._encoding, self._settings
-        return encoding is None or (
-            encoding.num_records < settings.queue_records and encoding.num_bytes < settings.queue_bytes
-        )
-
-    def _is_encoding_low(self) -> bool:
-        encoding, settings = self._encoding, self._settings
-        return encoding is None or (
-            encoding.num_records * 2 <= settings.queue_records and encoding.num_bytes * 2 <= settings.queue_bytes
-        )
