@@ -130,11 +130,11 @@ class _Terminal:
             yield bar.update
 
     def tell(self, report: EpochReport, is_best: bool) -> None:
-        figures = [f"loss {report.next_item_loss:.3f}", f"agreement {report.agreement_loss:.3f}"]
+        figures = [f"loss {report.losses.next_item:.3f}", f"agreement {report.losses.agreement:.3f}"]
         for name, value in (
-            ("known", report.known_ndcg),
-            ("by content", report.content_ndcg),
-            ("new", report.new_ndcg),
+            ("known", report.figures.known_ndcg),
+            ("by content", report.figures.content_ndcg),
+            ("new", report.figures.new_ndcg),
         ):
             if value is not None:
                 figures.append(f"NDCG@20 {name} {value:.4f}")

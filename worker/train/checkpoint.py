@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, progress: Progress, identity
     tensors |= {f"best.{name}": tensor for name, tensor in (progress.best or {}).items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    known = {"identity": identity, "epochs": json.dumps([asdict(report) for report in progress.epochs])}
+    known = {"identity": identity, "epochs": json.dumps([report.as_dict() for report in progress.epochs])}
     unfinished = folder / f"{CHECKPOINT_FILE}.part"
     folder.mkdir(parents=True, exist_ok=True)
     unfinished.write_bytes(save({name: each.contiguous().cpu() for name, each in tensors.items()}, known))
@@ -83,7 +83,7 @@ def load_checkpoint(folder: Path, trainer: Trainer, identity: str) -> Progress:
         number, _, field = name.partition(".")
         state.setdefault(int(number), {})[field] = tensor
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})
-    reports = tuple(EpochReport(**fields) for fields in json.loads(known["epochs"]))
+    reports = tuple(map(EpochReport.from_dict, json.loads(known["epochs"])))
     return Progress(reports, _under("best.", tensors))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.train.trainer import EpochReport
-from worker.train.validation import K
+from worker.train.trainer import EpochReport, Losses
+from worker.train.validation import Figures, K
 
 KINDS = {"known": "known items", "content": "known items by content alone", "new": "new items"}
 REPORT_FILE, CURVES_FILE = "report.json", "curves.png"
@@ -29,10 +29,10 @@ def draw_curves(folder: Path, epochs: Sequence[EpochReport], best: int) -> Path 
     numbers = [each.epoch for each in epochs]
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, figures = figure.subplots(1, 2)
-    for name in ("next_item_loss", "agreement_loss", "consistency_loss"):
-        losses.plot(numbers, [getattr(each, name) for each in epochs], label=name.replace("_", " "))
-    for name in ("known_recall", "known_ndcg", "content_recall", "content_ndcg", "new_recall", "new_ndcg"):
-        values = [getattr(each, name) for each in epochs]
+    for name in Losses._fields:
+        losses.plot(numbers, [getattr(each.losses, name) for each in epochs], label=f"{name} loss".replace("_", " "))
+    for name in Figures._fields:
+        values = [getattr(each.figures, name) for each in epochs]
         if None not in values:
             kind, _, measure = name.partition("_")
             figures.plot(numbers, values, label=f"{KINDS[kind]}, {measure}@{K}")

@@ -27,6 +27,7 @@ from worker.train.report import draw_curves, write_report
 from worker.train.settings import TrainSettings
 from worker.train.start import space_spec, starting_weights
 from worker.train.trainer import EpochReport, Trainer
+from worker.train.validation import K
 
 
 class Watcher(Protocol):
@@ -180,15 +181,13 @@ def _identity(dataset: Dataset, split: Split, settings: TrainSettings) -> str:
 
 
 def _figures(best: EpochReport) -> dict[str, float]:
-    named = {
-        "validation/known/recall@20": best.known_recall,
-        "validation/known/ndcg@20": best.known_ndcg,
-        "validation/content/recall@20": best.content_recall,
-        "validation/content/ndcg@20": best.content_ndcg,
-        "validation/new/recall@20": best.new_recall,
-        "validation/new/ndcg@20": best.new_ndcg,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+    """By the names that `space.json` has for them."""
+    named = {}
+    for name, value in best.figures._asdict().items():
+        kind, _, measure = name.partition("_")
+        if value is not None:
+            named[f"validation/{kind}/{measure}@{K}"] = value
+    return named
 
 
 def _data_report(dataset: Dataset, split: Split, trainer: Trainer) -> dict[str, Any]:

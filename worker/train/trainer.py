@@ -13,9 +13,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from worker.train.items import CatalogueItems, among_neighbors, dropped, places
 from worker.train.losses import Sharpness, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
 from worker.train.settings import TrainSettings
-from worker.train.validation import Validation
+from worker.train.validation import Figures, Validation
 
 Weights = dict[str, Tensor]
 
@@ -57,32 +57,40 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """What an epoch brought: means of `Losses`, and `Figures` of validation."""
+    """What an epoch brought."""
 
     epoch: int
     """From 1."""
-    next_item_loss: float
-    agreement_loss: float
-    consistency_loss: float
+    losses: Losses
+    """Means over its steps."""
     sharpness: float
-    known_recall: float | None
-    known_ndcg: float | None
-    content_recall: float | None
-    content_ndcg: float | None
-    new_recall: float | None
-    new_ndcg: float | None
+    figures: Figures
     seconds: float = 0.0
 
     @property
     def merit(self) -> float:
         """What the best epoch is chosen by: NDCG@20 of known items, of known items by content alone, and of new items;
         of those that are asked about the geometric mean, as they are of different magnitude."""
-        asked = self.known_ndcg, self.content_ndcg, self.new_ndcg
+        asked = self.figures.known_ndcg, self.figures.content_ndcg, self.figures.new_ndcg
         found = [value for value in asked if value is not None]
-        return math.prod(found) ** (1 / len(found)) if found else -self.next_item_loss
+        return math.prod(found) ** (1 / len(found)) if found else -self.losses.next_item
 
-    def as_dict(self) -> dict[str, float | None]:
-        return {**asdict(self), "merit": self.merit}
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, for JSON."""
+        return {
+            "epoch": self.epoch,
+            **{f"{name}_loss": value for name, value in self.losses._asdict().items()},
+            "sharpness": self.sharpness,
+            **self.figures._asdict(),
+            "seconds": self.seconds,
+            "merit": self.merit,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EpochReport:
+        losses = Losses(*(fields[f"{name}_loss"] for name in Losses._fields))
+        figures = Figures(*(fields[name] for name in Figures._fields))
+        return cls(fields["epoch"], losses, fields["sharpness"], figures, fields["seconds"])
 
 
 class Trainer:
@@ -153,7 +161,8 @@ class Trainer:
             losses.append(self._step(order[start : start + self._settings.batch], generator))
             stepped()
         means = Losses(*(sum(each) / len(losses) for each in zip(*losses, strict=True)))
-        return EpochReport(number, *means, self.sharpness.next_item.item(), *self._validation.figures(self.mean_model))
+        figures = self._validation.figures(self.mean_model)
+        return EpochReport(number, means, self.sharpness.next_item.item(), figures)
 
     def weights(self) -> Weights:
         """The parameters to keep as they are now, on the CPU."""

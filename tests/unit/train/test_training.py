@@ -60,7 +60,7 @@ def figures_of(space: Space, learned: Learned) -> dict[str, float]:
 def test_every_fusion_learns_and_what_was_judged_is_what_is_served(tmp_path: Path, fusion: str, graph: bool) -> None:
     watcher = Quiet()
     space, learned = trained(tmp_path / "space", watcher=watcher, fusion=fusion, graph=graph, epochs=8, patience=8)
-    losses = [report.next_item_loss for report in watcher.epochs]
+    losses = [report.losses.next_item for report in watcher.epochs]
     assert min(losses[1:]) < losses[0] - 0.2
     assert space.manifest.evaluation == pytest.approx(figures_of(space, learned), abs=1e-9)
     assert (space.spec.fusion.kind, space.spec.graph is not None) == (fusion, graph)
@@ -207,7 +207,7 @@ def test_training_ends_after_its_patience_with_the_best_epoch(tmp_path: Path) ->
     assert report["space_id"] == space.space_id
     assert report["data"]["fingerprint"] == DATA.fingerprint
     assert len(report["epochs"]) == len(merits)
-    assert space.manifest.evaluation["validation/known/ndcg@20"] == watcher.epochs[best].known_ndcg
+    assert space.manifest.evaluation["validation/known/ndcg@20"] == watcher.epochs[best].figures.known_ndcg
     assert (tmp_path / "space" / "training" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
