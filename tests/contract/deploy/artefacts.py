@@ -167,14 +167,34 @@ def rendered(target: str) -> tuple[Document, ...]:
 
 def with_components(tmp_path: Path, *names: str) -> tuple[Document, ...]:
     """The base with some components."""
-    directory = tmp_path / "-".join(names)
+    return target_with(tmp_path, "base", *names)
+
+
+def target_with(tmp_path: Path, target: str, *names: str) -> tuple[Document, ...]:
+    """The base, or a copy of an overlay as people make theirs, with some components in its list."""
+    source, directory = DEPLOY / target, tmp_path / "-".join((target.replace("/", "-"), *names))
     directory.mkdir()
-    (directory / "kustomization.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "resources": [os.path.relpath(DEPLOY / "base", directory)],
-                "components": [os.path.relpath(COMPONENTS / name, directory) for name in names],
-            }
-        )
-    )
+    if target == "base":
+        kustomization: dict[str, Any] = {"resources": ["../../base"]}
+        source = DEPLOY / "overlays" / "mine"
+    else:
+        kustomization = dict(document(source / "kustomization.yaml"))
+        for path in source.iterdir():
+            if path.name != "kustomization.yaml":
+                shutil.copy(path, directory)
+    kustomization["components"] = [
+        *kustomization.get("components", []),
+        *(f"../../components/{name}" for name in names),
+    ]
+    for kind in ("resources", "components"):
+        kustomization[kind] = [
+            os.path.relpath((source / each).resolve(), directory) if each.startswith("../") else each
+            for each in kustomization[kind]
+        ]
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return kustomized(directory)
+
+
+def components_of(target: str) -> set[str]:
+    """The components that a target has already."""
+    return {Path(each).name for each in document(DEPLOY / target / "kustomization.yaml").get("components", [])}
