@@ -12,9 +12,9 @@ import numpy as np
 
 from schemas import Feature, NewItem, encode
 from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
-from worker.fuse import Result, Vector
 from worker.kafka.port import Commit, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
 from worker.records import Change, Headers, Item, TopicPartition
+from worker.stages.fuse import Result, Vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from worker.cli import parse
+from worker.commands.cli import parse
 from worker.errors import WorkerError
 
 

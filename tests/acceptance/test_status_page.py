@@ -16,9 +16,16 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker.health import Health
-from worker.http import HttpServer
-from worker.status import AccountingStatus, DeadLetterStatus, EncoderStatus, PartitionStatus, RoleStatus, Status
+from worker.monitoring.health import Health
+from worker.monitoring.http import HttpServer
+from worker.monitoring.status import (
+    AccountingStatus,
+    DeadLetterStatus,
+    EncoderStatus,
+    PartitionStatus,
+    RoleStatus,
+    Status,
+)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -25,11 +25,11 @@ import torch
 from schemas import Content
 from tests.bench.host import host_line
 from worker.encode.batching import cost_batches, padding_ratio
-from worker.encode.catalogue import load_encoder
 from worker.encode.content import ContentEncoder, Route
 from worker.encode.decoder_pool import DecoderPool
 from worker.encode.encoder import Encoder, Piece
 from worker.encode.media.forms import Text
+from worker.encode.registry import load_encoder
 
 WORDS = ["the", "of", "a", "sea", "disc", "story", "about", "and", "love", "murder", "young", "city", "finds", "war"]
 

@@ -32,10 +32,10 @@ from worker.data import Features
 from worker.data.files import write_items
 from worker.data.progress import counted
 from worker.encode.batching import cost_batches
-from worker.encode.catalogue import load_encoder
 from worker.encode.encoder import Encoder
 from worker.encode.media.decoding import decode
 from worker.encode.media.forms import MediaLimits, Part, PictureForm, Pictures, Text
+from worker.encode.registry import load_encoder
 from worker.train.start import principal_components
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"

@@ -36,8 +36,8 @@ from tests.bench.idle import free_port
 from tests.bench.progress import process_cpu_s, resident_mb
 from tests.bench.workload import NUM_PARTITIONS, Bed, Items, item_id, open_bed, wait_until, worker
 from worker.align.history import Event
-from worker.histories import UserState
-from worker.parts import ItemState, Part
+from worker.state.items import ItemState, Part
+from worker.state.users import UserState
 
 START_TIMEOUT_S, WORK_TIMEOUT_S = 900.0, 300.0
 SETTLE_S = 3.0

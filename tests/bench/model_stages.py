@@ -18,9 +18,9 @@ from tests.unit.align.builders import make_items, make_space, plain_vector, with
 from tests.unit.align.builders import spec as spec_of
 from worker.align.collate import Collator
 from worker.align.device import DTYPES, DtypeName, device_name
-from worker.align.embedded import from_outputs
 from worker.align.graph import GraphedModel
 from worker.align.padding import rising_sizes
+from worker.align.result import from_outputs
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space
 from worker.align.weights import build_model

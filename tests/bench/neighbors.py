@@ -19,8 +19,8 @@ from worker.align import AlignRuntime, command, create_space
 from worker.align.padding import rising_sizes
 from worker.align.spec import GraphSpec, SpaceSpec
 from worker.align.synthetic import synthetic_items
-from worker.item_table import ItemTable, ItemUpdate
-from worker.neighbors import NeighborFusion
+from worker.item_vectors.table import ItemTable, ItemUpdate
+from worker.roles.neighbors import NeighborFusion
 
 BATCH, DIM, ROUNDS = 512, 128, 20
 

@@ -10,10 +10,10 @@ from schemas import NewItem, decode
 from tests.bench.progress import Steady, machine_cpu_s
 from tests.bench.workload import BATCH, Items, item_id
 from tests.fakes import FakeRecord
-from worker import service
 from worker.align import AlignRuntime, Contract, Space
-from worker.decode import ItemDecoder
+from worker.process import service
 from worker.settings import Settings
+from worker.stages.decode import ItemDecoder
 
 PART_SECONDS = 6.0
 

@@ -31,11 +31,11 @@ from tests.bench.workload import Bed, open_bed, rounds
 from worker.flow import flow_of
 from worker.kafka import make_client
 from worker.kafka.port import Commit
+from worker.loop.restore import READ_TIMEOUT_S, Restorer
+from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
-from worker.restore import READ_TIMEOUT_S, Restorer
 from worker.settings import KafkaSettings, Settings, TopicSettings
 from worker.state import Stores
-from worker.tenure import Tenure
 
 TOPIC = "user-state"
 

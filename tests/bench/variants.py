@@ -20,18 +20,18 @@ from prometheus_client import CollectorRegistry
 from tests.bench.loops import bare, confluent, plain, plain_remembering
 from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
-from worker import service
 from worker.align import Contract, Space
-from worker.decode import DecodedRecords, ItemDecoder
 from worker.flow import flow_of
-from worker.fuse import Result, Vector
-from worker.health import Health
 from worker.kafka import make_client
-from worker.metrics import Metrics
-from worker.pipeline import Pipeline
+from worker.loop.pipeline import Pipeline
+from worker.monitoring.health import Health
+from worker.monitoring.metrics import Metrics
+from worker.process import service
 from worker.records import Change, Item, Record
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.settings import Settings, load
+from worker.stages.decode import DecodedRecords, ItemDecoder
+from worker.stages.fuse import Result, Vector
 from worker.state import Stores
 
 

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from schemas import Reason
 from worker.encode.content import Report
-from worker.health import Health
-from worker.http import HttpServer
-from worker.metrics import (
+from worker.monitoring.health import Health
+from worker.monitoring.http import HttpServer
+from worker.monitoring.metrics import (
     CLOSE_REASONS,
     COMMIT_RESULTS,
     REBALANCE_EVENTS,
@@ -28,7 +28,7 @@ from worker.metrics import (
     Metrics,
     ProcessMetrics,
 )
-from worker.status import Status
+from worker.monitoring.status import Status
 
 TOPIC = 'items "v2"\\eu'  # no legal topic name, but a label value that needs all of the format's escapes
 

@@ -83,4 +83,4 @@ def stream(make_stream: StreamMaker, broker: Broker) -> Stream:
 @pytest.fixture(autouse=True)
 def _quick_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker on a thread that fails need not wait for a probe to see it."""
-    monkeypatch.setattr("worker.service.RED_BEFORE_EXIT_S", 0.0)
+    monkeypatch.setattr("worker.process.service.RED_BEFORE_EXIT_S", 0.0)

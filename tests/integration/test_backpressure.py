@@ -11,9 +11,9 @@ import pytest
 
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
-from worker.fuse import Result
+from worker.process.service import ModelEmbedder
 from worker.records import Change
-from worker.service import ModelEmbedder
+from worker.stages.fuse import Result
 
 NUM_ITEMS = 600
 QUEUE_RECORDS = 128

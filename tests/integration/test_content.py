@@ -28,8 +28,8 @@ from worker.data.files import read_items, write_items
 from worker.encode.command import encode_items
 from worker.encode.setup import content_encoder
 from worker.errors import ConfigError
-from worker.parts import ItemState
 from worker.settings import EncodeSettings, FetchSettings
+from worker.state.items import ItemState
 
 DIMS = {"text": 1_024, "image": 672, "frames": 672, "sound": 208}
 NAMES = {

@@ -72,7 +72,7 @@ def provoked(quick_metadata: None, monkeypatch: pytest.MonkeyPatch) -> None:
         client: KafkaConsumer = consumer._consumer
         client.subscribe(list(topics), listener=_ListenerBridge(client, listener))
 
-    monkeypatch.setattr("worker.source.POLL_TIMEOUT_MS", 5)
+    monkeypatch.setattr("worker.loop.source.POLL_TIMEOUT_MS", 5)
     monkeypatch.setattr(KafkaPythonConsumer, "subscribe", subscribe)
 
 
@@ -126,7 +126,7 @@ class TestAProducerThatARefusalPoisons:
     def test_a_topic_that_takes_less_than_before_refuses_only_what_is_too_large(
         self, stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.outputs.LIMITS_RETRY_S", 0.5)
+        monkeypatch.setattr("worker.stages.producers.LIMITS_RETRY_S", 0.5)
         stream.feed_items(names(50, "before"))
         with WorkerThread(stream.settings()) as worker:
             stream.wait_committed(worker)
@@ -157,7 +157,7 @@ class TestAProducerThatARefusalPoisons:
     def test_a_dead_letter_that_does_not_fit_holds_up_its_partition_only(
         self, stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.pipeline.DEAD_LETTER_RETRY_S", 0.5)
+        monkeypatch.setattr("worker.loop.pipeline.DEAD_LETTER_RETRY_S", 0.5)
         with WorkerThread(stream.settings()) as worker:
             worker.wait_ready()
             limit(admin, stream.letters, 2_000)

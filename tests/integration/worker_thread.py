@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.worker_process import as_text
 from worker.errors import StalledError, WorkerError
-from worker.service import Service
+from worker.monitoring.status import RoleStatus, Status
+from worker.process.service import Service
 from worker.settings import load
-from worker.status import RoleStatus, Status
 
 PATIENCE_S = 150.0  # a second member has waited for nearly a minute on the embedded broker
 _STEP_S = 0.01

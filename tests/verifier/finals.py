@@ -26,8 +26,8 @@ from tests.brokers import read_topic
 from tests.verifier.reading import SOURCE_OFFSET_HEADER
 from tests.verifier.replay import Replay, Vectors
 from worker.align import Space
-from worker.histories import UserState
-from worker.parts import ItemState
+from worker.state.items import ItemState
+from worker.state.users import UserState
 
 TOLERANCE = 2e-3  # rounding to float16 on the wire and in the table
 MAX_EXAMPLES = 10

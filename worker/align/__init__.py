@@ -14,7 +14,7 @@ from worker.align.errors import OutOfMemoryError
 from worker.align.features import ElementType, FeatureLike
 
 if TYPE_CHECKING:
-    from worker.align.embedded import Embedded
+    from worker.align.result import Embedded
     from worker.align.runtime import AlignRuntime
     from worker.align.space import Space, create_space
     from worker.align.warm_up import WarmUpReport
@@ -34,7 +34,7 @@ __all__ = [
 
 _NEED_TORCH = {
     "AlignRuntime": "runtime",
-    "Embedded": "embedded",
+    "Embedded": "result",
     "Space": "space",
     "WarmUpReport": "warm_up",
     "create_space": "space",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from worker.align.embedded import UNIT_TOLERANCE
+from worker.align.result import UNIT_TOLERANCE
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space, create_space
 from worker.align.spec import FUSION_KINDS, SpaceSpec, explain

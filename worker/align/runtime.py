@@ -21,11 +21,11 @@ from worker.align.device import (
     device_name,
     resolve_device,
 )
-from worker.align.embedded import Embedded, concatenated, from_outputs, without_vectors
 from worker.align.errors import OutOfMemoryError
 from worker.align.features import Features
 from worker.align.graph import GraphedModel
 from worker.align.padding import rising_sizes
+from worker.align.result import Embedded, concatenated, from_outputs, without_vectors
 from worker.align.space import Space
 from worker.align.synthetic import synthetic_items
 from worker.align.warm_up import Candidate, Run, Vectors, WarmUpReport, chosen, try_dtypes

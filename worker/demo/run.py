@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from worker import logs
 from worker.demo import items
 from worker.demo.outside import Outside
 from worker.demo.progress import say
 from worker.demo.users import People
 from worker.errors import ConfigError, WorkerError
 from worker.kafka.embedded import EmbeddedBroker
-from worker.service import Service
+from worker.monitoring import logs
+from worker.process.service import Service
 from worker.settings import Settings
 from worker.synthetic import MODALITIES, Catalogue, SyntheticItem
 from worker.topics import needed_topics

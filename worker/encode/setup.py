@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 from worker.align.cores import available_cores
 from worker.align.spec import SpaceSpec
-from worker.encode.catalogue import load_encoder
 from worker.encode.content import ContentEncoder, Route
 from worker.encode.decoder_pool import DecoderPool
 from worker.encode.encoder import Encoder
 from worker.encode.fetch import Fetcher, FetchRules
 from worker.encode.media.forms import MediaLimits, TextForm
+from worker.encode.registry import load_encoder
 from worker.errors import ConfigError
 from worker.settings import EncodeSettings, FetchSettings
 

@@ -17,6 +17,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from worker.errors import CallTimeoutError
+from worker.kafka.admin import add_topics, existing_topics
 from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
 from worker.kafka.consumer import KafkaPythonConsumer
 from worker.kafka.fence import Fence, FencedNetClient
@@ -24,7 +25,6 @@ from worker.kafka.log import LOG_FETCH_BYTES, KafkaPythonLog
 from worker.kafka.port import Lease, TopicDescription
 from worker.kafka.producer import KafkaPythonProducer, KafkaPythonTransactionalProducer
 from worker.kafka.reader import KafkaPythonReader
-from worker.kafka.topics import add_topics, existing_topics
 from worker.kafka.translation import translated
 from worker.kafka.unpacking import unpack_quickly
 from worker.settings import KafkaSettings

@@ -10,11 +10,11 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
 from worker.data.progress import counted
+from worker.item_vectors.source_offset import of_deletion
 from worker.kafka.port import ClientPort
+from worker.kafka.whole_topic import read_whole
 from worker.records import Record
 from worker.settings import TopicSettings
-from worker.source_offset import of_deletion
-from worker.whole_topic import read_whole
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

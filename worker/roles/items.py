@@ -11,17 +11,13 @@ from typing import Any, Literal
 
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
-from worker.decode import DecodedRecords, ItemDecoder
-from worker.dependents import Dependents
-from worker.encoding import Encoding
 from worker.errors import SpaceError
 from worker.flow import Flow
-from worker.fuse import Embedder, Vector
+from worker.item_vectors.dependents import Dependents
+from worker.item_vectors.source_offset import header, of_deletion
 from worker.kafka.port import LogPort, Outbound
-from worker.memory import Memory
-from worker.metrics import Metrics
-from worker.parts import ItemState, merged
-from worker.publish import carried_headers
+from worker.monitoring.metrics import Metrics
+from worker.partitions.tenure import ChangeReceipt, Share, Tenure, parse_note
 from worker.records import (
     Change,
     Decoded,
@@ -35,9 +31,13 @@ from worker.records import (
     TopicPartition,
 )
 from worker.roles.role import Watched
-from worker.source_offset import header, of_deletion
-from worker.stage import Stage
-from worker.tenure import ChangeReceipt, Share, Tenure, parse_note
+from worker.stages.decode import DecodedRecords, ItemDecoder
+from worker.stages.encode import Encoding
+from worker.stages.fuse import Embedder, Vector
+from worker.stages.publish import carried_headers
+from worker.stages.stage import Stage
+from worker.state.items import ItemState, merged
+from worker.state.memory import Memory
 
 logger = logging.getLogger(__name__)
 

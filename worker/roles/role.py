@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from worker.decode import DecodedRecords
-from worker.encoding import Encoding
 from worker.flow import Flow
-from worker.fuse import Embedder
 from worker.kafka.port import LogPort
-from worker.memory import Memory
-from worker.metrics import Metrics
-from worker.publish import OutputFormat
+from worker.monitoring.metrics import Metrics
+from worker.partitions.tenure import Tenure
 from worker.records import Decoded, Entry, Record, State
-from worker.stage import Stage
-from worker.tenure import Tenure
+from worker.stages.decode import DecodedRecords
+from worker.stages.encode import Encoding
+from worker.stages.fuse import Embedder
+from worker.stages.publish import OutputFormat
+from worker.stages.stage import Stage
+from worker.state.memory import Memory
 
 Watched = Callable[[Iterable[Sequence[Record]]], Iterator[Sequence[Record]]]
 """Passes groups of records through, and says on the way that the reader is alive."""

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from schemas import encode_user_vector
-from worker.decode import DecodedRecords, EventDecoder
-from worker.dependents import Dependents
 from worker.flow import Flow
-from worker.fuse import Embedder, Vector
-from worker.histories import UserState, with_event
+from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import LogPort, Outbound
-from worker.memory import Memory
-from worker.metrics import Metrics
-from worker.publish import carried_headers
+from worker.monitoring.metrics import Metrics
+from worker.partitions.tenure import ChangeReceipt, Share, Tenure
 from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
 from worker.roles.role import Watched
-from worker.stage import Stage
-from worker.tenure import ChangeReceipt, Share, Tenure
+from worker.stages.decode import DecodedRecords, EventDecoder
+from worker.stages.fuse import Embedder, Vector
+from worker.stages.publish import carried_headers
+from worker.stages.stage import Stage
+from worker.state.memory import Memory
+from worker.state.users import UserState, with_event
 
 
 @dataclass(frozen=True, slots=True)

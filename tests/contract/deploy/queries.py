@@ -9,7 +9,7 @@ import promql_parser
 from prometheus_client import CollectorRegistry
 
 from tests.contract.deploy.artefacts import RULES, Document, document
-from worker.metrics import Metrics, ProcessMetrics
+from worker.monitoring.metrics import Metrics, ProcessMetrics
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
 """Put there by Prometheus, not by the worker."""

@@ -25,7 +25,7 @@ from tests.contract.deploy.artefacts import (
     run,
 )
 from worker import __version__
-from worker.cli import parser
+from worker.commands.cli import parser
 from worker.settings import Settings
 from worker.synthetic import MODALITIES
 

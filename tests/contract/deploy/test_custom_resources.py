@@ -27,8 +27,8 @@ from tests.contract.deploy.conftest import LoadSettings
 from tests.contract.deploy.crd import Schemas, load_schemas, problems
 from tests.contract.deploy.test_settings import settings_of
 from worker.flow import flows
-from worker.outputs import transactional_id
 from worker.settings import Settings
+from worker.stages.producers import transactional_id
 from worker.topics import needed_topics, wanted_topics
 
 SCALED_OBJECT = COMPONENTS / "keda" / "scaledobject.yaml"

@@ -32,9 +32,9 @@ from tests.contract.deploy.artefacts import (
     run,
     tool,
 )
-from worker.cli import parser
-from worker.health import Health
-from worker.http import HttpServer
+from worker.commands.cli import parser
+from worker.monitoring.health import Health
+from worker.monitoring.http import HttpServer
 from worker.settings import Settings, setting_names, variable
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -178,7 +178,7 @@ def test_nothing_else_reaches_the_build(path: str) -> None:
 
 def test_code_deep_in_the_packages_reaches_the_build() -> None:
     assert not ignored("worker/align/fusion/__init__.py")
-    assert not ignored("worker/status_page.html")
+    assert not ignored("worker/monitoring/status_page.html")
 
 
 @pytest.fixture(scope="module")

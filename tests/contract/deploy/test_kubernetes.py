@@ -32,10 +32,10 @@ from tests.contract.deploy.artefacts import (
     workers_of,
 )
 from worker import __version__
-from worker.health import Health
-from worker.http import make_routes
 from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.metrics import Metrics
+from worker.monitoring.health import Health
+from worker.monitoring.http import make_routes
+from worker.monitoring.metrics import Metrics
 from worker.settings import Settings
 
 KUBERNETES_VERSIONS = ("1.29", kubernetes_validate.latest_version())
@@ -245,8 +245,8 @@ def test_the_grace_period_covers_the_drain(worker_settings: Settings) -> None:
 
 
 def test_revocation_and_closing_fit_the_allowance() -> None:
-    from worker.outputs import PRODUCER_CLOSE_S
-    from worker.stage import STEP_TIMEOUT_S
+    from worker.stages.producers import PRODUCER_CLOSE_S
+    from worker.stages.stage import STEP_TIMEOUT_S
 
     threads_s, consumer_s = 3 * 5 * STEP_TIMEOUT_S, 2.0
     assert threads_s + consumer_s + Settings().shutdown.revoke_timeout_s + PRODUCER_CLOSE_S <= CLOSE_S

@@ -16,7 +16,7 @@ from tests.contract.deploy.queries import Samples, check_query
 from tests.contract.deploy.test_alerts import anchors
 from worker import errors
 from worker.align.command import EVENT_WEIGHTS
-from worker.cli import parser
+from worker.commands.cli import parser
 from worker.synthetic import MODALITIES
 
 TEXT = RUNBOOK.read_text()

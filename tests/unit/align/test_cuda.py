@@ -14,9 +14,9 @@ from tests.unit.align.test_users import DIM, KINDS, USERS, histories, model, tab
 from worker.align import command
 from worker.align.command import BATCH_TOLERANCE, check
 from worker.align.device import device_failures
-from worker.align.embedded import UNIT_TOLERANCE
 from worker.align.errors import OutOfMemoryError
 from worker.align.model import NeighborAttention
+from worker.align.result import UNIT_TOLERANCE
 from worker.align.runtime import AlignRuntime
 from worker.align.spec import UserSpec
 from worker.align.users import Histories, UserModel

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.align.builders import feature
 from worker.align.collated import Collated, Layout, Part
-from worker.align.embedded import UNIT_TOLERANCE, Embedded, VectorType, concatenated, from_outputs, pack_rows
+from worker.align.result import UNIT_TOLERANCE, Embedded, VectorType, concatenated, from_outputs, pack_rows
 
 
 def unit_vectors(count: int, dim: int) -> np.ndarray:

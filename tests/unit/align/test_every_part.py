@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.align.builders import Item, feature, make_space, values_of
 from worker.align.command import BATCH_TOLERANCE
-from worker.align.embedded import UNIT_TOLERANCE
 from worker.align.model import NeighborAttention
+from worker.align.result import UNIT_TOLERANCE
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space
 from worker.align.spec import SpaceSpec

@@ -26,10 +26,10 @@ from tests.unit.align.builders import (
 )
 from worker.align.command import BATCH_TOLERANCE
 from worker.align.contract import Contract
-from worker.align.embedded import UNIT_TOLERANCE
 from worker.align.errors import OutOfMemoryError
 from worker.align.features import ElementType
 from worker.align.graph import GraphedModel
+from worker.align.result import UNIT_TOLERANCE
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space, create_space
 from worker.align.spec import ModalitySpec

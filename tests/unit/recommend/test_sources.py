@@ -7,10 +7,10 @@ from tests.fakes import FakeClient, FakeCluster
 from tests.unit.recommend.published import SPACE, event, item_vector, tensor, user_vector, world
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded, write_events
 from worker.errors import DataError, TopicError
+from worker.item_vectors.source_offset import header
 from worker.recommend.published import LeftOut, collect_activity, collect_items, collect_users
 from worker.recommend.sources import Files, Gone, Topics, Unreadable
 from worker.settings import TopicSettings
-from worker.source_offset import header
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import FakeRecord
+from worker.kafka.port import Commit
+from worker.partitions.tenure import Tenure
+from worker.records import Item, Superseded, TopicPartition
+from worker.settings import BatchSettings
+from worker.stages.batch import BACKLOG_MAX_WAIT_MS, MicroBatcher, to_compute
+
+SETTINGS = BatchSettings(max_records=4, max_bytes=1_024, max_age_ms=20, queue_records=16)
+
+
+def tenure(partition: int = 0) -> Tenure:
+    return Tenure(TopicPartition("items", partition), Commit(0))
+
+
+def items(*names: str, start: int = 0, timestamp: int = 1_000, num_bytes: int = 10) -> list[Item]:
+    return [
+        Item(FakeRecord(offset=start + n, timestamp=timestamp, value=b"x" * num_bytes), name, 1, 0, {})
+        for n, name in enumerate(names)
+    ]
+
+
+def test_a_batch_closes_when_full():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", "b", "c"), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=False) is None
+    batcher.add(tenure(1), items("d", "e"), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=False) == "full"
+    batch = batcher.take("full")
+    assert [item.id for _, item in to_compute(batch)] == ["a", "b", "c", "d"]
+    assert batcher.num_records == 1
+
+
+def test_a_batch_closes_on_bytes():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", "b", num_bytes=600), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=False) == "bytes"
+    assert batcher.take("bytes").num_outputs == 2
+    assert (batcher.num_records, batcher.num_bytes) == (0, 0)
+
+
+def test_age_counts_from_the_kafka_timestamp_in_live_mode():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", timestamp=1_000), now_ms=1_015)
+    assert batcher.due_reason(1_019, backlog=False) is None
+    assert batcher.wait_ms(1_019, backlog=False) == 1
+    assert batcher.due_reason(1_020, backlog=False) == "age"
+
+
+def test_the_oldest_record_of_any_partition_sets_the_deadline():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(0), items("a", timestamp=1_015), now_ms=1_015)
+    batcher.add(tenure(1), items("b", timestamp=1_000), now_ms=1_015)
+    assert batcher.due_reason(1_020, backlog=False) == "age"
+
+
+def test_a_timestamp_in_the_future_does_not_delay_a_batch():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", timestamp=10**12), now_ms=1_000)
+    assert batcher.due_reason(1_020, backlog=False) == "age"
+
+
+def test_backlog_mode_waits_for_a_full_batch_but_not_for_ever():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", timestamp=0), now_ms=1_000)
+    assert batcher.due_reason(1_100, backlog=True) is None
+    assert batcher.due_reason(1_000 + BACKLOG_MAX_WAIT_MS, backlog=True) == "age"
+
+
+def test_draining_closes_what_there_is():
+    batcher = MicroBatcher(SETTINGS)
+    assert batcher.due_reason(1_000, backlog=False, draining=True) is None
+    batcher.add(tenure(), items("a"), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=True, draining=True) == "drain"
+
+
+def test_repeated_items_do_not_use_up_a_batch():
+    batcher = MicroBatcher(SETTINGS)
+    batcher.add(tenure(), items("a", "a", "a", "b", "c", "d", "e"), now_ms=1_000)
+    batch = batcher.take("full")
+    assert batch.num_outputs == 4
+    assert batch.shares[0].num_records == 6
+    assert batch.shares[0].next_offset == 6
+
+
+def test_discarding_a_tenure_keeps_the_others():
+    batcher, first, second = MicroBatcher(SETTINGS), tenure(0), tenure(1)
+    batcher.add(first, items("a", "b"), now_ms=0)
+    batcher.add(second, items("c"), now_ms=0)
+    batcher.discard(first)
+    assert batcher.num_records == 1
+    assert [share.tenure for share in batcher.take("drain").shares] == [second]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)), max_size=12),
+    st.integers(1, 6),
+)
+def test_every_record_is_in_exactly_one_share_and_in_order(chunks, max_records):
+    settings = BatchSettings(max_records=max_records, queue_records=100)
+    batcher, tenures, ends = MicroBatcher(settings), [tenure(n) for n in range(3)], [0, 0, 0]
+    for partition, names in chunks:
+        entries = items(*names, start=ends[partition])
+        entries[0] = Superseded(entries[0].record)
+        batcher.add(tenures[partition], entries, now_ms=0)
+        ends[partition] += len(names)
+    taken = [0, 0, 0]
+    while batcher.due_reason(10**9, backlog=False):
+        batch = batcher.take("age")
+        assert batch.num_outputs == sum(len(share.newest) for share in batch.shares) <= max_records
+        for share in batch.shares:
+            partition = share.tenure.partition.partition
+            assert share.num_records == sum(share.superseded.values()) + share.num_same_batch + len(share.newest)
+            taken[partition] += share.num_records
+            assert share.next_offset == taken[partition]
+    assert taken == ends
+    assert (batcher.num_records, batcher.num_bytes) == (0, 0)
+
+
+def test_the_wait_is_asked_for_only_with_records():
+    with pytest.raises(ValueError, match="min"):
+        MicroBatcher(SETTINGS).wait_ms(0, backlog=False)

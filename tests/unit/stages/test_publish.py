@@ -1,0 +1,138 @@
+import threading
+
+import pytest
+
+from schemas import ItemVector, decode
+from tests.fakes import FakeClient, FakeCluster, FakeRecord, feature
+from worker.flow import flow_of
+from worker.kafka.port import Commit
+from worker.partitions.lease import MembershipLease, boottime
+from worker.partitions.tenure import Tenure
+from worker.records import Delete, Item, TopicPartition
+from worker.roles.items import ItemFormat
+from worker.settings import Settings
+from worker.stages.batch import MicroBatch
+from worker.stages.fuse import Fused, Vector
+from worker.stages.publish import Producers, Publisher, Unacknowledged, carried_headers
+
+OUTPUT = ItemFormat(flow_of("items", Settings()), "space", "f2", 2)
+VECTOR = Vector(b"\x00\x3c\x00\x00", ("text",))
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster(2)
+
+
+@pytest.fixture
+def lease() -> MembershipLease:
+    held = MembershipLease(60)
+    held.renew(boottime())
+    return held
+
+
+def fused(tenure: Tenure, *items: Item | Delete) -> Fused:
+    share = tenure.open_share()
+    for item in items:
+        share.add(item)
+    tenure.num_consumed += len(items)
+    vectors = {id(item): VECTOR for item in items if isinstance(item, Item)}
+    return Fused(MicroBatch([share], "full", 0, len(items)), vectors)
+
+
+def item(item_id: str, offset: int, headers=()) -> Item:
+    record = FakeRecord(partition=1, offset=offset, key=item_id.encode(), headers=headers)
+    return Item(record, item_id, 3, 77, {"text": feature()})
+
+
+def publisher(cluster: FakeCluster, lease: MembershipLease, unacknowledged: Unacknowledged | None = None) -> Publisher:
+    client = FakeClient(cluster)
+    made = Publisher(OUTPUT, lease, unacknowledged or Unacknowledged(100), lambda: None)
+    made.use(Producers(client.producer(), client.producer()))
+    return made
+
+
+@pytest.fixture
+def tenure() -> Tenure:
+    return Tenure(TopicPartition("items", 1), Commit(0))
+
+
+def test_a_vector_says_where_it_comes_from(cluster, lease, tenure):
+    trace = [("traceparent", b"00-1"), ("secret", b"x"), ("tracestate", b"y")]
+    publisher(cluster, lease).publish(fused(tenure, item("a", 5, trace)))
+    (record,) = cluster.records("item-vectors")
+    vector = decode(ItemVector, record.value)
+    assert (record.partition, record.key) == (1, b"a")
+    assert record.headers == (("traceparent", b"00-1"), ("tracestate", b"y"))
+    assert (vector.item_id, vector.revision, vector.event_time_ms, vector.source_offset) == ("a", 3, 77, 5)
+    assert (vector.space_id, vector.modalities, vector.vector.data) == ("space", ("text",), VECTOR.data)
+
+
+def test_receipts_finish_the_share(cluster, lease, tenure):
+    publisher(cluster, lease).publish(
+        fused(tenure, item("a", 0), Delete(FakeRecord(partition=1, offset=1, key=b"b"), "b"))
+    )
+    (share,) = tenure.settle()
+    assert share.vectors_end == 2
+    assert tenure.commit.offset == 2
+
+
+def test_nothing_of_a_retired_tenure_is_sent(cluster, lease, tenure):
+    work = fused(tenure, item("a", 0))
+    tenure.retire()
+    publisher(cluster, lease).publish(work)
+    assert cluster.records("item-vectors") == []
+
+
+def test_nothing_is_sent_without_a_lease_until_it_is_renewed(cluster, tenure):
+    lease, beats = MembershipLease(60), threading.Event()
+    made = publisher(cluster, lease)
+    made._beat = beats.set
+    thread = threading.Thread(target=made.publish, args=(fused(tenure, item("a", 0)),))
+    thread.start()
+    assert beats.wait(5)
+    assert cluster.records("item-vectors") == []
+    lease.renew(boottime())
+    thread.join(5)
+    assert len(cluster.records("item-vectors")) == 1
+
+
+def test_a_lost_tenure_ends_the_wait_for_a_lease(cluster, tenure):
+    made, beats = publisher(cluster, MembershipLease(60)), threading.Event()
+    made._beat = beats.set
+    thread = threading.Thread(target=made.publish, args=(fused(tenure, item("a", 0)),))
+    thread.start()
+    assert beats.wait(5)
+    tenure.retire()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert cluster.records("item-vectors") == []
+
+
+def test_a_vector_too_large_for_its_topic_becomes_a_dead_letter(cluster, lease, tenure):
+    made = publisher(cluster, lease)
+    made.limit("item-vectors", 100)
+    made.publish(fused(tenure, item("a", 0)))
+    assert cluster.records("item-vectors") == []
+    assert len(cluster.records("dead-letters")) == 1
+    assert len(tenure.settle()) == 1
+
+
+def test_unacknowledged_records_are_bounded_but_a_large_share_gets_through(tenure):
+    unacknowledged = Unacknowledged(10)
+    share, large = tenure.open_share(), tenure.open_share()
+    assert unacknowledged.wait_for_room(50, 0)
+    unacknowledged.add(share, 8)
+    assert unacknowledged.wait_for_room(2, 0)
+    assert not unacknowledged.wait_for_room(3, 0)
+    unacknowledged.remove(share)
+    unacknowledged.remove(share)
+    assert unacknowledged.num_records == 0
+    unacknowledged.add(large, 50)
+    assert not unacknowledged.wait_for_room(1, 0)
+    unacknowledged.clear()
+    assert unacknowledged.wait_for_room(1, 0)
+
+
+def test_a_record_without_headers_carries_none():
+    assert carried_headers(FakeRecord()) == ()

@@ -1,0 +1,129 @@
+"""Items in parts: the state depends on the messages, not on their order."""
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import FakeRecord, feature
+from worker.errors import StateError
+from worker.records import Item
+from worker.state.items import ItemState, Named, merged
+from worker.state.packing import is_marked, unpack
+
+NAMES = ("audio", "image", "text")
+
+
+def message(revision: int, offset: int = 0, *, partial: bool, neighbors: tuple[str, ...] = (), **fills: float) -> Item:
+    features = {name: feature(fill=fill) for name, fill in fills.items()}
+    record = FakeRecord(offset=offset)
+    return Item(record, "a", revision, 1_000 + revision, features, partial, neighbors=neighbors)
+
+
+def after(*messages: Item) -> ItemState | None:
+    state = None
+    for each in messages:
+        state = merged(state, each) or state
+    return state
+
+
+def content(state: ItemState | None) -> dict[str, float]:
+    return {} if state is None else {name: float(each.to_numpy()[0]) for name, each in state.features.items()}
+
+
+def test_text_now_and_image_later_make_one_item():
+    text, image = message(1, 0, partial=True, text=1.0), message(2, 1, partial=True, image=2.0)
+    first, both = after(text), after(text, image)
+    assert content(first) == {"text": 1.0}
+    assert content(both) == {"image": 2.0, "text": 1.0}
+    assert (both.offset, both.revision, both.event_time_ms) == (1, 2, 1_002)
+
+
+def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not():
+    state = after(message(5, partial=True, text=5.0))
+    assert merged(state, message(4, partial=True, text=4.0)) is None
+    late = merged(state, message(3, partial=True, image=3.0))
+    assert content(late) == {"image": 3.0, "text": 5.0}
+    assert late.revision == 5
+
+
+def test_a_whole_message_ends_what_it_does_not_bring_unless_that_is_newer():
+    state = after(message(1, partial=False, text=1.0, audio=1.0), message(4, partial=True, image=4.0))
+    assert content(merged(state, message(3, partial=False, text=3.0))) == {"image": 4.0, "text": 3.0}
+    assert content(merged(state, message(4, partial=False, text=9.0))) == {"text": 9.0}
+    assert merged(state, message(0, partial=False, text=0.0)) is None
+
+
+def test_a_whole_message_older_than_a_part_still_brings_the_rest():
+    state = after(message(5, partial=True, image=5.0), message(3, partial=False, image=3.0, text=3.0))
+    assert content(state) == {"image": 5.0, "text": 3.0}
+
+
+def test_the_same_message_again_changes_nothing():
+    state = after(message(2, 7, partial=True, text=2.0))
+    assert merged(state, message(2, 7, partial=True, text=2.0)) == state
+
+
+def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_none():
+    state = after(message(2, partial=False, neighbors=("b", "c"), text=2.0))
+    assert merged(state, message(3, partial=True, text=3.0)).neighbors == Named(2, ("b", "c"))
+    assert merged(state, message(3, partial=True, neighbors=("d",))).neighbors == Named(3, ("d",))
+    assert merged(state, message(3, partial=False, text=3.0)).neighbors is None
+    later = after(message(2, partial=False, text=2.0), message(4, partial=True, neighbors=("d",)))
+    assert merged(later, message(3, partial=False, neighbors=("b",), text=3.0)).neighbors == Named(4, ("d",))
+    assert merged(later, message(3, partial=True, neighbors=("b",))) is None
+
+
+def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing():
+    state = after(message(1, 3, partial=False, neighbors=("b", "c"), text=1.0))
+    waiting = state._replace(neighbors=Named(1, ("b", "c"), ("c",)))
+    assert ItemState.decode(state.encode()) == state
+    assert ItemState.decode(waiting.encode()) == waiting
+    assert (is_marked(state.encode()), is_marked(waiting.encode())) == (False, True)
+    assert ItemState.decode(waiting.without_parts().encode()).neighbors == waiting.neighbors
+
+
+MESSAGES = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), min_size=1, max_size=5)
+
+
+@given(MESSAGES, st.data())
+def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
+    """Revisions are distinct, as those of one producer are."""
+    messages = [
+        message(
+            revision, partial=partial, neighbors=(f"of {revision}",) if data.draw(st.booleans()) else (),
+            **dict.fromkeys(sorted(names), float(revision)),
+        )
+        for revision, (partial, names) in enumerate(kinds)
+    ]  # fmt: skip
+    states = [after(*order) for order in permutations(messages)]
+    assert len({tuple(sorted(content(state).items())) for state in states}) == 1
+    assert len({state.neighbors for state in states}) == 1
+    start = data.draw(st.integers(0, len(messages) - 1))
+    assert content(after(*messages, *messages[start:])) == content(after(*messages)), "a replay changes nothing"
+
+
+def test_a_state_is_the_same_after_it_was_written():
+    state = after(message(1, 3, partial=False, text=1.0), message(2, 4, partial=True, image=0.5))
+    assert ItemState.decode(state.encode()) == state
+    assert len(state.without_parts().encode()) < 32
+    whole = state._replace(parts={})
+    assert ItemState.decode(whole.encode()) == whole
+
+
+@pytest.mark.parametrize("value", [b"", b"\x02\x00\x90", b"\x01\x00\xc1", b"\x01"])
+def test_what_is_no_state_is_refused(value):
+    with pytest.raises(StateError):
+        ItemState.decode(value)
+
+
+def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_feature():
+    encoded = message(2, 1, partial=True, text=1.0)._replace(digests={"text": b"d" * 16})
+    state = after(message(1, 0, partial=True, image=2.0), encoded)
+    assert {name: part.digest for name, part in state.parts.items()} == {"image": None, "text": b"d" * 16}
+    assert ItemState.decode(state.encode()) == state
+    fields = {name: len(rest) for name, *rest in unpack(state.encode())[-1]}
+    assert fields == {"image": 6, "text": 7}  # features that came as such are written as they were before
+    made = after(message(1, 0, partial=True, image=2.0), encoded, message(3, 2, partial=True, text=3.0))
+    assert made.parts["text"].digest is None

@@ -1,0 +1,237 @@
+"""Reading the dead-letter topic, and sending its records to where they came from once the cause is gone."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas import DeadLetter, SchemaError, decode
+from worker.errors import CallTimeoutError, TopicError, WorkerError
+from worker.kafka.port import ClientPort, Outbound, ProducerPort
+from worker.kafka.whole_topic import read_whole
+from worker.records import Record
+from worker.settings import Settings
+
+REPLAY_HEADER = "align-replayed-from"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A dead letter and where it lies."""
+
+    partition: int
+    offset: int
+    letter: DeadLetter
+
+    @property
+    def position(self) -> str:
+        """How `dlq show` names it."""
+        return f"{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters a command is about."""
+
+    reason: str | None = None
+    topic: str | None = None
+    since_ms: int | None = None
+    positions: frozenset[str] = frozenset()
+    limit: int | None = None
+
+    def includes(self, stored: Stored) -> bool:
+        letter = stored.letter
+        return (
+            (self.reason is None or str(letter.reason) == self.reason)
+            and (self.topic is None or letter.topic == self.topic)
+            and (self.since_ms is None or letter.failed_at_ms >= self.since_ms)
+            and (not self.positions or stored.position in self.positions)
+        )
+
+    def of(self, letters: Iterable[Stored]) -> Iterator[Stored]:
+        num_found = 0
+        for stored in letters:
+            if self.limit is not None and num_found >= self.limit:
+                return
+            if self.includes(stored):
+                num_found += 1
+                yield stored
+
+
+def read_letters(client: ClientPort, topic: str) -> Iterator[Stored]:
+    """Every dead letter from the beginning of the topic to its present end, partition by partition.
+
+    What a replay sends may come back as new dead letters, in any partition: they lie behind that end, and so are not
+    sent again by the same replay.
+    """
+    for record in read_whole(client, topic, "topics.dead_letters"):
+        if stored := _stored(record):
+            yield stored
+
+
+def _stored(record: Record) -> Stored | None:
+    if record.value is None:
+        return None
+    try:
+        return Stored(record.partition, record.offset, decode(DeadLetter, record.value))
+    except SchemaError as error:
+        raise TopicError(
+            f"{record.topic}/{record.partition} offset {record.offset} is not a dead letter: {error}; "
+            f"check topics.dead_letters"
+        ) from error
+
+
+class _Pending:
+    """Waits for the receipts of a replay."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_waiting = 0
+        self._error: WorkerError | None = None
+
+    def expect_one(self) -> None:
+        with self._changed:
+            self._num_waiting += 1
+
+    def acknowledged(self, offset: int) -> None:
+        with self._changed:
+            self._num_waiting -= 1
+            self._changed.notify_all()
+
+    def failed(self, error: WorkerError) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._num_waiting -= 1
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._num_waiting == 0 or self._error is not None, timeout_s)
+            if self._error is not None:
+                raise self._error
+            if not done:
+                raise CallTimeoutError(f"{self._num_waiting} replayed records were not acknowledged")
+
+
+def replay(
+    client: ClientPort,
+    settings: Settings,
+    letters: Iterable[Stored],
+    on_sent: Callable[[Stored], None],
+    on_skipped: Callable[[Stored], None] = lambda stored: None,
+    chunk: int = 200,
+) -> int:
+    """Send the original records again, to their topic and partition, with their bytes, key and headers.
+
+    A replayed item that has been overtaken meanwhile does no harm: the worker's revision order drops it. A record with
+    neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
+    Returns how many were sent; on an error, `on_sent` has been called for exactly those that are acknowledged.
+    """
+    producer = client.producer()
+    num_sent = 0
+    try:
+        waiting: list[Stored] = []
+        pending = _Pending()
+        for stored in letters:
+            if stored.letter.key is None and stored.letter.value is None:
+                on_skipped(stored)
+                continue
+            _send(producer, stored, pending)
+            waiting.append(stored)
+            if len(waiting) >= chunk:
+                num_sent += _settle(pending, waiting, settings, on_sent)
+        num_sent += _settle(pending, waiting, settings, on_sent)
+    finally:
+        producer.close(1.0)
+    return num_sent
+
+
+def _send(producer: ProducerPort, stored: Stored, pending: _Pending) -> None:
+    letter = stored.letter
+    headers = [(name, value) for name, value in letter.headers if name != REPLAY_HEADER]
+    headers.append((REPLAY_HEADER, stored.position.encode()))
+    pending.expect_one()
+    producer.send([Outbound(letter.topic, letter.partition, letter.key, letter.value, headers, pending)])
+
+
+def _settle(pending: _Pending, waiting: list[Stored], settings: Settings, on_sent: Callable[[Stored], None]) -> int:
+    pending.wait(settings.kafka.delivery_timeout_ms / 1000 + 1)
+    for stored in waiting:
+        on_sent(stored)
+    num_settled = len(waiting)
+    waiting.clear()
+    return num_settled
+
+
+def summary(stored: Stored) -> dict[str, Any]:
+    """What there is to say about a dead letter without its bytes."""
+    letter = stored.letter
+    return {
+        "position": stored.position,
+        "failed_at": _rfc3339(letter.failed_at_ms),
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "key": _text(letter.key),
+        "num_bytes": len(letter.value or b""),
+        "reason": str(letter.reason),
+        "stage": letter.stage,
+        "detail": letter.detail,
+    }
+
+
+def full(stored: Stored) -> dict[str, Any]:
+    """All of a dead letter; bytes in base64."""
+    letter = stored.letter
+    return {
+        **summary(stored),
+        "timestamp": _rfc3339(letter.timestamp),
+        "worker_version": letter.worker_version,
+        "space_id": letter.space_id,
+        "headers": [[name, _base64(value)] for name, value in letter.headers],
+        "key_base64": _base64(letter.key),
+        "value_base64": _base64(letter.value),
+    }
+
+
+def one_line(stored: Stored) -> str:
+    told = summary(stored)
+    return (
+        f"{told['position']:>8}  {told['failed_at']}  {told['topic']}/{told['partition']}@{told['offset']}  "
+        f"{told['reason']:<20} key={told['key']}  {told['detail']}"
+    )
+
+
+def readable(stored: Stored) -> str:
+    """A dead letter for a person: its story, then its bytes as a hex dump."""
+    lines = [f"{name:<15} {value}" for name, value in full(stored).items() if not name.endswith("base64")]
+    return "\n".join([*lines, "value", *hex_dump(stored.letter.value or b""), ""])
+
+
+def hex_dump(data: bytes, width: int = 16) -> list[str]:
+    """Offset, bytes and printable characters, `width` bytes a line."""
+    return [
+        f"  {start:08x}  {data[start : start + width].hex(' '):<{3 * width}} "
+        + "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[start : start + width])
+        for start in range(0, len(data), width)
+    ]
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="backslashreplace")
+
+
+def _rfc3339(ms: int) -> str:
+    """A record's timestamp can be any number; one that is no time is shown as it is."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"

@@ -1,0 +1,260 @@
+"""`align-worker import`: what each kind of file takes, and what is made of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.commands.arguments import add_command, pairs, positive, print_json, share, sizes
+from worker.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from worker.data.importers import Imported
+
+MAX_BAD_ROWS_SHOWN = 20
+TABLES = {
+    "parquet": "items and events from Parquet files",
+    "jsonl": "items and events from files with a JSON object a line",
+    "csv": "events, or items without vectors, from CSV files with a header",
+}
+
+
+def add_import(commands: Any) -> None:
+    """The sub-commands of `import`."""
+    kinds = commands.add_parser("import", help="turn other files into files of items and events")
+    imports = kinds.add_subparsers(metavar="KIND", required=True)
+    _add_movielens(imports)
+    _add_arrays(imports)
+    for form, help_text in TABLES.items():
+        _add_table(imports, form, help_text)
+    _add_synthetic(imports)
+
+
+def _add_movielens(imports: Any) -> None:
+    movielens = add_command(imports, "movielens", _movielens, "ratings.csv and movies.csv, or the .dat files")
+    movielens.add_argument(
+        "--ratings", type=Path, required=True, metavar="FILE", help="userId, movieId, rating, timestamp"
+    )
+    movielens.add_argument("--items", type=Path, required=True, metavar="FILE", help="movieId, title")
+    movielens.add_argument(
+        "--features", type=Path, metavar="FILE", help="vectors and lists of the same films, as `import npy --archive`"
+    )
+    movielens.add_argument(
+        "--like-from", type=float, default=4.0, metavar="R", help="ratings from here on are a `like` (default: 4)"
+    )
+    movielens.add_argument(
+        "--dislike-to", type=float, default=2.0, metavar="R", help="ratings up to here are a `dislike` (default: 2)"
+    )
+    _add_vectors(movielens)
+    _add_output(movielens)
+
+
+def _add_arrays(imports: Any) -> None:
+    arrays = add_command(imports, "npy", _arrays, "vectors from NumPy files")
+    arrays.add_argument(
+        "--archive",
+        type=Path,
+        metavar="FILE",
+        help="an .npz file: item_id; numbers [I, D] or [I, N, D] for each modality; has_NAME, which items have it; "
+        "any other truth values, lists of items",
+    )
+    arrays.add_argument("--ids", type=Path, metavar="FILE", help="instead: the ids, as .npy or one a line")
+    arrays.add_argument(
+        "--vectors", action="append", default=[], metavar="NAME=FILE", help="and an .npy file for each modality"
+    )
+    _add_vectors(arrays)
+    _add_output(arrays)
+
+
+def _add_table(imports: Any, form: str, help_text: str) -> None:
+    table = add_command(imports, form, _table, help_text)
+    table.set_defaults(form=form)
+    table.add_argument("--items", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an item a row")
+    table.add_argument("--events", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an event a row")
+    table.add_argument(
+        "--vectors", action="append", default=[], metavar="NAME=COLUMN", help="column with the vectors of a modality"
+    )
+    table.add_argument(
+        "--text", action="append", default=[], metavar="NAME=COLUMN", help="column with text for an encoder to read"
+    )
+    table.add_argument(
+        "--item-column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="column of item_id, revision, event_time_ms, neighbors or title, if it is not called so",
+    )
+    table.add_argument(
+        "--event-column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="column of event_id, user_id, item_id, event_type, event_time_ms or value, if it is not called so",
+    )
+    table.add_argument("--event-type", metavar="TYPE", help="type of all events, if there is no column of it")
+    table.add_argument(
+        "--time-unit",
+        choices=("s", "ms", "us", "ns"),
+        default="ms",
+        help="of times that are numbers, since 1970 (default: ms)",
+    )
+    _add_vectors(table)
+    _add_output(table)
+
+
+def _add_synthetic(imports: Any) -> None:
+    synthetic = add_command(imports, "synthetic", _synthetic, "make items and events up, with a known structure")
+    for name, default, help_text in (
+        ("items", 2_000, "items"),
+        ("users", 500, "users"),
+        ("events", 50_000, "events"),
+        ("days", 360, "days that they are spread over"),
+        ("drift-days", 360, "days in which a taste turns into another"),
+    ):
+        synthetic.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{help_text} (default: {default})"
+        )
+    for name, value, help_text in (
+        ("cold-share", 0.15, "of the items, released late, half of them listed as cold_val, half as cold_test"),
+        ("missing-share", 0.2, "of the modalities of items"),
+        ("clutter-share", 0.0, "of an item's further vectors, which say nothing of it"),
+    ):
+        synthetic.add_argument(
+            f"--{name}", type=share, default=value, metavar="S", help=f"{help_text} (default: {value})"
+        )
+    synthetic.add_argument(
+        "--max-vectors", action="append", default=[], metavar="NAME=N", help="vectors of a modality (default: 1)"
+    )
+    synthetic.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    _add_output(synthetic)
+
+
+def _add_vectors(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="NAME=ENCODER",
+        help="what made the vectors of a modality (default: its name)",
+    )
+    command.add_argument(
+        "--dtype", choices=("f2", "f4", "bf2", "i1"), default="f2", help="of vectors written (default: %(default)s)"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files are written")
+    command.add_argument("--compress", choices=("gz", "zst"), help="write compressed files")
+    command.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that are wrong, and count them")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def _movielens(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.arrays import read_archive
+    from worker.data.importers.movielens import MovieLens
+
+    found = MovieLens(
+        arguments.ratings,
+        arguments.items,
+        None if arguments.features is None else read_archive(arguments.features),
+        arguments.like_from,
+        arguments.dislike_to,
+        pairs("--encoder", arguments.encoder),
+        arguments.dtype,
+    )
+    return _save(arguments, found.imported)
+
+
+def _arrays(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.arrays import read_archive, read_arrays
+
+    vectors = {name: Path(file) for name, file in pairs("--vectors", arguments.vectors).items()}
+    if arguments.archive is not None and not (arguments.ids or vectors):
+        arrays = read_archive(arguments.archive)
+    elif arguments.archive is None and arguments.ids and vectors:
+        arrays = read_arrays(arguments.ids, vectors)
+    else:
+        raise ConfigError("import npy: give either --archive, or --ids and --vectors")
+    encoders = pairs("--encoder", arguments.encoder)
+    return _save(arguments, lambda on_bad_row: arrays.imported(encoders, arguments.dtype, on_bad_row))
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.rows import EVENT_FIELDS, ITEM_FIELDS, EventRows, ItemRows
+    from worker.data.importers.tables import import_tables
+    from worker.data.importers.values import TIME_UNITS
+
+    if not arguments.items and not arguments.events:
+        raise ConfigError(f"import {arguments.form}: give --items, --events or both")
+    unit_ms = TIME_UNITS[arguments.time_unit]
+    item_rows = ItemRows(
+        _columns("--item-column", arguments.item_column, ITEM_FIELDS),
+        pairs("--vectors", arguments.vectors),
+        pairs("--text", arguments.text),
+        pairs("--encoder", arguments.encoder),
+        arguments.dtype,
+        unit_ms,
+    )
+    event_rows = EventRows(
+        _columns("--event-column", arguments.event_column, EVENT_FIELDS), arguments.event_type, unit_ms
+    )
+    return _save(
+        arguments,
+        lambda on_bad_row: import_tables(
+            arguments.form, arguments.items, arguments.events, item_rows, event_rows, on_bad_row
+        ),
+    )
+
+
+def _columns(flag: str, texts: list[str], fields: tuple[str, ...]) -> dict[str, str]:
+    columns = pairs(flag, texts)
+    for name in columns:
+        if name not in fields:
+            raise ConfigError(f"{flag}: there is no field {name!r}; there are {', '.join(fields)}")
+    return columns
+
+
+def _synthetic(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.synthetic import Plan
+
+    plan = Plan(
+        num_items=arguments.items,
+        num_users=arguments.users,
+        num_events=arguments.events,
+        days=arguments.days,
+        drift_days=arguments.drift_days,
+        cold_share=arguments.cold_share,
+        missing_share=arguments.missing_share,
+        clutter_share=arguments.clutter_share,
+        max_vectors=sizes("--max-vectors", arguments.max_vectors),
+        seed=arguments.seed,
+    )
+    return _save(arguments, lambda _: plan.imported())
+
+
+def _save(arguments: argparse.Namespace, find: Callable[[Callable[[DataError], None]], Imported]) -> int:
+    from worker.data.importers import save
+
+    num_bad = 0
+
+    def on_bad_row(error: DataError) -> None:
+        nonlocal num_bad
+        if not arguments.skip_bad_rows:
+            raise error
+        num_bad += 1
+        if num_bad <= MAX_BAD_ROWS_SHOWN:
+            print(f"left out: {error}", file=sys.stderr)
+
+    summary = save(find(on_bad_row), arguments.out, arguments.compress)
+    summary.num_bad_rows = num_bad
+    if arguments.json:
+        print_json(summary.as_dict())
+    else:
+        print(summary)
+    return 0

@@ -1,0 +1,200 @@
+"""`align-worker recommend`: its flags, and how questions are answered and shown."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.commands.arguments import positive, print_json, say
+from worker.errors import ConfigError, TopicError
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.align import Space
+    from worker.recommend.answers import Question
+    from worker.recommend.published import Activity, PublishedItems
+    from worker.recommend.sources import Files, Source
+
+
+def add_recommend_flags(command: argparse.ArgumentParser) -> None:
+    """What can be asked, and where the vectors come from."""
+    asked = command.add_argument_group("questions, each repeatable")
+    asked.add_argument("--user", action="append", default=[], metavar="ID", help="items for a user")
+    asked.add_argument("--like", action="append", default=[], metavar="ITEM", help="items like an item")
+    asked.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="items for words; needs space.path, encode.encoders",
+    )
+    asked.add_argument(
+        "--file",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="items for a picture, sound, film, text, or a file with one item; needs space.path",
+    )
+    how = command.add_argument_group("how they are answered")
+    how.add_argument("--by", metavar="MODALITY", help="compare this modality of the query alone (default: as --among)")
+    how.add_argument(
+        "--among",
+        metavar="MODALITY",
+        help="with this modality of the items alone: the better choice for --text (default for --like: as --by)",
+    )
+    how.add_argument("--lacking", metavar="MODALITY", help="only items that this modality took no part in")
+    how.add_argument("--count", type=positive, default=10, metavar="N", help="items per answer (default: %(default)s)")
+    how.add_argument(
+        "--score",
+        choices=["cosine", "cosine+prior"],
+        help="with or without the items' prior (default: with it for a user, without it otherwise)",
+    )
+    how.add_argument("--with-seen", action="store_true", help="recommend a user what the events say was seen, too")
+    how.add_argument("--titles", type=Path, metavar="FILE", help="CSV file with item_id and title")
+    how.add_argument("--json", action="store_true", help="print the answers as JSON")
+    where = command.add_argument_group("where the vectors are (default: the topics)")
+    for name, what in (("item-vectors", "ItemVector"), ("user-vectors", "UserVector"), ("events", "UserEvent")):
+        where.add_argument(
+            f"--{name}",
+            action="append",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help=f"file of {what} messages; repeatable",
+        )
+    where.add_argument(
+        "--save", type=Path, metavar="DIR", help="read the topics into files there, for these three flags; then answer"
+    )
+
+
+def recommend(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Answer what is asked. Raises `ConfigError` for a user, item or modality that is not there."""
+    _require_sense(arguments)
+    from worker.align import Space
+    from worker.align.device import resolve_device
+    from worker.data.lists import read_titles
+    from worker.recommend.answers import Search, answer
+    from worker.recommend.published import collect_items
+    from worker.recommend.table import as_text, left_out_lines
+
+    titles = {} if arguments.titles is None else read_titles(arguments.titles)
+    space = None if settings.space.path is None else Space.load(settings.space.path)
+    source = _source(arguments, settings)
+    if not _is_asked(arguments):
+        return 0
+    if arguments.like:  # the vectors of single modalities compare with one another, not with those of whole items
+        arguments.among = arguments.among or arguments.by
+    items = collect_items(
+        source.item_vectors(),
+        None if space is None else space.space_id,
+        {name for name in (arguments.by, arguments.among) if name is not None},
+        resolve_device(settings.device),
+    )
+    asked = _questions(arguments, settings, source, items, space)
+    how = Search(arguments.count, arguments.among, arguments.lacking, arguments.score)
+    answers = answer(asked, items, how)
+    if (arguments.text or arguments.file) and how.among is None and any(len(names) > 1 for names in items.modalities):
+        say(
+            "a query of one modality is nearest to items that have no other; --among compares that modality alone "
+            "(--among text), where the worker publishes it (publish.modality_vectors)"
+        )
+    for line in left_out_lines(items.left_out):
+        say(line)
+    if arguments.json:
+        print_json(
+            {
+                "space_id": items.space_id,
+                "num_items": len(items.item_ids),
+                "other_spaces": dict(items.left_out.other_spaces),
+                "num_unreadable": items.left_out.unreadable,
+                "answers": [each.as_dict(items, titles) for each in answers],
+            }
+        )
+    else:
+        print(as_text(answers, items, titles))
+    return 0
+
+
+def _is_asked(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.user or arguments.like or arguments.text or arguments.file)
+
+
+def _require_sense(arguments: argparse.Namespace) -> None:
+    from_files = bool(arguments.item_vectors or arguments.user_vectors or arguments.events)
+    if not _is_asked(arguments) and arguments.save is None:
+        raise ConfigError("nothing is asked: give --user, --like, --text or --file (or --save, to read the topics)")
+    if arguments.save is not None and from_files:
+        raise ConfigError("--save reads topics: leave out --item-vectors, --user-vectors and --events")
+    if from_files and not arguments.item_vectors:
+        raise ConfigError("--item-vectors is missing: with files, nothing is read from topics")
+    if from_files and arguments.user and not arguments.user_vectors:
+        raise ConfigError("--user needs --user-vectors beside --item-vectors: with files, nothing is read from topics")
+    if arguments.user and (arguments.by is not None or arguments.among is not None):
+        raise ConfigError(
+            "--by and --among are for --like, --text and --file: a user is made of whole items, whose vectors lie "
+            "elsewhere than those of single modalities"
+        )
+
+
+def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
+    from worker.kafka import make_client
+    from worker.recommend.sources import Files, Topics
+
+    if arguments.item_vectors:
+        return Files(arguments.item_vectors, arguments.user_vectors, arguments.events)
+    client = make_client(settings.kafka)
+    client.connect()
+    topics = Topics(client, settings.topics)
+    if arguments.save is None:
+        return topics
+    files: Files = topics.save(arguments.save)
+    say(f"saved: {', '.join(map(str, (*files.item_files, *files.user_files, *files.event_files)))}")
+    return files
+
+
+def _questions(
+    arguments: argparse.Namespace, settings: Settings, source: Source, items: PublishedItems, space: Space | None
+) -> list[Question]:
+    from worker.recommend.answers import Question, like_item, of_user
+    from worker.recommend.published import collect_users
+
+    asked: list[Question] = []
+    if arguments.user:
+        wanted = set(arguments.user)
+        dim = items.vectors_ID.shape[1]
+        users = collect_users(source.user_vectors(wanted), items.space_id, dim, items.left_out)
+        activity = None if arguments.with_seen else _activity(source, wanted, items)
+        asked += [of_user(user_id, users, activity, items) for user_id in arguments.user]
+    asked += [like_item(item_id, items, arguments.by or arguments.among) for item_id in arguments.like]
+    if arguments.text or arguments.file:
+        if space is None:
+            raise ConfigError("space.path is not set: --text and --file need the space that the vectors are of")
+        from worker.recommend.query import Encoder
+
+        encoder = Encoder(space, settings)
+        told = {} if arguments.by is None else {"by": arguments.by}
+        asked += [
+            Question("text", text, encoder.words(text, arguments.by, arguments.among), told=told)
+            for text in arguments.text
+        ]
+        asked += [
+            Question("file", str(path), encoder.file(path, arguments.by, arguments.among), told=told)
+            for path in arguments.file
+        ]
+    return asked
+
+
+def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[str, Activity] | None:
+    """None where no events are to be had: then nothing is known to have been seen."""
+    from worker.recommend.published import collect_activity
+    from worker.recommend.sources import Files
+
+    if isinstance(source, Files) and not source.event_files:
+        say("without --events it is not known what users have seen")
+        return None
+    try:
+        return collect_activity(source.events(users), items.left_out)
+    except TopicError as error:
+        raise TopicError(f"{error}; --with-seen does without events") from error

@@ -1,0 +1,141 @@
+"""`align-worker train`: its flags, and how its progress is shown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from worker.commands.arguments import add_command, add_dataset_flags, print_json, say, weights
+from worker.errors import ConfigError
+from worker.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from worker.data import LeftOut
+    from worker.train.trainer import EpochReport
+
+OWN_FLAGS = ("event_weights",)
+"""Settings whose flags are not made from their fields."""
+
+
+def add_train(commands: Any) -> None:
+    """The command and its flags."""
+    train = add_command(commands, "train", _train, "learn a space from items and what users did with them")
+    train.add_argument(
+        "out", type=Path, metavar="OUT", help="directory of the space: new, or of a training to go on with"
+    )
+    add_dataset_flags(train)
+    train.add_argument(
+        "--event",
+        action="append",
+        required=True,
+        metavar="TYPE=WEIGHT",
+        help="what an event of this type is worth; others are not used",
+    )
+    train.add_argument(
+        "--items-out",
+        type=Path,
+        metavar="FILE",
+        help="write what was learned of items from events, as partial messages, for `evaluate` and for the items topic",
+    )
+    train.add_argument("--json", action="store_true", help="print the figures of the space as JSON")
+    group = train.add_argument_group("recipe", "worker/train/README.md says what each is worth")
+    for name, field in TrainSettings.model_fields.items():
+        if name not in OWN_FLAGS:
+            _add_setting(group, name, field)
+
+
+def _add_setting(group: Any, name: str, field: FieldInfo) -> None:
+    flag, text = f"--{name.replace('_', '-')}", " ".join((field.description or "").split()).rstrip(".")
+    if field.annotation is bool:
+        group.add_argument(flag, action="store_true", help=text)
+    else:
+        shown = "" if field.default in (None, ()) else f"(default: {field.default})"
+        group.add_argument(flag, metavar="VALUE", default=argparse.SUPPRESS, help=f"{text} {shown}".strip())
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+    """Raises `ConfigError`, naming the flag."""
+    given = {name: value for name, value in vars(arguments).items() if name in TrainSettings.model_fields}
+    try:
+        return TrainSettings.model_validate({"event_weights": weights("--event", arguments.event), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        flag = "event" if problem["loc"][0] == "event_weights" else str(problem["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{flag} {problem['input']}: {problem['msg']}") from None
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from worker.align.cores import available_cores
+    from worker.align.device import resolve_device
+    from worker.align.space import require_free
+    from worker.data import load_dataset
+    from worker.data.files import write_items
+    from worker.data.withheld import split_dataset
+    from worker.train.run import item_parts, train
+
+    settings = settings_of(arguments)
+    if not settings.positive_weights():
+        raise ConfigError("--event: no type has a weight above 0: there is nothing to learn from")
+    device = resolve_device(arguments.device)
+    require_free(arguments.out)
+    torch.set_num_threads(arguments.threads or available_cores())
+    say("reading items and events")
+    loaded = load_dataset(arguments.items, arguments.events, settings.event_weights)
+    dataset = loaded.dataset
+    split = split_dataset(dataset, arguments.cold_val, arguments.cold_test, arguments.cold_share, settings.seed)
+    say(
+        f"{dataset.num_items:,} items ({', '.join(dataset.features) or 'no features'}), {dataset.num_users:,} users, "
+        f"{len(split.events):,} positive events, {int(split.train_E.sum()):,} to learn from"
+    )
+    for line in told(loaded.left_out):
+        say(line)
+    space, learned = train(dataset, split, settings, arguments.out, device, _Terminal())
+    if arguments.items_out is not None:
+        parts = item_parts(loaded, learned, settings.behavior)
+        say(f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}")
+    figures = {"space_id": space.space_id, **space.manifest.evaluation}
+    if arguments.json:
+        print_json(figures)
+    else:
+        say(f"space {space.space_id} in {arguments.out}; how it was trained: {arguments.out}/training")
+    return 0
+
+
+def told(left_out: LeftOut) -> Iterator[str]:
+    """What was read and not used, a line each."""
+    for name, count in sorted(left_out.unencoded.items()):
+        yield f"{count:,} items bring raw {name} and no vector of it: encode them first with `align-worker encode`"
+    for kind, count in sorted(left_out.unweighted.items()):
+        yield f"{count:,} events of type {kind!r} are left out: no --event names it"
+    if left_out.unknown_items:
+        yield f"{left_out.unknown_items:,} events are left out: their items are not in the files"
+
+
+class _Terminal:
+    """Shows a bar while an epoch runs, and a line when it has ended."""
+
+    @contextmanager
+    def epoch(self, number: int, num_steps: int) -> Iterator[Callable[[], object]]:
+        from tqdm import tqdm
+
+        with tqdm(total=num_steps, desc=f"epoch {number}", unit=" steps", disable=None, leave=False) as bar:
+            yield bar.update
+
+    def tell(self, report: EpochReport, is_best: bool) -> None:
+        figures = [f"loss {report.losses.next_item:.3f}", f"agreement {report.losses.agreement:.3f}"]
+        for name, value in (
+            ("known", report.figures.known_ndcg),
+            ("by content", report.figures.content_ndcg),
+            ("new", report.figures.new_ndcg),
+        ):
+            if value is not None:
+                figures.append(f"NDCG@20 {name} {value:.4f}")
+        say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{' *' if is_best else ''}")

@@ -1,0 +1,201 @@
+"""The partitions this worker has, and what each of them is doing.
+
+Rebalances reach `Assignment` while the poll thread is blocked in a poll or in closing the consumer, so poll thread
+and client thread never work on it at the same time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from worker.kafka.port import Commit, Membership
+from worker.monitoring.metrics import Metrics
+from worker.partitions.lease import MembershipLease, boottime
+from worker.partitions.tenure import Share, Tenure
+from worker.records import TopicPartition
+from worker.stages.batch_queue import BatchQueue
+
+log = logging.getLogger(__name__)
+
+NEW, RESTORING, RUNNING, HELD = "new", "restoring", "running", "held"
+_DRAIN_STEP_S = 0.01
+
+
+@dataclass(slots=True)
+class Held:
+    """One partition of this worker."""
+
+    partition: TopicPartition
+    state: str = NEW
+    tenure: Tenure | None = None
+    held_until: float = 0.0
+    """Monotonic time before which a partition in state `held` is not tried again."""
+    detail: str = ""
+    to_recompute: dict[str, None] = field(default_factory=dict)
+    """Ids to be computed anew, in order."""
+
+
+class Assignment:
+    """Implements `kafka.PartitionListener`, and keeps the tenures."""
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        lease: MembershipLease,
+        metrics: Metrics,
+        revoke_timeout_s: float,
+        on_settled: Callable[[Share], None],
+        on_forgotten: Callable[[int], None],
+        *,
+        commits_itself: bool = False,
+    ) -> None:
+        """`commits_itself`: what is finished has been committed with it."""
+        self._commits_itself = commits_itself
+        self._queue = queue
+        self._lease = lease
+        self._metrics = metrics
+        self._revoke_timeout_s = revoke_timeout_s
+        self._on_settled = on_settled
+        self._on_forgotten = on_forgotten
+        self._held: dict[TopicPartition, Held] = {}
+        self.assigned_at: float | None = None
+        """`boottime` of the last assignment, which proves membership; None once it has been used."""
+        self.was_lost = False
+        """Partitions were lost since the loop last looked: what the producers still hold must not be written."""
+
+    def __getitem__(self, partition: TopicPartition) -> Held:
+        return self._held[partition]
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._held
+
+    def all(self) -> list[Held]:
+        return list(self._held.values())
+
+    def in_state(self, state: str) -> list[Held]:
+        return [held for held in self._held.values() if held.state == state]
+
+    def tenures(self) -> list[Tenure]:
+        return [held.tenure for held in self._held.values() if held.tenure is not None]
+
+    # What the client tells.
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        self.assigned_at = boottime()
+        for partition in partitions:
+            if partition not in self._held:
+                self._held[partition] = Held(partition)
+        self._count("assigned", partitions)
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """Drop what has not been begun, give what has been begun a moment, and return what is finished."""
+        tenures = [held.tenure for held in self._of(partitions) if held.tenure is not None]
+        for tenure in tenures:
+            self._queue.discard(tenure)
+        deadline = time.monotonic() + self._revoke_timeout_s
+        while any(self._settle(tenure) for tenure in tenures) and time.monotonic() < deadline:
+            time.sleep(_DRAIN_STEP_S)
+        commits = {tenure.partition: tenure.commit for tenure in tenures if tenure.has_news()}
+        self._forget(partitions)
+        self._count("revoked", partitions)
+        return commits
+
+    def lost(self, partitions: Collection[TopicPartition]) -> None:
+        self._lease.end()
+        self.was_lost = True
+        self._forget(partitions)
+        self._count("lost", partitions)
+
+    # What the loop asks for.
+
+    def begin(self, held: Held, commit: Commit) -> Tenure:
+        """Start work on a partition from its commit; it still has to be restored."""
+        held.tenure = Tenure(held.partition, commit)
+        held.state = RESTORING
+        return held.tenure
+
+    def rewind(self, held: Held, until: float, detail: str) -> None:
+        """Give up what is in flight. The partition begins again from its commit, not before `until`."""
+        if held.tenure is not None:
+            self._retire(held.tenure)
+            held.tenure = None
+            held.to_recompute.clear()
+        held.state, held.held_until, held.detail = HELD, until, detail
+
+    def settle(self) -> None:
+        """Book what has been acknowledged."""
+        for tenure in self.tenures():
+            self._settle(tenure)
+
+    def failures(self) -> list[tuple[Held, Share]]:
+        """Partitions with an output that could not be written, with the first such share."""
+        found = ((held, held.tenure.failure()) for held in self._held.values() if held.tenure is not None)
+        return [(held, share) for held, share in found if share is not None]
+
+    def commits(self) -> dict[TopicPartition, Commit]:
+        """What is finished and not committed."""
+        return {tenure.partition: tenure.commit for tenure in self.tenures() if tenure.has_news()}
+
+    def positions(self) -> dict[TopicPartition, Commit]:
+        """What may be committed, whether or not it has been."""
+        return {tenure.partition: tenure.commit for tenure in self.tenures()}
+
+    def committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        for partition, commit in commits.items():
+            held = self._held.get(partition)
+            if held is not None and held.tenure is not None:
+                held.tenure.committed_offset = commit.offset
+
+    def held_by(self, membership: Membership) -> None:
+        """The partitions are held by this place in the group, as of the last poll."""
+        for tenure in self.tenures():
+            tenure.membership = membership
+
+    @property
+    def in_flight(self) -> int:
+        return sum(tenure.in_flight for tenure in self.tenures())
+
+    def retire_all(self) -> None:
+        """End every tenure: the process stops."""
+        for tenure in self.tenures():
+            self._retire(tenure)
+
+    def _settle(self, tenure: Tenure) -> bool:
+        """Whether the tenure has unfinished shares that may still finish."""
+        for share in tenure.settle():
+            self._on_settled(share)
+        if self._commits_itself:
+            tenure.committed_offset = tenure.commit.offset
+        return tenure.is_live and tenure.has_open_shares() and tenure.failure() is None
+
+    def _retire(self, tenure: Tenure) -> None:
+        if tenure.is_live:
+            self._queue.discard(tenure)
+            self._settle(tenure)
+            self._metrics.accounting.abandoned += tenure.retire()
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        for held in self._of(partitions):
+            if held.tenure is not None:
+                self._retire(held.tenure)
+            del self._held[held.partition]
+            self._on_forgotten(held.partition.partition)
+            self._metrics.forget_partition(*held.partition)
+
+    def _of(self, partitions: Iterable[TopicPartition]) -> list[Held]:
+        return [self._held[partition] for partition in partitions if partition in self._held]
+
+    def _count(self, event: str, partitions: Collection[TopicPartition]) -> None:
+        if not partitions and event != "assigned":  # the client also tells a member that had nothing to lose
+            return
+        self._metrics.rebalances.labels(event).inc()
+        self._metrics.assigned_partitions.labels(self._metrics.topic).set(len(self._held))
+        log.info(
+            "partitions %s: %s",
+            event,
+            sorted(partition for _, partition in partitions),
+            extra={"action": event},
+        )

@@ -1,0 +1,79 @@
+"""What became of the records of a role: counts that add up, latencies, and the newest dead letters."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from schemas import Reason
+from worker.monitoring.metrics import Metrics
+from worker.monitoring.status import DeadLetterStatus
+from worker.partitions.tenure import Share
+from worker.records import Change, Delete, Item, Recompute, Rejection, User
+
+log = logging.getLogger(__name__)
+
+NUM_RECENT_DEAD_LETTERS = 20
+
+
+class Books:
+    """Kept on the poll thread (and, while that is blocked in a poll, on the client's)."""
+
+    def __init__(self, metrics: Metrics, on_refused: Callable[[], None]) -> None:
+        """`on_refused` is called after records were too large for an output topic."""
+        self._metrics = metrics
+        self._accounting = metrics.accounting
+        self._on_refused = on_refused
+        self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
+
+    def consumed(self, num_records: int) -> None:
+        self._accounting.consumed += num_records
+
+    def finished(self, share: Share) -> None:
+        """Account for a finished share: the only place where records end."""
+        accounting = self._accounting
+        published = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
+        upserts = [each for each in published if isinstance(each, Item | User) and not is_overtaken(each)]
+        num_overtaken = sum(map(is_overtaken, published))
+        accounting.published["upsert"] += len(upserts)
+        accounting.published["tombstone"] += len(published) - len(upserts) - num_overtaken
+        accounting.superseded["stale_revision"] += num_overtaken
+        accounting.superseded["same_batch"] += share.num_same_batch
+        for reason, count in share.superseded.items():
+            accounting.superseded[reason] += count
+        accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
+        if any(rejection.reason is Reason.PUBLISH_REFUSED for rejection in share.rejections):
+            self._on_refused()
+        self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
+        self._observe(upserts, (share.finished_at or 0.0) * 1000)
+
+    def _observe(self, upserts: list[Item | User], finished_ms: float) -> None:
+        metrics, topic = self._metrics, self._metrics.topic
+        metrics.last_publish.set(finished_ms / 1000)
+        metrics.latency.observe_many(topic, [max(0.0, finished_ms - each.record.timestamp) / 1000 for each in upserts])
+        freshness_ms = [finished_ms - each.event_time_ms for each in upserts]
+        metrics.freshness.observe_many(topic, [max(0.0, each) / 1000 for each in freshness_ms])
+        metrics.clock_skew.labels(topic).inc(sum(each < 0 for each in freshness_ms))
+
+    def check(self, num_in_flight: int) -> None:
+        """Between two steps of the loop: export the counts, and complain if they do not add up."""
+        unaccounted = self._accounting.snapshot(num_in_flight).unaccounted()
+        if unaccounted:
+            log.error("%d records are not accounted for", unaccounted, extra={"action": "accounting_broken"})
+
+
+def is_overtaken(entry: Change) -> bool:
+    return isinstance(entry, Item | Delete) and entry.is_overtaken
+
+
+def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:
+    record = rejection.record
+    return DeadLetterStatus(
+        at_ms=time.time_ns() // 1_000_000,
+        partition=record.partition,
+        offset=record.offset,
+        reason=Reason(rejection.reason).value,
+        detail=rejection.detail[:300],
+    )

@@ -1,0 +1,559 @@
+"""The loop: source → decode → encode → batch → fuse → publish → commit, for one role.
+
+Three threads carry the records: the poll thread (this loop: fetch, decode, gate, commit), the compute thread (batches
+to vectors) and the publish thread (vectors to the client). They overlap because the model releases the interpreter
+lock; more of them would only fight for it. `worker/README.md` has the argument for why nothing is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
+
+from worker.errors import (
+    AccessError,
+    CallTimeoutError,
+    ClientError,
+    FencedError,
+    NotMemberError,
+    RecordTooLargeError,
+    ReplacedError,
+    SpaceError,
+    StateError,
+    SystemicError,
+    TopicError,
+    WorkerError,
+)
+from worker.kafka.port import ClientPort, Commit
+from worker.loop.assignment import HELD, NEW, RUNNING, Assignment, Held
+from worker.loop.catch_up import Goal
+from worker.loop.ledger import Books
+from worker.loop.restore import Progress, Restorer
+from worker.loop.source import Source
+from worker.monitoring.health import Health
+from worker.monitoring.metrics import Metrics, raise_to
+from worker.monitoring.status import DeadLetterStatus
+from worker.monitoring.watchdog import Vitals
+from worker.partitions.lease import MembershipLease, boottime, lease_seconds
+from worker.records import Record, TopicPartition
+from worker.roles.role import Role
+from worker.settings import Settings
+from worker.stages.batch_queue import BatchQueue
+from worker.stages.compute import ComputeStage
+from worker.stages.fuse import Fused
+from worker.stages.producers import Outputs
+from worker.stages.publish import Publisher, Unacknowledged
+from worker.stages.stage import STEP_TIMEOUT_S, Stage
+from worker.stages.transaction import TransactionalPublisher
+from worker.state import Stores
+
+log = logging.getLogger(__name__)
+
+NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap, little to throw away
+NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a transaction is committed
+OBSERVE_INTERVAL_S = 0.5
+NUM_QUIET_LOOKS = 2
+DEAD_LETTER_RETRY_S = 15.0
+
+
+class StopFlag(Protocol):
+    """A `threading.Event`, as far as the loop is concerned."""
+
+    def is_set(self) -> bool: ...
+
+
+class Pipeline:
+    """Everything between the topics of a role. `run` is called once; its thread is the poll thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: ClientPort,
+        role: Role,
+        stores: Stores,
+        metrics: Metrics,
+        health: Health,
+        *,
+        until_caught_up: bool = False,
+    ) -> None:
+        """`until_caught_up`: `run` returns once everything is done that was there when it began."""
+        self._settings = settings
+        self.role = role
+        self._topic = role.flow.inputs
+        self._client = client
+        self._encoding = role.encoding
+        self._stores = stores
+        self._metrics = metrics
+        self._health = health
+
+        self._is_transactional = settings.delivery == "exactly_once"
+        self._lease = MembershipLease(lease_seconds(settings.kafka))
+        self._queue = BatchQueue(settings.batch)
+        self._unacknowledged = Unacknowledged(settings.publish.max_in_flight_records)
+        num_fused = NUM_FUSED_WAITING_FOR_COMMIT if self._is_transactional else NUM_FUSED_WAITING
+        self._fused: queue.Queue[Fused] = queue.Queue(num_fused)
+
+        self._compute = ComputeStage(self._queue, role.embedder, self._fused, settings.batch.max_records, metrics)
+        self._publish = Stage("publish", self._publish_step)
+        self._restore = Stage("restore", lambda: self._restorer.step())
+        self._restorer = Restorer(client, role, stores, self._restore.beat)
+        self._stages = (self._compute, self._publish, self._restore, *role.stages)
+
+        self._transactions: TransactionalPublisher | None = None
+        if self._is_transactional:
+            self._transactions = TransactionalPublisher(
+                role.output, self._unacknowledged, self._publish.beat, settings.transaction, self._transaction_ended
+            )
+        self._publisher = self._transactions or Publisher(
+            role.output, self._lease, self._unacknowledged, self._publish.beat
+        )
+        self._num_transactions = 0
+        self._outputs = Outputs(client, role.flow, settings, self._lease, self._publisher)
+        self._books = Books(metrics, self._outputs.doubt_limits)
+        self.assignment = Assignment(
+            self._queue,
+            self._lease,
+            metrics,
+            settings.shutdown.revoke_timeout_s,
+            self._books.finished,
+            role.forget,
+            commits_itself=self._is_transactional,
+        )
+        self._consumer = client.consumer(role.flow.group_id)
+        self._source = Source(
+            self._consumer, self.assignment, self._queue, role.encoding, 2 * settings.batch.max_records, metrics
+        )
+
+        self._until_caught_up = until_caught_up
+        self._goal: Goal | None = None
+        self._next_look = 0.0
+        self._num_quiet_looks = 0
+        self.is_caught_up = False
+        self._next_commit = 0.0
+        self._next_observation = 0.0
+        self.is_backlog = False
+        self.num_values = 0
+        self.num_state_bytes = 0
+        self.lags: Mapping[TopicPartition, int] = {}
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, stop: StopFlag, observe: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is set or the goal is reached, then drain. Raises the `WorkerError` that ends the process.
+
+        `observe` is called twice a second on this thread, after figures have been refreshed.
+        """
+        self._start()
+        while not stop.is_set() and not self.is_caught_up:
+            self._require_stages()  # a dead stage ends the process
+            self._recover()  # failed outputs: back to the watermark
+            self._source.make_room()  # back-pressure
+            self._source.await_encoded()  # rather than sleep in a poll while it becomes ready
+            polled = self._source.poll()
+            self._prove_membership()  # a new assignment is a new lease
+            self._begin_new()  # partitions that have just come
+            self._resume_ready()  # partitions restored, or held long enough
+            self._accept(polled)  # decode, gate, queue
+            self._accept_encoded()  # the same for what was raw content
+            self._recompute()  # what has changed outside the log
+            self.assignment.settle()  # receipts move the watermarks
+            self._commit_due()
+            self._observe_due(observe)
+            self._look_for_end()
+        self._drain(observe)
+
+    def _start(self) -> None:
+        self._outputs.learn_limits()
+        if self._until_caught_up:
+            described = self._client.describe_topics([self._topic])
+            self._goal = Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
+        self._outputs.open()
+        for stage in self._stages:
+            stage.start()
+        self._consumer.subscribe([self._topic], self.assignment)
+
+    def _drain(self, observe: Callable[[], None]) -> None:
+        """Finish what has been accepted within the budget, commit it, and leave the group.
+
+        Order matters: nothing new is fetched, so the queue runs empty; outputs are acknowledged before the last commit;
+        the producer is closed only after it, because closing fails what is still under way.
+        """
+        log.info("%s: draining %d records", self.role.flow.role, self.assignment.in_flight, extra={"action": "drain"})
+        self._health.draining()
+        deadline = time.monotonic() + self._settings.shutdown.drain_timeout_s
+        self._queue.drain()
+        while self.assignment.in_flight and time.monotonic() < deadline and not self.assignment.failures():
+            self._require_stages()
+            self._source.beat()
+            self._accept_encoded()
+            self.assignment.settle()
+            self._commit_due()
+            self._observe_due(observe)
+            self._unacknowledged.wait_for_change(0.02)
+        self._commit()
+        num_abandoned = self.assignment.in_flight
+        self._close()
+        log.info(
+            "%s: drained, %d records left to the next owner", self.role.flow.role, num_abandoned,
+            extra={"action": "drained"},
+        )  # fmt: skip
+
+    def _close(self) -> None:
+        self.assignment.retire_all()
+        self._books.check(self.assignment.in_flight)
+        for stage in self._stages:
+            stage.stop(STEP_TIMEOUT_S * 5)
+        try:
+            self._consumer.close(2.0)
+        except WorkerError as error:
+            log.warning("%s", error.one_line(), extra={"action": "close_failed"})
+        self._outputs.drop()
+        self._restorer.close()
+        if self._goal is not None:
+            self._goal.close()
+        self._stores.close()
+        self.role.close()
+
+    def abort(self) -> None:
+        """Leave without draining, after an error: what is not committed is computed again by the next owner."""
+        self._lease.end()
+        self._close()
+
+    def _look_for_end(self) -> None:
+        """Whether the goal is reached, and nothing has come up since the last look: what the catalogue has just read
+        is known to the loop only when it has come round again."""
+        now = time.monotonic()
+        if self._goal is None or now < self._next_look:
+            return
+        self._next_look = now + OBSERVE_INTERVAL_S
+        try:
+            is_reached = self._is_quiet() and self._goal.is_reached(self._consumer.committed(self._goal.partitions))
+            is_quiet = is_reached and self.role.is_up_to_date()  # with the outputs of the whole group
+        except (ClientError, CallTimeoutError) as error:
+            log.warning("%s", error.one_line(), extra={"action": "look_failed"})
+            is_quiet = False
+        self._num_quiet_looks = self._num_quiet_looks + 1 if is_quiet else 0
+        self.is_caught_up = self._num_quiet_looks >= NUM_QUIET_LOOKS
+
+    def _is_quiet(self) -> bool:
+        held = self.assignment.all()
+        return (
+            self._consumer.is_stable()
+            and self.role.is_ready()
+            and not self._queue.num_records
+            and all(each.state == RUNNING and not each.to_recompute for each in held)
+            and not any(tenure.in_flight or tenure.has_open_shares() for tenure in self.assignment.tenures())
+        )
+
+    # ------------------------------------------------------------------ partitions
+
+    def _prove_membership(self) -> None:
+        """Start the lease of a new assignment, once nothing written for partitions that were lost is under way. What is
+        written in transactions needs none: it is committed in the name of the place in the group, or not at all."""
+        if self._is_transactional and (membership := self._consumer.membership()) is not None:
+            self.assignment.held_by(membership)
+        if self.assignment.was_lost:
+            self.assignment.was_lost = False
+            self._outputs.drop(reopen_at=time.monotonic())
+            self._unacknowledged.clear()
+        if self.assignment.assigned_at is not None:
+            self._lease.renew(self.assignment.assigned_at)
+            self.assignment.assigned_at = None
+            self._restorer.keep_only([held.partition.partition for held in self.assignment.all()])
+
+    def _begin_new(self) -> None:
+        """Start partitions that have just been assigned: from the group's commit, once restored."""
+        new = self.assignment.in_state(NEW)
+        if not new:
+            return
+        self._require_output_partitions(new)
+        try:
+            commits = self._consumer.committed([held.partition for held in new])
+            for held in new:
+                commit = commits.get(held.partition) or Commit(self._consumer.beginning(held.partition))
+                self._source.rewind(held.partition, commit.offset)
+                self._restorer.request(self.assignment.begin(held, commit))
+        except NotMemberError:
+            return
+        except ClientError as error:
+            log.warning("%s", error.one_line(), extra={"action": "begin_failed"})
+
+    def _require_output_partitions(self, new: Sequence[Held]) -> None:
+        """The input topic can have been given more partitions since the start."""
+        num_needed = max(held.partition.partition for held in new) + 1
+        flow = self.role.flow
+        for topic in (flow.outputs, flow.state):
+            found = self._outputs.num_partitions(topic, at_least=num_needed)
+            if found is not None and found < num_needed:
+                raise TopicError(
+                    f"topic {topic!r} has {found} partitions, {flow.inputs!r} has {num_needed} or more: give it as "
+                    f"many, then start again"
+                )
+
+    def _resume_ready(self) -> None:
+        for restored in self._restorer.results():
+            held = next((each for each in self.assignment.all() if each.tenure is restored.tenure), None)
+            if held is None:
+                continue
+            if isinstance(restored.error, SpaceError | AccessError | StateError):
+                raise restored.error
+            if restored.error is not None:
+                log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
+                held.detail = restored.error.one_line()
+                self._restorer.request(restored.tenure)
+                continue
+            restored.tenure.memory = restored.memory
+            held.to_recompute.update(dict.fromkeys(restored.recompute))
+            held.state, held.detail = RUNNING, ""
+        for held in self.assignment.in_state(HELD):
+            if time.monotonic() >= held.held_until and self._outputs.are_open:
+                held.state = NEW
+
+    # ------------------------------------------------------------------ decode and gate
+
+    def _accept(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        started = time.monotonic()
+        for partition, records in polled.items():
+            if partition not in self.assignment:
+                continue
+            held = self.assignment[partition]
+            if held.state != RUNNING or held.tenure is None or held.tenure.memory is None:
+                continue  # fetched before it was paused; the seek of its tenure brings it again
+            decoded = self.role.decode(records)
+            self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
+            self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
+            self._books.consumed(len(records))
+            held.tenure.num_consumed += len(records)
+            if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
+                self._encoding.put(held.tenure, decoded.entries)
+            else:
+                self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.memory))
+        if polled:
+            self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+
+    def _accept_encoded(self) -> None:
+        if self._encoding is None:
+            return
+        for tenure, entries in self._encoding.take():
+            assert tenure.memory is not None  # or it would not have been put in
+            self._queue.put(tenure, self.role.accept(entries, tenure.memory))
+
+    def _recompute(self) -> None:
+        """Queue what has to be computed anew without a record, as far as there is room."""
+        for number, keys in self.role.arrivals().items():
+            partition = TopicPartition(self._topic, number)
+            if partition in self.assignment:
+                self.assignment[partition].to_recompute.update(dict.fromkeys(keys))
+        if self.is_backlog and not self.role.recomputes_in_backlog:
+            return
+        for held in self.assignment.in_state(RUNNING):
+            while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
+                keys = list(islice(held.to_recompute, self._settings.batch.max_records))
+                for key in keys:
+                    del held.to_recompute[key]
+                entries = self.role.recompute(keys, held.partition.partition, held.tenure.memory)
+                self._metrics.recomputed.labels(self._topic).inc(len(entries))
+                self._queue.put(held.tenure, entries)
+
+    # ------------------------------------------------------------------ publish (publish thread)
+
+    def _publish_step(self) -> None:
+        try:
+            fused = self._fused.get(timeout=self._publisher.wait_s())
+        except queue.Empty:
+            pass
+        else:
+            started = time.monotonic()
+            self._publisher.publish(fused)
+            self._metrics.stage_duration.labels("publish").observe(time.monotonic() - started)
+        self._publisher.tick()
+
+    def _transaction_ended(self, duration_s: float, error: WorkerError | None) -> None:
+        if error is None:
+            self._metrics.transaction_duration.observe_many(self._topic, [duration_s])
+            self._metrics.transactions.labels("committed").inc()
+        else:
+            self._metrics.transactions.labels(abort_reason(error)).inc()
+            log.warning("a transaction is given up: %s", error.one_line(), extra={"action": "transaction_aborted"})
+
+    # ------------------------------------------------------------------ commit
+
+    def _commit_due(self) -> None:
+        now = time.monotonic()
+        if self._transactions is not None:
+            self._note_transactions(self._transactions)
+            return
+        lease_due = self.assignment.in_flight > 0 and self._lease.is_due(boottime())
+        if now >= self._next_commit or lease_due:
+            self._next_commit = now + self._settings.commit.interval_ms / 1000
+            self._commit(prove_membership=lease_due)
+
+    def _commit(self, *, prove_membership: bool = False) -> None:
+        """Commit what is finished. With nothing new to commit, the old offsets prove membership just as well."""
+        # Transactions have committed what is settled: there are no such commits then.
+        commits = self.assignment.commits() or (self.assignment.positions() if prove_membership else {})
+        if not commits:
+            return
+        sent_at, started = boottime(), time.monotonic()
+        try:
+            self._consumer.commit(commits)
+        except NotMemberError as error:  # the next poll says what became of the partitions
+            self._metrics.commits.labels("not_member").inc()
+            log.info("%s", error.one_line(), extra={"action": "commit_refused"})
+            return
+        except ClientError as error:  # the next commit covers these offsets, too
+            self._metrics.commits.labels("error").inc()
+            log.warning("%s", error.one_line(), extra={"action": "commit_failed"})
+            return
+        self._lease.renew(sent_at)
+        self.assignment.committed(commits)
+        self._outputs.succeeded()
+        self._metrics.commits.labels("ok").inc()
+        self._metrics.last_commit.set_to_current_time()
+        self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
+
+    def _note_transactions(self, transactions: TransactionalPublisher) -> None:
+        if (num_new := transactions.num_committed - self._num_transactions) > 0:
+            self._num_transactions += num_new
+            self._outputs.succeeded()
+            self._metrics.commits.labels("ok").inc(num_new)
+            self._metrics.last_commit.set_to_current_time()
+
+    # ------------------------------------------------------------------ recovery
+
+    def _recover(self) -> None:
+        """Return to the watermark what could not be written, and replace a producer that refused a record."""
+        now = time.monotonic()
+        failure = self._transactions.take_failure() if self._transactions is not None else None
+        if isinstance(failure, AccessError | FencedError | SystemicError):
+            raise failure
+        for held, share in self.assignment.failures():
+            error = share.error
+            if isinstance(error, AccessError | FencedError | SystemicError):
+                raise error
+            if share.error_is_dead_letter and not getattr(error, "retriable", False):
+                self._stop_partition(held, error, now)
+                if self._is_transactional:  # its records share a transaction with those of other partitions
+                    failure = failure or error
+            else:
+                failure = failure or error
+            if failure is not None:
+                break
+        if failure is not None:
+            self._rewind_all(failure, now)
+        self._outputs.reopen_due(now)
+        self._outputs.relearn_due(now)
+
+    def _stop_partition(self, held: Held, error: WorkerError | None, now: float) -> None:
+        """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
+        detail = error.one_line() if error is not None else ""
+        self._metrics.dead_letter_failures.labels(self._topic).inc()
+        self._metrics.rewinds.labels("dead_letter_failed").inc()
+        log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
+        self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail)
+        self._outputs.learn_limits()
+        if not self._is_transactional:
+            self._outputs.replace_for_dead_letters()
+
+    def _rewind_all(self, error: WorkerError | None, now: float) -> None:
+        """After one refused record kafka-python's producer fails all later ones, so everything it had is void."""
+        is_rebalance = isinstance(error, NotMemberError)  # that is nobody's fault, and over
+        delay_s = 0.0 if is_rebalance else self._outputs.failed()
+        detail = error.one_line() if error is not None else ""
+        self._metrics.rewinds.labels("publish_failed").inc()
+        log.warning(
+            "an output could not be written, starting again from the last acknowledged one in %.1f s: %s",
+            delay_s, detail, extra={"action": "rewind"},
+        )  # fmt: skip
+        self._outputs.drop(reopen_at=now + delay_s)
+        for held in self.assignment.all():
+            self.assignment.rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
+        self._unacknowledged.clear()
+        if isinstance(error, RecordTooLargeError):
+            self._outputs.learn_limits()
+
+    # ------------------------------------------------------------------ figures
+
+    def _require_stages(self) -> None:
+        for stage in self._stages:
+            if isinstance(stage.error, WorkerError):
+                raise stage.error
+            if stage.error is not None:
+                raise SystemicError(f"the {stage.name} stage failed: {stage.error!r}") from stage.error
+
+    def _observe_due(self, observe: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if now < self._next_observation:
+            return
+        self._next_observation = now + OBSERVE_INTERVAL_S
+        held = self.assignment.all()
+        self.lags = self._consumer.lag([each.partition for each in held])
+        total_lag = sum(self.lags.values())
+        backlog = total_lag + self.num_queued > self._settings.batch.backlog_records
+        if backlog != self.is_backlog:
+            log.info("%s mode, lag %d", "backlog" if backlog else "live", total_lag, extra={"action": "mode"})
+            self.is_backlog = backlog
+            self._queue.set_backlog(backlog)
+        if self._consumer.is_stable() and self.role.is_ready():
+            self._health.joined(self.role.flow.role)
+        metrics = self._metrics
+        for each in held:
+            topic, partition = each.partition
+            lag = self.lags.get(each.partition)
+            if lag is not None and each.tenure is not None:
+                metrics.position_lag.labels(topic, str(partition)).set(lag)
+                metrics.lag.labels(topic, str(partition)).set(lag + each.tenure.in_flight)
+        self._books.check(self.assignment.in_flight)
+        metrics.queue_depth.set(self.num_queued)
+        metrics.unacknowledged.set(self._unacknowledged.num_records)
+        self.num_values, self.num_state_bytes = self._stores.size()
+        metrics.state_values.labels(self._topic).set(self.num_values)
+        metrics.state_bytes.labels(self._topic).set(self.num_state_bytes)
+        raise_to(metrics.restored.labels(self._topic), self._restorer.num_records)
+        self.role.measure(metrics)
+        observe()
+
+    def vitals(self) -> Vitals:
+        """For the watchdog; called on its thread."""
+        moved_at = {f"{self.role.flow.role} {stage.name}": stage.moved_at for stage in self._stages}
+        moved_at[f"{self.role.flow.role} poll"] = self._source.polled_at
+        return Vitals(moved_at, self._consumer.is_stable(), self._client.reachable)
+
+    @property
+    def batch_fill(self) -> float:
+        return self._compute.batch_fill
+
+    @property
+    def recent_dead_letters(self) -> Sequence[DeadLetterStatus]:
+        """The newest first."""
+        return self._books.recent_dead_letters
+
+    @property
+    def restoring(self) -> Progress | None:
+        """How far the partition is that is being restored."""
+        return self._restorer.progress
+
+    @property
+    def num_queued(self) -> int:
+        return self._queue.num_records + (0 if self._encoding is None else self._encoding.num_records)
+
+    @property
+    def num_unacknowledged(self) -> int:
+        return self._unacknowledged.num_records
+
+    @property
+    def is_stable(self) -> bool:
+        return self._consumer.is_stable()
+
+
+def abort_reason(error: WorkerError) -> str:
+    """One of `metrics.TRANSACTION_RESULTS`."""
+    if isinstance(error, NotMemberError):
+        return "rebalance"
+    if isinstance(error, ReplacedError | FencedError):
+        return "replaced"
+    return "timeout" if isinstance(error, CallTimeoutError) else "failed"

@@ -1,0 +1,113 @@
+"""Records out of the log, as fast as the rest takes them and no faster.
+
+Polls go on whatever happens, because they are what keeps the place in the group: a partition that is not to be read
+is paused.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from worker.errors import ClientError
+from worker.kafka.port import ConsumerPort
+from worker.loop.assignment import RUNNING, Assignment
+from worker.monitoring.metrics import Metrics
+from worker.records import Record, TopicPartition
+from worker.stages.batch_queue import BatchQueue
+from worker.stages.encode import Encoding
+
+log = logging.getLogger(__name__)
+
+# A join that is driven by polls shorter than this can be orphaned inside kafka-python, for ever.
+POLL_TIMEOUT_MS = 200
+ROOM_TIMEOUT_S = 0.2
+AFTER_ERROR_S = 0.1
+
+
+class Source:
+    """The polls of a role. Poll thread."""
+
+    def __init__(
+        self,
+        consumer: ConsumerPort,
+        assignment: Assignment,
+        queue: BatchQueue,
+        encoding: Encoding | None,
+        max_records: int,
+        metrics: Metrics,
+    ) -> None:
+        """`queue` and `encoding` are where records go, and what has to have room for them; `max_records` those of a
+        poll."""
+        self._consumer = consumer
+        self._assignment = assignment
+        self._queue = queue
+        self._encoding = encoding
+        self._max_records = max_records
+        self._metrics = metrics
+        self._paused: set[TopicPartition] = set()
+        self._is_backpressured = False
+        self.polled_at = time.monotonic()
+
+    def make_room(self) -> None:
+        """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
+        encoding = self._encoding
+        if self._is_backpressured:
+            self._is_backpressured = not (self._queue.is_low() and (encoding is None or encoding.is_low()))
+        elif self._queue.is_full():
+            self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
+        else:
+            self._is_backpressured = encoding is not None and encoding.is_full()
+
+    def await_encoded(self) -> None:
+        """While content is being encoded and the log has nothing more, wait for that and not for the log: a poll ends
+        when records come, not when features do."""
+        if self._encoding is None or not self._encoding.num_records:
+            return
+        running = [held.partition for held in self._assignment.in_state(RUNNING)]
+        if self._is_backpressured or not any(self._consumer.lag(running).values()):
+            self._encoding.wait(ROOM_TIMEOUT_S)
+
+    def poll(self) -> Mapping[TopicPartition, Sequence[Record]]:
+        self._apply_pauses()
+        started = time.monotonic()
+        try:
+            polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=self._max_records)
+        except ClientError as error:
+            self._metrics.poll_errors.labels(self._metrics.topic).inc()
+            log.warning("%s", error.one_line(), extra={"action": "poll_failed"})
+            time.sleep(AFTER_ERROR_S)
+            polled = {}
+        self.beat()
+        self._metrics.last_poll.set_to_current_time()
+        if polled:
+            self._metrics.stage_duration.labels("poll").observe(self.polled_at - started)
+        return polled
+
+    def beat(self) -> None:
+        """The loop moves, with or without a poll."""
+        self.polled_at = time.monotonic()
+
+    def rewind(self, partition: TopicPartition, offset: int) -> None:
+        """Begin again from there, once the partition is running.
+
+        The poll that brought the partition may have returned records of it, and the client keeps its position when a
+        partition comes back to the same member. It keeps its pause, too, or has none if the partition was away: pausing
+        it here makes that certain.
+        """
+        self._consumer.seek(partition, offset)
+        self._consumer.pause([partition])
+        self._paused.add(partition)
+
+    def _apply_pauses(self) -> None:
+        """Fetch from running partitions only, and from none while there is no room."""
+        held = self._assignment.all()
+        wanted = {each.partition for each in held if self._is_backpressured or each.state != RUNNING}
+        self._paused &= {each.partition for each in held}
+        if new := wanted - self._paused:
+            self._consumer.pause(new)
+        if over := self._paused - wanted:
+            self._consumer.resume(over)
+        self._paused = wanted
+        self._metrics.paused_partitions.labels(self._metrics.topic).set(len(wanted))

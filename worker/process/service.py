@@ -1,0 +1,359 @@
+"""One worker process: puts the parts together, runs them, and takes them down in order."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from worker.align import AlignRuntime, Contract, Space, WarmUpReport
+from worker.align.padding import rising_sizes
+from worker.align.result import Embedded
+from worker.align.weights import build_user_model
+from worker.encode.content import ContentEncoder
+from worker.encode.setup import content_encoder
+from worker.errors import ConfigError, WorkerError
+from worker.flow import Flow, flows
+from worker.item_vectors.dependents import Dependents
+from worker.item_vectors.follower import Catalogue
+from worker.item_vectors.table import ItemTable
+from worker.item_vectors.waiting import Waiting
+from worker.kafka import ClientPort, make_client
+from worker.loop.pipeline import Pipeline
+from worker.monitoring.health import Health
+from worker.monitoring.http import HttpServer
+from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
+from worker.monitoring.status import Status
+from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
+from worker.process.status_board import StatusBoard
+from worker.records import Change, Item, Recompute
+from worker.roles.items import ItemFormat, ItemsRole
+from worker.roles.neighbors import NeighborFusion
+from worker.roles.role import Role
+from worker.roles.user_pool import UserPool
+from worker.roles.users import UserFormat, UsersRole
+from worker.settings import GraphSettings, Settings, UserSettings
+from worker.stages.encode import Encoding
+from worker.stages.fuse import NO_VECTOR, Result, Vector
+from worker.state import Stores
+from worker.state.items import ItemState
+from worker.topics import check_topics
+
+log = logging.getLogger(__name__)
+
+# The compute thread needs the interpreter for an instant between two long stretches without it, and waits for this
+# long each time while the other threads are busy. With a shorter one these change places so often that a seventh of
+# the rate is lost (`tests/bench/README.md`).
+SWITCH_INTERVAL_S = 0.002
+GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is reached with every few records
+
+
+class ModelEmbedder:
+    """The runtime as the fuse stage of the items role sees it; with graph fusion, where the space has it."""
+
+    def __init__(
+        self, runtime: AlignRuntime, vector_dtype: Literal["f2", "f4"], graph: NeighborFusion | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._graph = graph
+        self._dtype = vector_dtype
+        self._has_prior = runtime.space.spec.prior is not None
+
+    def vectors(self, entries: Sequence[Change]) -> list[Result]:
+        if self._graph is not None:
+            return self._among_neighbors(self._graph, [_state(entry) for entry in entries])
+        return self._results(self._runtime.embed([entry.features for entry in entries if isinstance(entry, Item)]))
+
+    def _among_neighbors(self, graph: NeighborFusion, states: Sequence[ItemState]) -> list[Result]:
+        embedded = self._runtime.embed([state.features for state in states])
+        moved = graph(embedded.vectors, [state.neighbors.ids if state.neighbors else () for state in states])
+        bases = embedded.rows(self._dtype)
+        results = self._results(replace(embedded, vectors=moved.vectors_BD))
+        for index, (state, is_moved) in enumerate(zip(states, moved.is_moved_B.tolist(), strict=True)):
+            result = results[index]
+            if not state.parts:  # a message that brings neighbours alone may come first
+                results[index] = NO_VECTOR
+            elif is_moved and isinstance(result, Vector):
+                results[index] = result._replace(base=bases[index])
+        return results
+
+    def _results(self, embedded: Embedded) -> list[Result]:
+        rows, bad = embedded.rows(self._dtype), embedded.bad_rows
+        alone = [None] * len(rows) if embedded.modality_vectors is None else embedded.modality_rows(self._dtype)
+        priors = embedded.priors.tolist() if self._has_prior else [None] * len(rows)
+        return [
+            None if index in bad else Vector(*values)
+            for index, values in enumerate(zip(rows, embedded.modalities, alone, priors, strict=True))
+        ]
+
+    def padded_size(self, num_entries: int) -> int:
+        return self._runtime.padded_size(num_entries)
+
+    def probe(self) -> None:
+        self._runtime.probe()
+
+
+def _state(entry: Change) -> ItemState:
+    state = entry.state if isinstance(entry, Item | Recompute) else None
+    assert isinstance(state, ItemState)  # past the gate of the items role it is
+    return state
+
+
+def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model, metrics: Metrics) -> Role:
+    """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
+    space, dtype = model.space, settings.publish.vector_dtype
+    device, user = model.runtime.device, space.spec.user
+    sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
+    if flow.role == "items":
+        graph, dependents = None, None
+        if space.spec.graph is not None:
+            base = ItemTable(space.spec.dim, settings.graph.table_dtype, device)
+            graph = NeighborFusion(space, base, sizes, device)
+            dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
+        return ItemsRole(
+            ItemFormat(flow, space.space_id, dtype, space.spec.dim),
+            Contract(space.spec),
+            ModelEmbedder(model.runtime, dtype, graph),
+            keep_features=settings.state.features,
+            keeps_order=True,
+            encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
+            dependents=dependents,
+        )
+    users = build_user_model(space.spec, space.weights, device)
+    assert user is not None  # or there would be no model
+    table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
+    return UsersRole(
+        UserFormat(flow, space.space_id, dtype, space.spec.dim),
+        UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
+        make_dependents(settings, client, space, table, settings.users, is_base=False),
+        user.event_weights,
+        user.last,
+    )
+
+
+def make_dependents(
+    settings: Settings,
+    client: ClientPort,
+    space: Space,
+    table: ItemTable,
+    follow: GraphSettings | UserSettings,
+    *,
+    is_base: bool,
+) -> Dependents:
+    topic, spec = settings.topics.item_vectors, space.spec
+    catalogue = Catalogue(client, topic, space.space_id, spec.dim, table, is_base=is_base)
+    return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
+
+
+def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> Encoding:
+    measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
+    return Encoding(encoder, settings.batch, measured.observe)
+
+
+class Service:
+    """Runs a worker until it is told to stop. Assembled in `run`, because each part needs the ones before it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: ClientPort | None = None,
+        *,
+        until_caught_up: bool = False,
+        exit_process: Callable[[int], None] = os._exit,
+    ) -> None:
+        """`until_caught_up`: the roles run one after the other, items first, each until it has done everything that was
+        there when it began. `exit_process` is what the watchdog calls, from its own thread, when nothing moves."""
+        if settings.space.path is None:
+            raise ConfigError(
+                "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
+            )
+        self.settings = settings
+        self.until_caught_up = until_caught_up
+        self._exit_process = exit_process
+        self.is_caught_up = False
+        """Whether what was to be done is done."""
+        self.health = Health(settings.roles)
+        self.registry = CollectorRegistry()
+        self.process_metrics = ProcessMetrics(self.registry)
+        self.metrics = {flow.role: Metrics(CollectorRegistry(), flow.inputs) for flow in flows(settings)}
+        self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
+        self.client = client or make_client(settings.kafka)
+        self._board = StatusBoard(settings, self.metrics, time.time_ns() // 1_000_000)
+        self.http = HttpServer(settings.http.host, settings.http.port, self.registry, self.health, self.status)
+        self.running = threading.Event()
+
+    def status(self) -> Status:
+        return self._board.status
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set, or what was to be done is done; returns after a drain. Raises the `WorkerError`
+        that ends the process."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.http.start()
+        log.info("serving metrics and status at %s", self.http.address, extra={"action": "http"})
+        try:
+            self._run(stop)
+        except Exception as error:
+            detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
+            self.health.dead(detail)
+            self._board.set_state("failed", detail)
+            time.sleep(RED_BEFORE_EXIT_S)
+            raise
+        finally:
+            self.http.close()
+
+    def _run(self, stop: threading.Event) -> None:
+        settings = self.settings
+        with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
+            loading = loader.submit(_load_model, settings)
+            self.client.connect()
+            for warning in check_topics(self.client, settings):
+                log.warning("%s", warning, extra={"action": "topic_warning"})
+            model = loading.result()
+        self._describe_model(model)
+        pipelines = [self._pipeline(flow, model) for flow in flows(settings)]
+        _calm_garbage_collector()
+        phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
+        running = list(phases[0])
+        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running), self._exit_process)
+        self.health.started()
+        self._board.set_state("running")
+        watchdog.start()
+        self.running.set()
+        try:
+            while phases and not stop.is_set():
+                running[:] = phases.pop(0)
+                run_together(running, stop, self._board.observe)
+        finally:
+            watchdog.stop()
+            for phase in phases:  # stopped before their turn
+                for pipeline in phase:
+                    pipeline.abort()
+        self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
+        self._board.set_state("stopped")
+
+    def _pipeline(self, flow: Flow, model: Model) -> Pipeline:
+        settings = self.settings
+        role = make_role(settings, flow, self.client, model, self.metrics[flow.role])
+        stores = Stores(settings.state.dir, flow.state, flow.group_id)
+        metrics = self.metrics[flow.role]
+        return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)
+
+    def _describe_model(self, model: Model) -> None:
+        space, report = model.space, model.report
+        device = {
+            "device_requested": self.settings.device,
+            "device_active": report.device,
+            "dtype_requested": self.settings.dtype,
+            "dtype_active": report.dtype,
+        }
+        self.process_metrics.device_info.info(device)
+        self.process_metrics.space_info.info({"space_id": space.space_id, "dim": str(space.spec.dim)})
+        self._board.describe(
+            {"space_id": space.space_id, "dim": space.spec.dim, "modalities": list(space.spec.modalities)},
+            device,
+        )
+        log.info(
+            "model ready on %s in %s",
+            report.device,
+            report.dtype,
+            extra={"action": "warm_up", "report": asdict(report)},
+        )
+
+
+class _EitherEvent:
+    """Set when one of the two is."""
+
+    def __init__(self, first: threading.Event, second: threading.Event) -> None:
+        self._events = (first, second)
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
+def run_together(
+    pipelines: Sequence[Pipeline], stop: threading.Event, observe: Callable[[Pipeline, bool], None]
+) -> None:
+    """Run each on a thread, the first on this one. When one fails the others drain, and its error is raised."""
+    failed: list[BaseException] = []
+    failing = threading.Event()
+    ends = _EitherEvent(stop, failing)
+
+    def run(pipeline: Pipeline) -> None:
+        try:
+            pipeline.run(ends, lambda: observe(pipeline, ends.is_set()))
+        except BaseException as error:
+            failed.append(error)
+            failing.set()
+            pipeline.abort()
+
+    threads = [threading.Thread(target=run, args=[pipeline], name="poll") for pipeline in pipelines[1:]]
+    for thread in threads:
+        thread.start()
+    run(pipelines[0])
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def all_vitals(pipelines: Sequence[Pipeline]) -> Vitals:
+    vitals = [pipeline.vitals() for pipeline in pipelines]
+    moved_at = {name: at for each in vitals for name, at in each.moved_at.items()}
+    return Vitals(moved_at, all(each.group_stable for each in vitals), vitals[0].reachable)
+
+
+def _calm_garbage_collector() -> None:
+    """Look for cycles rarely: records make hardly any, but millions of objects that live for an instant.
+
+    What start-up has made stays, and is left out of every search.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+
+class Model(NamedTuple):
+    space: Space
+    runtime: AlignRuntime
+    report: WarmUpReport
+    encoder: ContentEncoder | None
+    """Of raw content; None where no encoders are configured."""
+
+
+def _load_model(settings: Settings) -> Model:
+    assert settings.space.path is not None  # checked at construction
+    space = Space.load(settings.space.path)
+    if space.spec.graph is not None and "items" in settings.roles and not settings.state.features:
+        raise ConfigError(
+            f"state.features: {settings.space.path} fuses items with their neighbours (graph), so an item is computed "
+            "anew when a neighbour appears, which needs its features: set it to true, or take a space without graph"
+        )
+    runtime = AlignRuntime(
+        space,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        max_batch=settings.batch.max_records,
+        padded_sizes=settings.batch.padded_sizes,
+        modality_vectors=settings.publish.modality_vectors,
+    )
+    encoder = _load_encoder(settings, space)
+    return Model(space, runtime, runtime.warm_up(), encoder)
+
+
+def _load_encoder(settings: Settings, space: Space) -> ContentEncoder | None:
+    if not settings.encode.encoders or "items" not in settings.roles:
+        return None
+    encoder = content_encoder(settings.encode, space=space.spec, device=settings.device, dtype=settings.dtype)
+    encoder.warm_up()
+    return encoder

@@ -1,0 +1,240 @@
+"""The encode stage: raw content of item messages to features, before anything is made of the messages.
+
+It stands between decoding and what is remembered, as decoding does: content that cannot be used must never displace
+what can, and what is remembered of an item is features, never content. A thread of its own takes whatever waits, so
+batches are small while there is little to do and grow while there is much.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from schemas import Feature
+from worker.encode.content import ContentEncoder, Encoded, Known, Report
+from worker.encode.media.errors import ContentError
+from worker.partitions.tenure import Tenure
+from worker.records import Decoded, Item, Rejection, Superseded
+from worker.settings import BatchSettings
+from worker.stages.stage import Stage
+from worker.state.items import ItemState
+from worker.state.memory import Memory
+
+STAGE = "encode"
+STEP_TIMEOUT_S = 0.2
+MAX_FILES = 64  # of a batch: what they decode to lies in memory all at once
+
+
+class _AbandonedError(Exception):
+    """Nobody wants the results any more."""
+
+
+@dataclass(slots=True)
+class _Portion:
+    """Consecutive inputs of one tenure, few enough to be encoded together."""
+
+    tenure: Tenure
+    entries: list[Decoded] = field(default_factory=list)
+    known: dict[int, Known] = field(default_factory=dict)
+    """What is remembered of items with content, by position."""
+    num_bytes: int = 0
+    num_files: int = 0
+
+    def add(self, entry: Decoded) -> None:
+        self.entries.append(entry)
+        self.num_bytes += len(entry.record.value or b"")
+        if type(entry) is Item and entry.raw is not None:
+            self.num_files += sum(content.text is None for content in entry.raw.content.values())
+
+
+@dataclass(slots=True)
+class ModalityTotals:
+    """Of one modality since the start."""
+
+    encoder: str
+    encoded: int = 0
+    reused: int = 0
+    refused: int = 0
+    encode_s: float = 0.0
+
+
+class Encoding:
+    """The poll thread puts inputs in and takes them out again, in order per tenure; `stage` encodes meanwhile.
+
+    `on_report` is called on the stage's thread with what a batch took.
+    """
+
+    def __init__(
+        self,
+        encoder: ContentEncoder,
+        settings: BatchSettings,
+        on_report: Callable[[Report, float], None] = lambda report, seconds: None,
+    ) -> None:
+        self.encoder = encoder
+        self._settings = settings
+        self._on_report = on_report
+        self._changed = threading.Condition()
+        self._waiting: deque[_Portion] = deque()
+        self._done: deque[_Portion] = deque()
+        self._held: Counter[int] = Counter()
+        """Portions by `id` of their tenure, from when they are put in to when they are taken out."""
+        self.num_records = 0
+        self.num_bytes = 0
+        self.totals = {name: ModalityTotals(route.encoder.name) for name, route in encoder.routes.items()}
+        self.stage = Stage("encode", self._step)
+
+    # ------------------------------------------------------------------ poll thread
+
+    def takes(self, tenure: Tenure, entries: Sequence[Decoded]) -> bool:
+        """Whether these inputs have to go through here: there is content among them, or before them."""
+        return id(tenure) in self._held or any(type(entry) is Item and entry.raw is not None for entry in entries)
+
+    def put(self, tenure: Tenure, entries: Sequence[Decoded]) -> None:
+        """Consecutive inputs of a tenure, whose partition has been restored."""
+        memory: Memory[ItemState] | None = tenure.memory
+        assert memory is not None
+        portions = [_Portion(tenure)]
+        for entry in entries:
+            portion = portions[-1]
+            if type(entry) is Item and entry.raw is not None:
+                state = memory.get(entry.id)
+                if state is not None and _is_stale(entry, state, memory):
+                    entry = Superseded(entry.record)  # nothing would come of it
+                elif state is not None:
+                    portion.known[len(portion.entries)] = _known(state)
+            portion.add(entry)
+            if self._is_enough(len(portion.entries), portion.num_bytes, portion.num_files):
+                portions.append(_Portion(tenure))
+        with self._changed:
+            for portion in portions:
+                if portion.entries:
+                    self._waiting.append(portion)
+                    self._held[id(tenure)] += 1
+                    self.num_records += len(portion.entries)
+                    self.num_bytes += portion.num_bytes
+            self._changed.notify_all()
+
+    def take(self) -> list[tuple[Tenure, list[Decoded]]]:
+        """What has been encoded since the last call: features in place of content, rejections of what cannot be used.
+        Never waits."""
+        taken: list[tuple[Tenure, list[Decoded]]] = []
+        with self._changed:
+            while self._done:
+                portion = self._done.popleft()
+                self._forget(portion)
+                if portion.tenure.is_live:
+                    taken.append((portion.tenure, portion.entries))
+        return taken
+
+    def wait(self, timeout_s: float) -> None:
+        """Until there is something to take, or nothing more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._done or not self._held, timeout_s)
+
+    def is_full(self) -> bool:
+        return self.num_records >= self._settings.queue_records or self.num_bytes >= self._settings.queue_bytes
+
+    def is_low(self) -> bool:
+        """Half empty: time to fetch again after a pause."""
+        return self.num_records * 2 <= self._settings.queue_records and self.num_bytes * 2 <= self._settings.queue_bytes
+
+    def close(self) -> None:
+        self.encoder.close()
+
+    # ------------------------------------------------------------------ encode thread
+
+    def _step(self) -> None:
+        portions = self._next()
+        if not portions:
+            return
+        try:
+            self._encode(portions)
+        except _AbandonedError:
+            with self._changed:
+                for portion in portions:
+                    self._forget(portion)
+            return
+        with self._changed:
+            self._done.extend(portions)
+            self._changed.notify_all()
+
+    def _next(self) -> list[_Portion]:
+        """As many portions as make a batch, of tenures that still count."""
+        portions: list[_Portion] = []
+        num_records, num_bytes, num_files = 0, 0, 0
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting, STEP_TIMEOUT_S)
+            while self._waiting and not self._is_enough(num_records, num_bytes, num_files):
+                portion = self._waiting.popleft()
+                if not portion.tenure.is_live:
+                    self._forget(portion)
+                    continue
+                portions.append(portion)
+                num_records += len(portion.entries)
+                num_bytes += portion.num_bytes
+                num_files += portion.num_files
+        return portions
+
+    def _is_enough(self, num_records: int, num_bytes: int, num_files: int) -> bool:
+        settings = self._settings
+        return num_records >= settings.max_records or num_bytes >= settings.max_bytes or num_files >= MAX_FILES
+
+    def _encode(self, portions: Sequence[_Portion]) -> None:
+        def beat() -> None:
+            self.stage.beat()
+            if not any(portion.tenure.is_live for portion in portions):
+                raise _AbandonedError
+
+        started = time.monotonic()
+        todo = [
+            (portion, position, entry)
+            for portion in portions
+            for position, entry in enumerate(portion.entries)
+            if isinstance(entry, Item) and entry.raw is not None
+        ]
+        raws = [entry.raw for _, _, entry in todo if entry.raw is not None]
+        results, report = self.encoder.encode(
+            [raw.content for raw in raws],
+            [raw.modalities for raw in raws],
+            [portion.known.get(position, {}) for portion, position, _ in todo],
+            beat,
+        )
+        for (portion, position, entry), result in zip(todo, results, strict=True):
+            portion.entries[position] = _after(entry, result)
+        self._add(report)
+        self._on_report(report, time.monotonic() - started)
+
+    def _add(self, report: Report) -> None:
+        for modality, figures in report.by_modality.items():
+            totals = self.totals[modality]
+            totals.encoded += figures.encoded
+            totals.reused += figures.reused
+            totals.refused += figures.failed.total()
+            totals.encode_s += figures.encode_s
+
+    def _forget(self, portion: _Portion) -> None:
+        self.num_records -= len(portion.entries)
+        self.num_bytes -= portion.num_bytes
+        key = id(portion.tenure)
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+
+
+def _is_stale(item: Item, state: ItemState, memory: Memory[ItemState]) -> bool:
+    """Whether newer messages leave nothing of the item, whatever its content is."""
+    return item.revision < state.whole or (item.record.offset < state.offset and not memory.is_foreign)
+
+
+def _known(state: ItemState) -> Known:
+    return {name: (part.digest, part.feature) for name, part in state.parts.items() if part.digest is not None}
+
+
+def _after(item: Item, result: Encoded | ContentError) -> Decoded:
+    if isinstance(result, ContentError):
+        return Rejection(item.record, result.reason, STAGE, result.detail)
+    features: dict[str, Feature] = {**item.features, **result.features}
+    return item._replace(features=features, raw=None, digests=result.digests)

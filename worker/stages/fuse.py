@@ -1,0 +1,131 @@
+"""Micro-batches to vectors, so that one bad item or user costs only itself.
+
+A batch that fails is halved until the entry that breaks it is alone; memory that runs out halves it too. One that
+fails alone is blamed only if the model still works on what is known to be good: otherwise the fault is not in the
+data, and the process ends rather than send the whole topic to the dead letters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from schemas import Reason
+from worker.align import OutOfMemoryError
+from worker.errors import SystemicError
+from worker.partitions.tenure import Share
+from worker.records import Change
+from worker.stages.batch import MicroBatch, needs_vector, to_compute
+
+log = logging.getLogger(__name__)
+
+STAGE = "fuse"
+
+
+class Vector(NamedTuple):
+    """One vector, as it is published."""
+
+    data: bytes
+    """Little-endian elements."""
+    modalities: tuple[str, ...] = ()
+    """Of an item: those that took part."""
+    modality_data: Mapping[str, bytes] | None = None
+    prior: float | None = None
+    num_events: int = 0
+    """Of a user: the events that took part."""
+    base: bytes | None = None
+    """Of an item that its neighbours have moved: the vector before that."""
+
+
+class NoVector(NamedTuple):
+    """There is nothing that a vector could be made of, and that is no fault."""
+
+
+NO_VECTOR = NoVector()
+Result = Vector | NoVector | None
+"""None: it would not be finite."""
+
+
+class Embedder(Protocol):
+    """What this stage needs of a model."""
+
+    def vectors(self, entries: Sequence[Change]) -> list[Result]:
+        """One result per entry, in order."""
+        ...
+
+    def padded_size(self, num_entries: int) -> int:
+        """Rows that are computed for so many entries."""
+        ...
+
+    def probe(self) -> None:
+        """Compute an entry known to be good. Raises what the model raises."""
+        ...
+
+
+class Fused(NamedTuple):
+    """A micro-batch with its vectors."""
+
+    batch: MicroBatch
+    vectors: dict[int, Vector]
+    """By `id` of the entry; rejections have taken the place of entries that failed."""
+    num_without: int = 0
+    """Entries of which no vector could be made."""
+
+
+def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None]) -> Fused:
+    """Compute the vectors of a batch. Entries that cannot be computed become rejections of their share.
+
+    An older input that such an entry had displaced takes its place, as if the batch had been computed one by one.
+    Raises `SystemicError` when the fault is not in the entries.
+    """
+    vectors: dict[int, Vector] = {}
+    num_without = 0
+    work = to_compute(batch)
+    while work:
+        results = isolate([entry for _, entry in work], embedder, on_out_of_memory)
+        failed = []
+        for (share, entry), result in zip(work, results, strict=True):
+            if isinstance(result, Vector):
+                vectors[id(entry)] = result
+            elif isinstance(result, NoVector):
+                num_without += 1
+            else:
+                failed.append((share, _reject(share, entry, result)))
+        work = [(share, displaced) for share, displaced in failed if displaced is not None and needs_vector(displaced)]
+    return Fused(batch, vectors, num_without)
+
+
+def isolate(
+    entries: Sequence[Change], embedder: Embedder, on_out_of_memory: Callable[[], None]
+) -> list[Result | Exception]:
+    """One result per entry: what the model gives, or the error that the entry alone causes."""
+    if not entries:
+        return []
+    try:
+        return list(embedder.vectors(entries))
+    except OutOfMemoryError as error:
+        on_out_of_memory()
+        if len(entries) == 1:
+            raise SystemicError(f"no memory for a batch of one: {error}; set device or lower dtype") from error
+    except SystemicError:
+        raise
+    except Exception as error:  # whatever a model raises, only the entry that causes it may suffer
+        if len(entries) == 1:
+            _require_working_model(embedder, error)
+            return [error]
+        log.warning("batch of %d failed, halving it: %s", len(entries), error, extra={"action": "bisect"})
+    middle = len(entries) // 2
+    return isolate(entries[:middle], embedder, on_out_of_memory) + isolate(entries[middle:], embedder, on_out_of_memory)
+
+
+def _require_working_model(embedder: Embedder, cause: Exception) -> None:
+    try:
+        embedder.probe()
+    except Exception as error:
+        raise SystemicError(f"the model fails on everything, even on what is known to be good: {cause}") from error
+
+
+def _reject(share: Share, entry: Change, result: Exception | None) -> Change | None:
+    detail = "the vector is not finite" if result is None else f"{type(result).__name__}: {result}"
+    return share.reject(entry, Reason.MODEL_FAILURE, STAGE, detail[:1000])
