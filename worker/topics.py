@@ -1,14 +1,16 @@
-"""The topics the worker needs: what they must be like, and making them."""
+"""The topics of each role, and the group that shares their partitions: what they must be like, and making them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from worker.errors import ConfigError, TopicError
-from worker.flow import Flow, flows
 from worker.kafka.port import ClientPort, TopicDescription
 from worker.settings import Settings
 
+RoleName = Literal["items", "users"]
 # Vectors and what is remembered are kept for ever, one per key; a day for readers to see a tombstone.
 _COMPACTED = {
     "cleanup.policy": "compact",
@@ -22,13 +24,47 @@ DEAD_LETTER_DAYS = 30  # time to notice them, find the cause and replay
 EVENT_DAYS = 30
 
 
+@dataclass(frozen=True, slots=True)
+class RoleTopics:
+    """Inputs, outputs and state have the same number of partitions: what belongs to a record of input partition P lies
+    in partition P of the others."""
+
+    role: RoleName
+    group_id: str
+    inputs: str
+    outputs: str
+    state: str
+    dead_letters: str
+
+    @property
+    def settings(self) -> tuple[str, str, str]:
+        """Which settings name inputs, outputs and state."""
+        if self.role == "items":
+            return "topics.items", "topics.item_vectors", "topics.item_state"
+        return "topics.events", "topics.user_vectors", "topics.user_state"
+
+
+def topics_of(role: RoleName, settings: Settings) -> RoleTopics:
+    topics, group_id = settings.topics, settings.kafka.group_id
+    if role == "items":
+        return RoleTopics(role, group_id, topics.items, topics.item_vectors, topics.item_state, topics.dead_letters)
+    return RoleTopics(
+        role, f"{group_id}-users", topics.events, topics.user_vectors, topics.user_state, topics.dead_letters
+    )
+
+
+def topics_of_roles(settings: Settings) -> list[RoleTopics]:
+    """Of the roles of this process, items first."""
+    return [topics_of(role, settings) for role in sorted(settings.roles)]
+
+
 def wanted_topics(settings: Settings) -> dict[str, dict[str, str]]:
     """Configuration of each topic that the roles use, by name."""
     wanted: dict[str, dict[str, str]] = {}
-    for flow in flows(settings):
-        wanted[flow.inputs] = _inputs(flow, settings)
-        wanted[flow.outputs] = dict(_COMPACTED)
-        wanted[flow.state] = {**_COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
+    for topics in topics_of_roles(settings):
+        wanted[topics.inputs] = _inputs(topics, settings)
+        wanted[topics.outputs] = dict(_COMPACTED)
+        wanted[topics.state] = {**_COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
     if "users" in settings.roles:
         wanted.setdefault(settings.topics.item_vectors, dict(_COMPACTED))
     wanted[settings.topics.dead_letters] = {
@@ -39,8 +75,8 @@ def wanted_topics(settings: Settings) -> dict[str, dict[str, str]]:
     return wanted
 
 
-def _inputs(flow: Flow, settings: Settings) -> dict[str, str]:
-    if flow.role == "users":
+def _inputs(topics: RoleTopics, settings: Settings) -> dict[str, str]:
+    if topics.role == "users":
         return {"cleanup.policy": "delete", "retention.ms": _days(EVENT_DAYS)}
     # Compaction would keep the last part of an item and drop those before it.
     policy = {"cleanup.policy": "delete", "retention.ms": "-1"}
@@ -57,8 +93,8 @@ def _days(count: int) -> str:
 def needed_topics(settings: Settings) -> dict[str, str]:
     """The topics that must exist, by name, with the setting that names each. Users are made of item vectors, too."""
     needed: dict[str, str] = {}
-    for flow in flows(settings):
-        needed |= dict(zip((flow.inputs, flow.outputs, flow.state), flow.settings, strict=True))
+    for topics in topics_of_roles(settings):
+        needed |= dict(zip((topics.inputs, topics.outputs, topics.state), topics.settings, strict=True))
     if "users" in settings.roles:
         needed[settings.topics.item_vectors] = "topics.item_vectors"
     needed[settings.topics.dead_letters] = "topics.dead_letters"
@@ -72,17 +108,17 @@ def problems(settings: Settings, described: Mapping[str, TopicDescription]) -> l
         for name, setting in needed_topics(settings).items()
         if name not in described
     ]
-    for flow in flows(settings):
-        found += _uneven(flow, described)
+    for topics in topics_of_roles(settings):
+        found += _uneven(topics, described)
     return found
 
 
-def _uneven(flow: Flow, described: Mapping[str, TopicDescription]) -> list[str]:
-    inputs = described.get(flow.inputs)
-    others = zip((flow.outputs, flow.state), flow.settings[1:], strict=True)
+def _uneven(topics: RoleTopics, described: Mapping[str, TopicDescription]) -> list[str]:
+    inputs = described.get(topics.inputs)
+    others = zip((topics.outputs, topics.state), topics.settings[1:], strict=True)
     return [
         f"{setting}: topic {name!r} has {described[name].num_partitions} partitions, "
-        f"{flow.inputs!r} has {inputs.num_partitions}: they must have the same number"
+        f"{topics.inputs!r} has {inputs.num_partitions}: they must have the same number"
         for name, setting in others
         if inputs and name in described and described[name].num_partitions != inputs.num_partitions
     ]
@@ -93,9 +129,11 @@ def warnings(settings: Settings, described: Mapping[str, TopicDescription]) -> l
     letters = described.get(settings.topics.dead_letters)
     return [
         f"topics.dead_letters: topic {settings.topics.dead_letters!r} takes up to {letters.max_message_bytes} bytes, "
-        f"topic {flow.inputs!r} up to {inputs.max_message_bytes}: a large poison record will stop its partition"
-        for flow in flows(settings)
-        if letters and (inputs := described.get(flow.inputs)) and letters.max_message_bytes <= inputs.max_message_bytes
+        f"topic {topics.inputs!r} up to {inputs.max_message_bytes}: a large poison record will stop its partition"
+        for topics in topics_of_roles(settings)
+        if letters
+        and (inputs := described.get(topics.inputs))
+        and letters.max_message_bytes <= inputs.max_message_bytes
     ]
 
 
@@ -131,8 +169,8 @@ def _by_partitions(
 ) -> dict[int, Sequence[str]]:
     """The missing topics by the number of partitions they are to have."""
     counts = dict.fromkeys(missing, num_partitions)
-    for flow in flows(settings):
-        together = (flow.inputs, flow.outputs, flow.state)
+    for topics in topics_of_roles(settings):
+        together = (topics.inputs, topics.outputs, topics.state)
         existing = [described[name].num_partitions for name in together if name in described]
         if existing:
             counts |= dict.fromkeys((name for name in together if name in missing), existing[0])

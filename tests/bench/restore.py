@@ -28,7 +28,6 @@ from tests.bench.host import host_line
 from tests.bench.parts import calm_interpreter
 from tests.bench.progress import process_cpu_s
 from tests.bench.workload import Bed, open_bed, rounds
-from worker.flow import flow_of
 from worker.kafka import make_client
 from worker.kafka.port import Commit
 from worker.loop.restore import READ_TIMEOUT_S, Restorer
@@ -36,6 +35,7 @@ from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, Settings, TopicSettings
 from worker.state import Stores
+from worker.topics import topics_of
 
 TOPIC = "user-state"
 
@@ -127,7 +127,7 @@ def adapter_alone(bed: Bed) -> int:
 class _Role:
     """What the restorer asks of a role."""
 
-    flow = flow_of("users", Settings(topics=TopicSettings(user_state=TOPIC)))
+    topics = topics_of("users", Settings(topics=TopicSettings(user_state=TOPIC)))
 
     def decode_state(self, value: bytes) -> Any:
         return value

@@ -21,7 +21,6 @@ from tests.bench.loops import bare, confluent, plain, plain_remembering
 from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker.align import Contract, Space
-from worker.flow import flow_of
 from worker.kafka import make_client
 from worker.loop.pipeline import Pipeline
 from worker.monitoring.health import Health
@@ -33,6 +32,7 @@ from worker.settings import Settings, load
 from worker.stages.decode import DecodedRecords, ItemDecoder
 from worker.stages.fuse import Result, Vector
 from worker.state import Stores
+from worker.topics import topics_of
 
 
 class IdleDecoder(ItemDecoder):
@@ -78,14 +78,14 @@ def _run_pipeline(
 ) -> None:
     client = make_client(settings.kafka)
     client.connect()
-    flow = flow_of("items", settings)
-    output = ItemFormat(flow, space.space_id, settings.publish.vector_dtype, space.spec.dim)
+    topics = topics_of("items", settings)
+    output = ItemFormat(topics, space.space_id, settings.publish.vector_dtype, space.spec.dim)
     keep = settings.state.features
     role = ItemsRole(output, Contract(space.spec), embedder, keep_features=keep, keeps_order=True)
     role._decoder = decoder or role._decoder
-    metrics = Metrics(CollectorRegistry(), flow.inputs)
+    metrics = Metrics(CollectorRegistry(), topics.inputs)
     calm_interpreter()
-    Pipeline(settings, client, role, Stores(None, flow.state, flow.group_id), metrics, Health()).run(stop)
+    Pipeline(settings, client, role, Stores(None, topics.state, topics.group_id), metrics, Health()).run(stop)
 
 
 def plain_calm(settings: Settings, stop: threading.Event) -> None:

@@ -10,54 +10,57 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLIENT_LIBRARIES = {"kafka", "confluent_kafka"}
-CLIENT_MODULES = {
-    "worker/kafka/client.py",
-    "worker/kafka/connection.py",
-    "worker/kafka/consumer.py",
-    "worker/kafka/embedded.py",
-    "worker/kafka/fence.py",
-    "worker/kafka/log.py",
-    "worker/kafka/packing.py",
-    "worker/kafka/producer.py",
-    "worker/kafka/reader.py",
-    "worker/kafka/structs.py",
-    "worker/kafka/admin.py",
-    "worker/kafka/translation.py",
-    "worker/kafka/unpacking.py",
-    "worker/demo/outside.py",
-}
-# Each stage may import the ones before it and the values between them, never a later one or the loop.
-ORDER = [
-    "stages.decode",
-    "state.memory",
-    "partitions.tenure",
-    "stages.encode",
-    "stages.batch",
-    "stages.fuse",
-    "stages.compute",
-    "stages.publish",
-    "stages.producers",
-    "roles.role",
-    "roles.items",
-    "roles.users",
-    "loop.restore",
-    "loop.assignment",
-    "loop.source",
-    "loop.ledger",
-    "loop.pipeline",
-    "process.status_board",
-    "process.service",
-    "process.lifecycle",
-    "commands.cli",
+STREET = [
+    "__main__",
+    "commands",
+    "demo",
+    "process",
+    "loop",
+    "recommend",
+    "roles",
+    "item_vectors",
+    "stages",
+    "monitoring",
+    "partitions",
+    "topics",
+    "train",
+    "evaluate",
+    "encode",
+    "state",
+    "kafka",
+    "data",
+    "synthetic",
+    "records",
+    "align",
+    "settings",
+    "errors",
+    "__init__",
 ]
+"""The rooms of `worker/` along a record's way. A room may import those behind it in this list, and none before it."""
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Names of all modules that a file imports, wherever in it the import stands."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms(path: Path) -> Iterator[str]:
+    """The rooms of `worker/` that a file imports."""
+    for name in imports(path):
+        match name.split("."):
+            case ["worker", room, *_] if room in STREET:
+                yield room
+            case ["worker", room, *_] if (ROOT / "worker" / room).exists() or (ROOT / "worker" / f"{room}.py").exists():
+                raise AssertionError(f"worker/{room} has no place in STREET")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "worker").parts[0].removesuffix(".py")
 
 
 def modules(package: str) -> list[Path]:
@@ -85,20 +88,38 @@ def test_data_know_neither_the_model_nor_the_stream(path):
             assert name.startswith(("worker.data", "worker.synthetic", "worker.errors"))
 
 
-def test_only_the_adapter_knows_the_client():
+def test_only_the_adapter_and_the_demo_know_the_client():
     knowing = {path for path in modules("worker") if {name.split(".")[0] for name in imports(path)} & CLIENT_LIBRARIES}
-    assert {str(path.relative_to(ROOT)) for path in knowing} == CLIENT_MODULES
+    assert {room_of(path) for path in knowing} == {"kafka", "demo"}
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_no_stage_imports_a_later_one(name):
-    later = {f"worker.{each}" for each in ORDER[ORDER.index(name) + 1 :]}
-    at_module_level = {
-        node.module
-        for node in ast.parse((ROOT / "worker" / f"{name.replace('.', '/')}.py").read_text()).body
-        if isinstance(node, ast.ImportFrom) and node.module
+def test_only_adapters_import_modules_of_the_adapter():
+    """The port, its values and the factory are for all; what reaches into the library is for the adapter alone."""
+    inside = {
+        path.stem for path in modules("worker/kafka") if {n.split(".")[0] for n in imports(path)} & CLIENT_LIBRARIES
     }
-    assert not at_module_level & later
+    for path in modules("worker"):
+        if room_of(path) != "kafka":
+            assert not {name.split(".")[2] for name in imports(path) if name.startswith("worker.kafka.")} & (
+                inside - {"embedded"}
+            ), path
+
+
+def test_imports_go_down_the_street():
+    against = [
+        f"{path.relative_to(ROOT)} imports worker.{room}"
+        for path in modules("worker")
+        for room in set(rooms(path))
+        if STREET.index(room) < STREET.index(room_of(path))
+    ]
+    assert not against
+
+
+@pytest.mark.parametrize("statement", ["from worker.loop.pipeline import Pipeline", "from worker import loop"])
+def test_an_import_against_the_street_is_seen_wherever_it_stands(tmp_path, statement):
+    path = tmp_path / "late.py"
+    path.write_text(f"def late() -> None:\n    {statement}\n")
+    assert set(rooms(path)) == {"loop"}
 
 
 def test_configuration_is_shown_without_loading_torch_or_the_client():

@@ -13,8 +13,7 @@ from worker.item_vectors.follower import Catalogue
 from worker.item_vectors.waiting import Waiting
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.tenure import Tenure
-from worker.roles.role import Watched
-from worker.stages.stage import Stage
+from worker.stages.stage import Stage, Watched
 from worker.state.memory import Memory
 from worker.state.packing import is_marked
 

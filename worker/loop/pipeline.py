@@ -83,7 +83,7 @@ class Pipeline:
         """`until_caught_up`: `run` returns once everything is done that was there when it began."""
         self._settings = settings
         self.role = role
-        self._topic = role.flow.inputs
+        self._topic = role.topics.inputs
         self._client = client
         self._encoding = role.encoding
         self._stores = stores
@@ -112,7 +112,7 @@ class Pipeline:
             role.output, self._lease, self._unacknowledged, self._publish.beat
         )
         self._num_transactions = 0
-        self._outputs = Outputs(client, role.flow, settings, self._lease, self._publisher)
+        self._outputs = Outputs(client, role.topics, settings, self._lease, self._publisher)
         self._books = Books(metrics, self._outputs.doubt_limits)
         self.assignment = Assignment(
             self._queue,
@@ -123,7 +123,7 @@ class Pipeline:
             role.forget,
             commits_itself=self._is_transactional,
         )
-        self._consumer = client.consumer(role.flow.group_id)
+        self._consumer = client.consumer(role.topics.group_id)
         self._source = Source(
             self._consumer, self.assignment, self._queue, role.encoding, 2 * settings.batch.max_records, metrics
         )
@@ -182,7 +182,7 @@ class Pipeline:
         Order matters: nothing new is fetched, so the queue runs empty; outputs are acknowledged before the last commit;
         the producer is closed only after it, because closing fails what is still under way.
         """
-        log.info("%s: draining %d records", self.role.flow.role, self.assignment.in_flight, extra={"action": "drain"})
+        log.info("%s: draining %d records", self.role.topics.role, self.assignment.in_flight, extra={"action": "drain"})
         self._health.draining()
         deadline = time.monotonic() + self._settings.shutdown.drain_timeout_s
         self._queue.drain()
@@ -198,7 +198,7 @@ class Pipeline:
         num_abandoned = self.assignment.in_flight
         self._close()
         log.info(
-            "%s: drained, %d records left to the next owner", self.role.flow.role, num_abandoned,
+            "%s: drained, %d records left to the next owner", self.role.topics.role, num_abandoned,
             extra={"action": "drained"},
         )  # fmt: skip
 
@@ -285,12 +285,12 @@ class Pipeline:
     def _require_output_partitions(self, new: Sequence[Held]) -> None:
         """The input topic can have been given more partitions since the start."""
         num_needed = max(held.partition.partition for held in new) + 1
-        flow = self.role.flow
-        for topic in (flow.outputs, flow.state):
+        topics = self.role.topics
+        for topic in (topics.outputs, topics.state):
             found = self._outputs.num_partitions(topic, at_least=num_needed)
             if found is not None and found < num_needed:
                 raise TopicError(
-                    f"topic {topic!r} has {found} partitions, {flow.inputs!r} has {num_needed} or more: give it as "
+                    f"topic {topic!r} has {found} partitions, {topics.inputs!r} has {num_needed} or more: give it as "
                     f"many, then start again"
                 )
 
@@ -499,7 +499,7 @@ class Pipeline:
             self.is_backlog = backlog
             self._queue.set_backlog(backlog)
         if self._consumer.is_stable() and self.role.is_ready():
-            self._health.joined(self.role.flow.role)
+            self._health.joined(self.role.topics.role)
         metrics = self._metrics
         for each in held:
             topic, partition = each.partition
@@ -519,8 +519,8 @@ class Pipeline:
 
     def vitals(self) -> Vitals:
         """For the watchdog; called on its thread."""
-        moved_at = {f"{self.role.flow.role} {stage.name}": stage.moved_at for stage in self._stages}
-        moved_at[f"{self.role.flow.role} poll"] = self._source.polled_at
+        moved_at = {f"{self.role.topics.role} {stage.name}": stage.moved_at for stage in self._stages}
+        moved_at[f"{self.role.topics.role} poll"] = self._source.polled_at
         return Vitals(moved_at, self._consumer.is_stable(), self._client.reachable)
 
     @property

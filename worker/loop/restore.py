@@ -101,7 +101,7 @@ class Restorer:
     def _restored(self, tenure: Tenure) -> Restored:
         number = tenure.partition.partition
         store = self._stores.open(number)
-        self._catch_up(store, TopicPartition(self._role.flow.state, number))
+        self._catch_up(store, TopicPartition(self._role.topics.state, number))
         memory: Memory[Any] = Memory(store, self._role.decode_state)
         recompute = self._role.recall(tenure, memory, self._log, self._watched)
         return Restored(tenure, memory, recompute)

@@ -22,7 +22,6 @@ from worker.align.weights import build_user_model
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
 from worker.errors import ConfigError, WorkerError
-from worker.flow import Flow, flows
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.follower import Catalogue
 from worker.item_vectors.table import ItemTable
@@ -46,7 +45,7 @@ from worker.stages.encode import Encoding
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
-from worker.topics import check_topics
+from worker.topics import RoleTopics, check_topics, topics_of_roles
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +107,19 @@ def _state(entry: Change) -> ItemState:
     return state
 
 
-def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model, metrics: Metrics) -> Role:
+def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model: Model, metrics: Metrics) -> Role:
     """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
     space, dtype = model.space, settings.publish.vector_dtype
     device, user = model.runtime.device, space.spec.user
     sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
-    if flow.role == "items":
+    if topics.role == "items":
         graph, dependents = None, None
         if space.spec.graph is not None:
             base = ItemTable(space.spec.dim, settings.graph.table_dtype, device)
             graph = NeighborFusion(space, base, sizes, device)
             dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
         return ItemsRole(
-            ItemFormat(flow, space.space_id, dtype, space.spec.dim),
+            ItemFormat(topics, space.space_id, dtype, space.spec.dim),
             Contract(space.spec),
             ModelEmbedder(model.runtime, dtype, graph),
             keep_features=settings.state.features,
@@ -132,7 +131,7 @@ def make_role(settings: Settings, flow: Flow, client: ClientPort, model: Model, 
     assert user is not None  # or there would be no model
     table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
     return UsersRole(
-        UserFormat(flow, space.space_id, dtype, space.spec.dim),
+        UserFormat(topics, space.space_id, dtype, space.spec.dim),
         UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
         make_dependents(settings, client, space, table, settings.users, is_base=False),
         user.event_weights,
@@ -184,7 +183,9 @@ class Service:
         self.health = Health(settings.roles)
         self.registry = CollectorRegistry()
         self.process_metrics = ProcessMetrics(self.registry)
-        self.metrics = {flow.role: Metrics(CollectorRegistry(), flow.inputs) for flow in flows(settings)}
+        self.metrics = {
+            topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(settings)
+        }
         self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
         self.client = client or make_client(settings.kafka)
         self._board = StatusBoard(settings, self.metrics, time.time_ns() // 1_000_000)
@@ -220,7 +221,7 @@ class Service:
                 log.warning("%s", warning, extra={"action": "topic_warning"})
             model = loading.result()
         self._describe_model(model)
-        pipelines = [self._pipeline(flow, model) for flow in flows(settings)]
+        pipelines = [self._pipeline(topics, model) for topics in topics_of_roles(settings)]
         _calm_garbage_collector()
         phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
         running = list(phases[0])
@@ -241,11 +242,11 @@ class Service:
         self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
         self._board.set_state("stopped")
 
-    def _pipeline(self, flow: Flow, model: Model) -> Pipeline:
+    def _pipeline(self, topics: RoleTopics, model: Model) -> Pipeline:
         settings = self.settings
-        role = make_role(settings, flow, self.client, model, self.metrics[flow.role])
-        stores = Stores(settings.state.dir, flow.state, flow.group_id)
-        metrics = self.metrics[flow.role]
+        role = make_role(settings, topics, self.client, model, self.metrics[topics.role])
+        stores = Stores(settings.state.dir, topics.state, topics.group_id)
+        metrics = self.metrics[topics.role]
         return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)
 
     def _describe_model(self, model: Model) -> None:

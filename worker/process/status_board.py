@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import __version__
-from worker.flow import Flow, RoleName, flows
 from worker.loop.assignment import HELD, Held
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
@@ -18,6 +17,7 @@ from worker.monitoring.status import AccountingStatus, EncoderStatus, PartitionS
 from worker.monitoring.summary import Window, quantile
 from worker.settings import Settings
 from worker.stages.encode import Encoding
+from worker.topics import RoleName, RoleTopics, topics_of_roles
 
 RATE_WINDOW_S = 10.0
 LATENCY_WINDOW_S = 60.0
@@ -25,7 +25,9 @@ LATENCY_WINDOW_S = 60.0
 
 class StatusBoard:
     def __init__(self, settings: Settings, metrics: Mapping[RoleName, Metrics], started_at_ms: int) -> None:
-        self._roles = {flow.role: RoleBoard(settings, flow, metrics[flow.role]) for flow in flows(settings)}
+        self._roles = {
+            topics.role: RoleBoard(settings, topics, metrics[topics.role]) for topics in topics_of_roles(settings)
+        }
         self._lock = threading.Lock()
         self.status = Status(
             version=__version__,
@@ -46,7 +48,7 @@ class StatusBoard:
 
     def observe(self, pipeline: Pipeline, draining: bool) -> None:
         """On the pipeline's poll thread."""
-        self._roles[pipeline.role.flow.role].observe(pipeline)
+        self._roles[pipeline.role.topics.role].observe(pipeline)
         self._update(
             state="draining" if draining else "running",
             now_ms=time.time_ns() // 1_000_000,
@@ -61,7 +63,7 @@ class StatusBoard:
 class RoleBoard:
     """The part of one role."""
 
-    def __init__(self, settings: Settings, flow: Flow, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, topics: RoleTopics, metrics: Metrics) -> None:
         self._metrics = metrics
         self._is_transactional = settings.delivery == "exactly_once"
         self._transaction_times = Window(LATENCY_WINDOW_S)
@@ -69,14 +71,14 @@ class RoleBoard:
         self._latency = Window(LATENCY_WINDOW_S)
         self._freshness = Window(LATENCY_WINDOW_S)
         self.status = RoleStatus(
-            role=flow.role,
-            group_id=flow.group_id,
+            role=topics.role,
+            group_id=topics.group_id,
             group_stable=False,
             topics={
-                "inputs": flow.inputs,
-                "outputs": flow.outputs,
-                "state": flow.state,
-                "dead_letters": flow.dead_letters,
+                "inputs": topics.inputs,
+                "outputs": topics.outputs,
+                "state": topics.state,
+                "dead_letters": topics.dead_letters,
             },
             mode="live",
             partitions=[],

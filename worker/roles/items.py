@@ -12,7 +12,6 @@ from typing import Any, Literal
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
 from worker.errors import SpaceError
-from worker.flow import Flow
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
 from worker.kafka.port import LogPort, Outbound
@@ -30,14 +29,14 @@ from worker.records import (
     Superseded,
     TopicPartition,
 )
-from worker.roles.role import Watched
 from worker.stages.decode import DecodedRecords, ItemDecoder
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.publish import carried_headers
-from worker.stages.stage import Stage
+from worker.stages.stage import Stage, Watched
 from worker.state.items import ItemState, merged
 from worker.state.memory import Memory
+from worker.topics import RoleTopics
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +49,14 @@ NUM_CHECKED = 256
 class ItemFormat:
     """What every item vector of this process has in common."""
 
-    flow: Flow
+    topics: RoleTopics
     space_id: str
     dtype: Literal["f2", "f4"]
     dim: int
 
     @property
     def dead_letter_topic(self) -> str:
-        return self.flow.dead_letters
+        return self.topics.dead_letters
 
     def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
         match entry:
@@ -89,12 +88,12 @@ class ItemFormat:
             return None
         record = entry.record
         value = entry.state.encode() if isinstance(entry, Item) and entry.state is not None else None
-        return Outbound(self.flow.state, record.partition, record.key, value, (), ChangeReceipt(share))
+        return Outbound(self.topics.state, record.partition, record.key, value, (), ChangeReceipt(share))
 
     def _outbound(
         self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], share: Share
     ) -> Outbound:
-        return Outbound(self.flow.outputs, record.partition, record.key, value, headers, share)
+        return Outbound(self.topics.outputs, record.partition, record.key, value, headers, share)
 
 
 class ItemsRole:
@@ -116,7 +115,7 @@ class ItemsRole:
         """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
         must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused.
         `dependents`: items by their neighbours, in a space with graph fusion, which needs `keep_features`."""
-        self.flow = output.flow
+        self.topics = output.topics
         self.output = output
         self.embedder = embedder
         self._contract = contract
@@ -188,7 +187,7 @@ class ItemsRole:
         They are computed again; publishing the older ones after the newer would undo these. The commit carries a note
         of where in the output partition the uncommitted outputs begin (`tenure.format_note`).
         """
-        partition = TopicPartition(self.flow.outputs, tenure.partition.partition)
+        partition = TopicPartition(self.topics.outputs, tenure.partition.partition)
         start = parse_note(tenure.commit.note) if self._keeps_order else log.end(partition, READ_TIMEOUT_S)
         groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
         published = newest_published(chain.from_iterable(groups), self.output.space_id)
@@ -213,7 +212,7 @@ class ItemsRole:
             state = memory.get(key)
             # What an earlier owner has published of a newer message is computed when that message comes again.
             if state is not None and state.offset >= memory.published.get(key, 0):
-                prompt = Prompt(self.flow.inputs, partition, now_ms, key.encode(), state.offset)
+                prompt = Prompt(self.topics.inputs, partition, now_ms, key.encode(), state.offset)
                 entries.append(Recompute(prompt, key, state))
         return entries
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from worker.flow import Flow
 from worker.kafka.port import LogPort
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
@@ -14,16 +13,14 @@ from worker.stages.decode import DecodedRecords
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder
 from worker.stages.publish import OutputFormat
-from worker.stages.stage import Stage
+from worker.stages.stage import Stage, Watched
 from worker.state.memory import Memory
-
-Watched = Callable[[Iterable[Sequence[Record]]], Iterator[Sequence[Record]]]
-"""Passes groups of records through, and says on the way that the reader is alive."""
+from worker.topics import RoleTopics
 
 
 class Role(Protocol):
     @property
-    def flow(self) -> Flow: ...
+    def topics(self) -> RoleTopics: ...
     @property
     def output(self) -> OutputFormat: ...
     @property

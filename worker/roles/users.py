@@ -8,33 +8,32 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from schemas import encode_user_vector
-from worker.flow import Flow
 from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import LogPort, Outbound
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import ChangeReceipt, Share, Tenure
 from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
-from worker.roles.role import Watched
 from worker.stages.decode import DecodedRecords, EventDecoder
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.publish import carried_headers
-from worker.stages.stage import Stage
+from worker.stages.stage import Stage, Watched
 from worker.state.memory import Memory
 from worker.state.users import UserState, with_event
+from worker.topics import RoleTopics
 
 
 @dataclass(frozen=True, slots=True)
 class UserFormat:
     """What every user vector of this process has in common."""
 
-    flow: Flow
+    topics: RoleTopics
     space_id: str
     dtype: Literal["f2", "f4"]
     dim: int
 
     @property
     def dead_letter_topic(self) -> str:
-        return self.flow.dead_letters
+        return self.topics.dead_letters
 
     def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
         if vector is None:
@@ -51,13 +50,13 @@ class UserFormat:
             produced_at_ms=now_ms,
         )
         record = entry.record
-        return Outbound(self.flow.outputs, record.partition, record.key, value, carried_headers(record), share)
+        return Outbound(self.topics.outputs, record.partition, record.key, value, carried_headers(record), share)
 
     def change(self, share: Share, entry: Change) -> Outbound | None:
         if not isinstance(entry, User):
             return None
         record = entry.record
-        return Outbound(self.flow.state, record.partition, record.key, entry.state.encode(), (), ChangeReceipt(share))
+        return Outbound(self.topics.state, record.partition, record.key, entry.state.encode(), (), ChangeReceipt(share))
 
 
 class UsersRole:
@@ -75,7 +74,7 @@ class UsersRole:
         last: int,
     ) -> None:
         """`last`: events kept per user."""
-        self.flow = output.flow
+        self.topics = output.topics
         self.output = output
         self.embedder = embedder
         self.dependents = dependents
@@ -123,7 +122,7 @@ class UsersRole:
         for key in keys:
             state = memory.get(key)
             if state is not None:
-                entries.append(Recompute(Prompt(self.flow.inputs, partition, now_ms, key.encode()), key, state))
+                entries.append(Recompute(Prompt(self.topics.inputs, partition, now_ms, key.encode()), key, state))
         return entries
 
     def arrivals(self) -> Mapping[int, Collection[str]]:

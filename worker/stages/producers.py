@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Callable
 
 from worker.errors import CallTimeoutError, ClientError, WorkerError
-from worker.flow import Flow
 from worker.kafka.port import ClientPort
 from worker.partitions.lease import MembershipLease
 from worker.settings import Settings
 from worker.stages.publish import Producers, Publisher
+from worker.topics import RoleTopics
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ class Outputs:
     """What the publisher sends through. Poll thread."""
 
     def __init__(
-        self, client: ClientPort, flow: Flow, settings: Settings, lease: MembershipLease, publisher: Publisher
+        self, client: ClientPort, topics: RoleTopics, settings: Settings, lease: MembershipLease, publisher: Publisher
     ) -> None:
         self._client = client
-        self._flow = flow
+        self._topics = topics
         self._settings = settings
         self._lease = lease
         self._publisher = publisher
-        self._transactional_id = transactional_id(settings, flow.group_id)
+        self._transactional_id = transactional_id(settings, topics.group_id)
         self._producers: Producers | None = None
         self._reopen_at: float | None = None
         self._num_failures = 0
@@ -111,9 +111,9 @@ class Outputs:
     def learn_limits(self) -> None:
         """How large a record the topics take, and how many partitions they have. What is not known is not limited."""
         self._limits_learned_at = time.monotonic()
-        flow = self._flow
+        topics = self._topics
         try:
-            described = self._client.describe_topics([flow.outputs, flow.state, flow.dead_letters])
+            described = self._client.describe_topics([topics.outputs, topics.state, topics.dead_letters])
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
             return

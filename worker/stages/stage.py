@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from worker.records import Record
 
 log = logging.getLogger(__name__)
 
 STEP_TIMEOUT_S = 0.2
 """For how long a step waits for work."""
+
+Watched = Callable[[Iterable[Sequence[Record]]], Iterator[Sequence[Record]]]
+"""Passes groups of records through, and says on the way that the reader is alive."""
 
 
 class Stage:

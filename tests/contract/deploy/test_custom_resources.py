@@ -26,10 +26,9 @@ from tests.contract.deploy.artefacts import (
 from tests.contract.deploy.conftest import LoadSettings
 from tests.contract.deploy.crd import Schemas, load_schemas, problems
 from tests.contract.deploy.test_settings import settings_of
-from worker.flow import flows
 from worker.settings import Settings
 from worker.stages.producers import transactional_id
-from worker.topics import needed_topics, wanted_topics
+from worker.topics import needed_topics, topics_of_roles, wanted_topics
 
 SCALED_OBJECT = COMPONENTS / "keda" / "scaledobject.yaml"
 POD_MONITOR = COMPONENTS / "monitoring" / "podmonitor.yaml"
@@ -131,8 +130,8 @@ def test_workers_are_scaled_up_to_one_per_partition() -> None:
 
 def test_partitions_of_inputs_and_outputs_match(worker_settings: Settings) -> None:
     partitions = {each["metadata"]["name"]: each["spec"]["partitions"] for each in documents(TOPICS)}
-    for flow in flows(with_roles(worker_settings)):
-        assert partitions[flow.inputs] == partitions[flow.outputs] == partitions[flow.state]
+    for topics in topics_of_roles(with_roles(worker_settings)):
+        assert partitions[topics.inputs] == partitions[topics.outputs] == partitions[topics.state]
 
 
 def test_the_trigger_watches_what_the_worker_consumes(worker_settings: Settings) -> None:
@@ -192,15 +191,15 @@ def test_in_full_the_trigger_watches_what_its_workers_consume(
 ) -> None:
     resources = rendered(target)
     settings, scaled = settings_of(resources, load_settings, tmp_path), the("ScaledObject", resources)
-    (flow,) = flows(settings)
+    (topics,) = topics_of_roles(settings)
     metadata = metadata_of(scaled)
-    assert (metadata["topic"], metadata["consumerGroup"]) == (flow.inputs, flow.group_id)
+    assert (metadata["topic"], metadata["consumerGroup"]) == (topics.inputs, topics.group_id)
     assert int(metadata["lagThreshold"]) == settings.batch.backlog_records
     deployment = the("Deployment", resources)
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert "replicas" not in deployment["spec"]
     partitions = {each["metadata"]["name"]: each["spec"]["partitions"] for each in documents(TOPICS)}
-    assert scaled["spec"]["maxReplicaCount"] == partitions[flow.inputs]
+    assert scaled["spec"]["maxReplicaCount"] == partitions[topics.inputs]
 
 
 def test_the_autoscaler_finds_workers_with_disks(tmp_path: Path) -> None:
@@ -285,11 +284,11 @@ def test_the_user_may_do_what_the_worker_does(target: str, load_settings: LoadSe
     look = {"Describe", "DescribeConfigs"}
     for name in needed_topics(settings):
         assert allowed(acls, "topic", name) >= look | {"Read"}
-    for flow in flows(settings):
-        for written in (flow.outputs, flow.state, flow.dead_letters):
+    for topics in topics_of_roles(settings):
+        for written in (topics.outputs, topics.state, topics.dead_letters):
             assert allowed(acls, "topic", written) >= look | {"Read", "Write"}
-        assert allowed(acls, "group", flow.group_id) >= {"Describe", "Read"}
-        assert allowed(acls, "transactionalId", transactional_id(settings, flow.group_id)) == {"Describe", "Write"}
+        assert allowed(acls, "group", topics.group_id) >= {"Describe", "Read"}
+        assert allowed(acls, "transactionalId", transactional_id(settings, topics.group_id)) == {"Describe", "Write"}
 
 
 def test_the_user_may_do_no_more() -> None:

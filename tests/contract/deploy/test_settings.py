@@ -25,8 +25,8 @@ from tests.contract.deploy.artefacts import (
 )
 from tests.contract.deploy.conftest import LoadSettings
 from worker.errors import ConfigError
-from worker.flow import flows
 from worker.settings import CONFIG_FILE_VARIABLE, Settings, setting_names, variable
+from worker.topics import topics_of_roles
 
 SECRET = "not-a-real-password"
 FILE_VARIABLES = {
@@ -135,7 +135,7 @@ def test_the_users_deployment_joins_that_of_the_items(
     items, users = (settings_of(rendered(target), load_settings, tmp_path) for target in (first, second))
     assert (items.roles, users.roles) == ({"items"}, {"users"})
     assert (items.topics, items.space, items.kafka) == (users.topics, users.space, users.kafka)
-    assert flows(items)[0].group_id != flows(users)[0].group_id
+    assert topics_of_roles(items)[0].group_id != topics_of_roles(users)[0].group_id
 
 
 def test_with_a_disk_workers_remember_on_it_and_are_known_by_name(load_settings: LoadSettings, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class LoopHarness:
         until_caught_up: bool = False,
     ) -> None:
         self.client, self.cluster, self.role = client, client.cluster, role
-        self.metrics = Metrics(CollectorRegistry(), role.flow.inputs)
-        stores = stores or Stores(None, role.flow.state, role.flow.group_id)
+        self.metrics = Metrics(CollectorRegistry(), role.topics.inputs)
+        stores = stores or Stores(None, role.topics.state, role.topics.group_id)
         self.stores = stores
         self.pipeline = Pipeline(
             settings, self.client, role, stores, self.metrics, Health(), until_caught_up=until_caught_up
@@ -83,6 +83,6 @@ class LoopHarness:
         assert self.error is None, self.error
 
     def until_committed(self) -> None:
-        inputs = self.role.flow.inputs
+        inputs = self.role.topics.inputs
         logs = {tp: len(records) for tp, records in self.cluster.log.items() if tp.topic == inputs and records}
         self.until(lambda: all(self.cluster.commits.get(tp, Commit(0)).offset == end for tp, end in logs.items()))

@@ -19,7 +19,6 @@ from worker.data import split_by_time
 from worker.data.load import assemble
 from worker.errors import ClientError, ConfigError
 from worker.evaluate.spaces import embed_items
-from worker.flow import flow_of
 from worker.monitoring.metrics import Metrics
 from worker.process.service import Model, _load_model, make_role
 from worker.records import Delete
@@ -28,6 +27,7 @@ from worker.state import MemoryStore, Stores
 from worker.state.items import ItemState
 from worker.state.memory import Memory
 from worker.synthetic import Audience, Catalogue
+from worker.topics import topics_of
 from worker.train.run import item_parts
 
 SPEC = SpaceSpec(
@@ -65,7 +65,7 @@ class Harness(LoopHarness):
         settings = settings.model_copy(update={"graph": GraphSettings.model_validate(graph)})
         client = FakeClient(cluster, refuse=refuse)
         metrics = Metrics(CollectorRegistry(), "items")
-        role = make_role(settings, flow_of("items", settings), client, model, metrics)
+        role = make_role(settings, topics_of("items", settings), client, model, metrics)
         super().__init__(client, role, stores, settings, until_caught_up=until_caught_up)
 
     def until_final(self, expected: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,6 @@ from tests.unit.loop.harness import SETTINGS, LoopHarness
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
-from worker.flow import flow_of
 from worker.kafka.port import Commit
 from worker.loop.restore import Restored
 from worker.partitions.tenure import format_note
@@ -21,6 +20,7 @@ from worker.stages.producers import backoff_s
 from worker.state import MemoryStore
 from worker.state.items import ItemState
 from worker.state.memory import Memory
+from worker.topics import topics_of
 
 SPEC = SpaceSpec(
     dim=2,
@@ -44,8 +44,8 @@ class Harness(LoopHarness):
         until_caught_up=False,
         **client,
     ):
-        flow = flow_of("items", SETTINGS)
-        output = ItemFormat(flow, space_id, "f2", 2)
+        topics = topics_of("items", SETTINGS)
+        output = ItemFormat(topics, space_id, "f2", 2)
         role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True, keeps_order=True)
         super().__init__(FakeClient(cluster, **client), role, settings=settings, until_caught_up=until_caught_up)
 

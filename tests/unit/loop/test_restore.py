@@ -8,7 +8,6 @@ import pytest
 from schemas import ItemVector, Tensor, encode
 from tests.fakes import FakeClient, FakeCluster, FakeRecord
 from worker.errors import SpaceError, StateError
-from worker.flow import flow_of
 from worker.kafka.port import Commit
 from worker.loop.restore import Restored, Restorer
 from worker.partitions.tenure import Tenure
@@ -18,6 +17,7 @@ from worker.settings import Settings
 from worker.state import Stores
 from worker.state.memory import Memory
 from worker.state.packing import pack
+from worker.topics import topics_of
 
 TENSOR = Tensor(dtype="f4", shape=(1,), data=b"\x00\x00\x80?")
 
@@ -57,7 +57,7 @@ def test_records_of_others_are_passed_over(caplog):
 class Role:
     """What restoring asks of a role, whose states are the values themselves."""
 
-    flow = flow_of("users", Settings())
+    topics = topics_of("users", Settings())
 
     def decode_state(self, value: bytes) -> Any:
         return value
@@ -70,11 +70,11 @@ class Harness:
     """A restorer of partition 0, on a changelog in memory."""
 
     def __init__(self, cluster: FakeCluster, directory: Path | None = None) -> None:
-        self.stores = Stores(directory, Role.flow.state, Role.flow.group_id)
+        self.stores = Stores(directory, Role.topics.state, Role.topics.group_id)
         self.restorer = Restorer(FakeClient(cluster), Role(), self.stores, lambda: None)
 
     def restore(self) -> Restored:
-        self.restorer.request(Tenure(TopicPartition(Role.flow.inputs, 0), Commit(0)))
+        self.restorer.request(Tenure(TopicPartition(Role.topics.inputs, 0), Commit(0)))
         self.restorer.step()
         (restored,) = self.restorer.results()
         return restored
@@ -92,11 +92,11 @@ class Harness:
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    return FakeCluster(topics=(Role.flow.inputs, Role.flow.state))
+    return FakeCluster(topics=(Role.topics.inputs, Role.topics.state))
 
 
 def remember(cluster: FakeCluster, key: bytes | None, value: bytes | None) -> None:
-    cluster.append(Role.flow.state, 0, key, value)
+    cluster.append(Role.topics.state, 0, key, value)
 
 
 def test_the_last_of_each_key_is_remembered_and_a_tombstone_forgets(cluster):

@@ -12,7 +12,6 @@ from worker.align.padding import rising_sizes
 from worker.align.spec import DecayedSum
 from worker.align.users import UserModel
 from worker.errors import ClientError
-from worker.flow import flow_of
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.follower import Catalogue
 from worker.item_vectors.table import ItemTable
@@ -22,6 +21,7 @@ from worker.records import TopicPartition
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
 from worker.state import Stores
+from worker.topics import topics_of
 
 USER = DecayedSum(half_life_ms=1_000, last=4, event_weights={"view": 1.0, "hide": -1.0})
 P0 = TopicPartition("events", 0)
@@ -42,13 +42,13 @@ class Harness(LoopHarness):
         until_caught_up=False,
         **client,
     ) -> None:
-        flow, made = flow_of("users", SETTINGS), FakeClient(cluster, **client)
+        topics, made = topics_of("users", SETTINGS), FakeClient(cluster, **client)
         table = ItemTable(2, "float32", "cpu")
         pool = UserPool(UserModel(USER, 2).eval(), table, USER.event_weights, USER.last, rising_sizes(8), "f4", "cpu")
         catalogue = Catalogue(made, "item-vectors", "space", 2, table)
         self.waiting = Waiting(max_waiting)
         dependents = Dependents(catalogue, self.waiting, follows_changes=follows_changes)
-        role = UsersRole(UserFormat(flow, "space", "f4", 2), pool, dependents, USER.event_weights, USER.last)
+        role = UsersRole(UserFormat(topics, "space", "f4", 2), pool, dependents, USER.event_weights, USER.last)
         super().__init__(made, role, stores, settings, until_caught_up=until_caught_up)
 
 

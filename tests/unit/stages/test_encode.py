@@ -21,7 +21,6 @@ from worker.encode.decoder_pool import DecoderPool
 from worker.encode.encoder import Piece, Unit
 from worker.encode.media.forms import Form, Part, Text, TextForm
 from worker.errors import SystemicError
-from worker.flow import flow_of
 from worker.kafka.port import Commit
 from worker.monitoring.metrics import CONTENT_REASONS, EncodeMetrics, Metrics
 from worker.partitions.tenure import Tenure
@@ -31,6 +30,7 @@ from worker.stages.encode import Encoding
 from worker.state import MemoryStore, Stores
 from worker.state.items import ItemState
 from worker.state.memory import Memory
+from worker.topics import topics_of
 
 SPEC = SpaceSpec(
     dim=2,
@@ -80,12 +80,12 @@ class Harness(LoopHarness):
     """Of the items role, with an encoder for text and image."""
 
     def __init__(self, cluster: FakeCluster, pool: DecoderPool, stores: Stores | None = None, **role: Any) -> None:
-        flow = flow_of("items", SETTINGS)
+        topics = topics_of("items", SETTINGS)
         self.text, self.image = Cosines(), Cosines()
         routes = [Route("image", "image", self.image), Route("text", "text", self.text)]
         self.encoding = Encoding(ContentEncoder(routes, pool), SETTINGS.batch)
         options = {"keep_features": True, "keeps_order": True, "encoding": self.encoding, **role}
-        made = ItemsRole(ItemFormat(flow, "space", "f2", 2), Contract(SPEC), FakeEmbedder(), **options)
+        made = ItemsRole(ItemFormat(topics, "space", "f2", 2), Contract(SPEC), FakeEmbedder(), **options)
         super().__init__(FakeClient(cluster), made, stores)
 
 

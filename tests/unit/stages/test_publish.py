@@ -4,7 +4,6 @@ import pytest
 
 from schemas import ItemVector, decode
 from tests.fakes import FakeClient, FakeCluster, FakeRecord, feature
-from worker.flow import flow_of
 from worker.kafka.port import Commit
 from worker.partitions.lease import MembershipLease, boottime
 from worker.partitions.tenure import Tenure
@@ -14,8 +13,9 @@ from worker.settings import Settings
 from worker.stages.batch import MicroBatch
 from worker.stages.fuse import Fused, Vector
 from worker.stages.publish import Producers, Publisher, Unacknowledged, carried_headers
+from worker.topics import topics_of
 
-OUTPUT = ItemFormat(flow_of("items", Settings()), "space", "f2", 2)
+OUTPUT = ItemFormat(topics_of("items", Settings()), "space", "f2", 2)
 VECTOR = Vector(b"\x00\x3c\x00\x00", ("text",))
 
 
