@@ -6,11 +6,12 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigError
+from worker.settings import Settings, load, setting_names, variable
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -45,6 +46,29 @@ def add_dataset_flags(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     command.add_argument("--threads", type=positive, metavar="N", help="(default: as many as there are cores)")
+
+
+def add_settings(command: argparse.ArgumentParser) -> None:
+    """A flag for every setting, and the file of them."""
+    settings = command.add_argument_group("settings")
+    settings.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings (ALIGN_CONFIG)")
+    for name, description in setting_names().items():
+        settings.add_argument(
+            f"--{name}",
+            dest=f"setting:{name}",
+            metavar="VALUE",
+            help=f"{description} ({variable(name)})".replace("%", "%%"),
+        )
+
+
+def settings_from(arguments: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> Settings:
+    """What `add_settings` made flags for. `defaults` give way to flags only. Raises `ConfigError`."""
+    flags = {
+        key.removeprefix("setting:"): value
+        for key, value in vars(arguments).items()
+        if key.startswith("setting:") and value is not None
+    }
+    return load({**(defaults or {}), **flags}, arguments.config)
 
 
 def positive(text: str) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import positive, print_json, say
+from worker.commands.arguments import add_command, add_settings, positive, print_json, say, settings_from
 from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from worker.recommend.sources import Files, Source
 
 
-def add_recommend_flags(command: argparse.ArgumentParser) -> None:
+def add_recommend(commands: Any) -> None:
+    """The command and its flags."""
+    asking = add_command(commands, "recommend", _recommend, "ask published vectors: items for a user, or like an item")
+    _add_flags(asking)
+    add_settings(asking)
+
+
+def _add_flags(command: argparse.ArgumentParser) -> None:
     """What can be asked, and where the vectors come from."""
     asked = command.add_argument_group("questions, each repeatable")
     asked.add_argument("--user", action="append", default=[], metavar="ID", help="items for a user")
@@ -69,8 +76,9 @@ def add_recommend_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
-def recommend(arguments: argparse.Namespace, settings: Settings) -> int:
+def _recommend(arguments: argparse.Namespace) -> int:
     """Answer what is asked. Raises `ConfigError` for a user, item or modality that is not there."""
+    settings = settings_from(arguments)
     _require_sense(arguments)
     from worker.align import Space
     from worker.align.device import resolve_device

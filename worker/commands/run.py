@@ -1,0 +1,43 @@
+"""`align-worker run`: the worker itself, until a signal or until it has caught up."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+from worker.commands.arguments import add_command, add_settings, settings_from
+
+
+def add_run(commands: Any) -> None:
+    """The command and its flags."""
+    run = add_command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
+    run.add_argument(
+        "--until-caught-up",
+        action="store_true",
+        help="end with 0 once everything is done that was there at the start; items first, then users",
+    )
+    add_settings(run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from worker.monitoring import logs
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_undone if arguments.until_caught_up else _leave)
+    settings = settings_from(arguments)
+    logs.configure(settings.log.level, settings.log.format)
+    from worker.process.lifecycle import serve  # takes seconds, so whatever can be refused is refused before
+
+    return serve(settings, until_caught_up=arguments.until_caught_up)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """While imports run there is nothing to drain, and an exception out of the middle of one is anybody's guess."""
+    os._exit(0)
+
+
+def _leave_undone(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + signal.SIGTERM)

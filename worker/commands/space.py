@@ -1,0 +1,108 @@
+"""`align-worker space`: making, showing and checking spaces."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from worker.commands.arguments import add_command, pairs, positive, positive_number, print_json, sizes, weights
+
+
+def add_space(commands: Any) -> None:
+    """The commands and their flags."""
+    space = commands.add_parser("space", help="make, show and check the space that vectors live in")
+    spaces = space.add_subparsers(metavar="COMMAND", required=True)
+    create = add_command(spaces, "create", _space_create, "make a seeded, untrained space")
+    create.add_argument("path", type=Path, metavar="PATH")
+    create.add_argument(
+        "--modality",
+        action="append",
+        required=True,
+        metavar="NAME=DIM",
+        help="a modality and the size of its vectors",
+    )
+    create.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="NAME=ENCODER",
+        help="only accept features of this encoder",
+    )
+    create.add_argument(
+        "--dim", type=positive, default=256, help="size of the published vectors (default: %(default)s)"
+    )
+    create.add_argument("--fusion", default="self_attention", help="kind of fusion (default: %(default)s)")
+    create.add_argument("--layers", type=positive, help="of self_attention (default: 1)")
+    create.add_argument("--heads", type=positive, help="of an attention (default: 4)")
+    create.add_argument(
+        "--max-vectors",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="vectors of a modality per item (default: 1)",
+    )
+    create.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        metavar="TYPE=WEIGHT",
+        help="what a user event of this type is worth; others are not used (default: view=0.3 like=1 save=1.5 "
+        "purchase=2 dislike=-0.5)",
+    )
+    create.add_argument(
+        "--half-life-days",
+        type=positive_number,
+        default=7.0,
+        metavar="DAYS",
+        help="after which a user event is worth half (default: %(default)s)",
+    )
+    create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON")
+    show.add_argument("path", type=Path, metavar="PATH")
+    check = add_command(spaces, "check", _space_check, "load a space, run it, and time it")
+    check.add_argument("path", type=Path, metavar="PATH")
+    check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    check.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
+    check.add_argument("--threads", type=positive, metavar="N", help="(default: one less than there are cores)")
+    check.add_argument("--json", action="store_true", help="the whole report")
+
+
+def _space_create(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    space = command.create(
+        arguments.path,
+        sizes("--modality", arguments.modality),
+        arguments.dim,
+        encoders=pairs("--encoder", arguments.encoder),
+        fusion=arguments.fusion,
+        layers=arguments.layers,
+        heads=arguments.heads,
+        max_vectors=sizes("--max-vectors", arguments.max_vectors),
+        seed=arguments.seed,
+        half_life_days=arguments.half_life_days,
+        event_weights=weights("--event", arguments.event),
+    )
+    print(f"space {space.space_id} in {arguments.path}")
+    return 0
+
+
+def _space_show(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    print_json(command.show(arguments.path))
+    return 0
+
+
+def _space_check(arguments: argparse.Namespace) -> int:
+    from worker.align import command
+
+    report = command.check(
+        arguments.path, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads or 0
+    )
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        print(report.text())
+    return 0
