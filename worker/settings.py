@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,6 +26,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -36,6 +39,7 @@ from pydantic_settings import (
 from worker.errors import ConfigError
 
 ENV_PREFIX = "ALIGN_"
+HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
 DECODER_START_S = 30.0
 """How long the process that reads media files may take to start."""
@@ -58,6 +62,54 @@ def _split_pairs(value: Any) -> Any:
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+MAX_SECRET_BYTES = 64 * 1024
+
+
+def secret_fields(model: type[BaseModel]) -> list[str]:
+    """The fields that hold secrets. Each has another one beside it, `…_file`, that names a file to read it from."""
+    return [name for name, field in model.model_fields.items() if SecretStr in (field.annotation, *_args(field))]
+
+
+def _args(field: FieldInfo) -> tuple[Any, ...]:
+    return get_args(field.annotation)
+
+
+def _with_secrets(group: str, model: type[BaseModel], given: Any) -> Any:
+    """The values of a group with each secret read that a `…_file` names. Raises `ValueError`, which names the setting
+    and never what is in the file."""
+    if not isinstance(given, Mapping):
+        return given
+    read: dict[str, Any] = {}
+    for name in secret_fields(model):
+        path = given.get(f"{name}_file")
+        if isinstance(path, str | Path):
+            if given.get(name) is not None:
+                raise ValueError(f"{group}.{name} and {group}.{name}_file are both set: give one of them")
+            read[name] = _read_secret(f"{group}.{name}_file", Path(path))
+    return {**given, **read}
+
+
+def _read_secret(setting: str, path: Path) -> str:
+    try:
+        if not path.exists():
+            raise ValueError(f"{setting}: no such file: {path}")
+        if not path.is_file():
+            raise ValueError(f"{setting}: {path} is not a file")
+        with path.open("rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{setting}: cannot read {path}: {error.strerror or error}") from None
+    if len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"{setting}: {path} has more than {MAX_SECRET_BYTES} bytes: it is no password")
+    try:
+        secret = content.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{setting}: {path} is not text in UTF-8") from None
+    if not secret:
+        raise ValueError(f"{setting}: {path} is empty")
+    return secret
 
 
 class KafkaSettings(_Group):
@@ -86,6 +138,9 @@ class KafkaSettings(_Group):
     member."""
     fetch_max_bytes: int = Field(8 * 2**20, ge=2**16)
     """Most bytes of one fetch, and so of client memory per broker."""
+    client_rack: str | None = None
+    """Where this process runs, in the words of the brokers' `broker.rack`: mostly the name of a zone. Brokers whose
+    `replica.selector.class` knows racks then have it fetch from a replica in the same place."""
     fetch_max_wait_ms: int = Field(500, ge=1)
     """How long the broker holds a fetch that has nothing to return. New data ends the wait at once."""
     delivery_timeout_ms: int = Field(15_000, ge=1_000)
@@ -106,17 +161,26 @@ class KafkaSettings(_Group):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    """File holding `sasl_password`, such as a mounted Secret. Read at start, without a line break at its end."""
     sasl_oauth_token_file: Path | None = None
     """File holding a bearer token, read again at every authentication, so that a rotated token is picked up."""
     ssl_cafile: Path | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_key_password: SecretStr | None = None
+    ssl_key_password_file: Path | None = None
+    """File holding `ssl_key_password`."""
     ssl_check_hostname: bool = True
     api_version: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_split_commas)] = None
     """Assume this broker version instead of asking. Only the embedded broker needs it."""
     check_crcs: bool = True
     """Verify record checksums."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        return _with_secrets("kafka", cls, given)
 
     @model_validator(mode="after")
     def _consistent(self) -> KafkaSettings:
@@ -134,7 +198,8 @@ class KafkaSettings(_Group):
             raise ValueError("kafka.sasl_oauth_token_file is required with kafka.sasl_mechanism=OAUTHBEARER")
         if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (self.sasl_username and self.sasl_password):
             raise ValueError(
-                f"kafka.sasl_mechanism={self.sasl_mechanism} needs kafka.sasl_username and kafka.sasl_password"
+                f"kafka.sasl_mechanism={self.sasl_mechanism} needs kafka.sasl_username and kafka.sasl_password, "
+                "or kafka.sasl_password_file"
             )
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_oauth_token_file"):
             path = getattr(self, name)
@@ -316,10 +381,26 @@ class UserSettings(_Group):
     """Element type of the table of item vectors on the device: rows times dim times 2 or 4 bytes."""
 
 
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name != "*" and not HOST_NAME.fullmatch(name.removeprefix("*.")):
+            raise ValueError(
+                f"{name!r} is no host name: give names without scheme and port, as worker.example or *.example"
+            )
+    return tuple(name.lower().rstrip(".") for name in names)
+
+
 class HttpSettings(_Group):
     host: str = "0.0.0.0"
+    """Address to listen on: `0.0.0.0` is every IPv4 address of this machine, `::` every one of both kinds."""
     port: int = Field(9464, ge=0, le=65_535)
     """Metrics, probes and the status page. 0 picks a free port."""
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_host_names)
+    ] = ()
+    """Names by which this server may be asked, besides `localhost` and every IP address: `host`, `*.domain`, or `*` for
+    any. A page of the web could otherwise make its visitor's browser read metrics and status, under a name of its own
+    that leads here. Probes are answered whatever the name."""
 
 
 class LogSettings(_Group):
@@ -478,8 +559,19 @@ def variable(name: str) -> str:
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
-    """All settings as plain values; secrets are stars."""
-    return settings.model_dump(mode="json")
+    """All settings as plain values; secrets are stars, and those that come from files are not there."""
+    plain: dict[str, Any] = settings.model_dump(mode="json")
+    _leave_out_read_secrets(settings, plain)
+    return plain
+
+
+def _leave_out_read_secrets(settings: BaseModel, plain: dict[str, Any]) -> None:
+    for name in secret_fields(type(settings)):
+        if plain.get(f"{name}_file") is not None:
+            plain[name] = None
+    for name in type(settings).model_fields:
+        if isinstance(group := getattr(settings, name), BaseModel):
+            _leave_out_read_secrets(group, plain[name])
 
 
 def _nested(flags: Mapping[str, str]) -> dict[str, Any]:

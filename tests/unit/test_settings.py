@@ -1,9 +1,11 @@
 import json
+import os
 
 import pytest
+from pydantic import BaseModel
 
 from worker.errors import ConfigError
-from worker.settings import load, redacted, setting_names, variable
+from worker.settings import Settings, load, redacted, setting_names, variable
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def test_every_setting_that_is_not_its_own_explanation_is_described():
         "topics.items", "topics.events", "topics.item_vectors", "topics.user_vectors", "topics.dead_letters",
         "kafka.security_protocol", "kafka.sasl_mechanism", "kafka.sasl_username", "kafka.sasl_password",
         "kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile", "kafka.ssl_key_password",
-        "kafka.ssl_check_hostname", "http.host", "log.level", "log.format",
+        "kafka.ssl_check_hostname", "log.level", "log.format",
     }  # fmt: skip
 
 
@@ -79,6 +81,8 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_TOPICS__ITEMS": "events"}, "events is used for more than one topic"),
         ({"ALIGN_DEVICE": "gpu"}, "device (ALIGN_DEVICE)"),
         ({"ALIGN_BATCH__PADDED_SIZES": "512,64"}, "batch.padded_sizes must rise"),
+        ({"ALIGN_HTTP__ALLOWED_HOSTS": "a.example,http://b"}, "'http://b' is no host name"),
+        ({"ALIGN_HTTP__ALLOWED_HOSTS": "a.example:9464"}, "http.allowed_hosts (ALIGN_HTTP__ALLOWED_HOSTS)"),
         ({"ALIGN_CONFIG": "/no/such/file.yaml"}, "cannot read the configuration file /no/such/file.yaml"),
     ],
 )
@@ -119,6 +123,133 @@ def test_secrets_are_never_shown(monkeypatch):
     with pytest.raises(ConfigError) as raised:
         load()
     assert "hunter2" not in str(raised.value)
+
+
+def signed_in(**more):
+    return {
+        "kafka.security_protocol": "SASL_PLAINTEXT", "kafka.sasl_mechanism": "PLAIN", "kafka.sasl_username": "me",
+        **more,
+    }  # fmt: skip
+
+
+def with_secret(name, value):
+    """Flags with which a secret setting is allowed."""
+    return signed_in(**{"kafka.sasl_password": "x", name: value} if name != "kafka.sasl_password" else {name: value})
+
+
+def every_secret(model=Settings, prefix=""):
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from every_secret(field.annotation, f"{prefix}{name}.")
+        elif "SecretStr" in str(field.annotation):
+            yield prefix + name
+
+
+SECRETS = tuple(every_secret())
+
+
+def read(settings, name):
+    value = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value.get_secret_value()
+
+
+def test_the_secrets_there_are():
+    assert {"kafka.sasl_password", "kafka.ssl_key_password"} <= set(SECRETS)
+    assert {f"{name}_file" for name in SECRETS} <= set(setting_names())
+
+
+def from_file(name, path):
+    flags = with_secret(name, "x")
+    del flags[name]
+    return {**flags, f"{name}_file": str(path)}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"hunter2", "hunter2"),
+        (b"hunter2\n", "hunter2"),
+        (b"hunter2\r\n", "hunter2"),
+        (b"\xef\xbb\xbfhunter2\n", "hunter2"),
+        (b" hunter 2 \n", " hunter 2 "),
+        ("pässwörd\n".encode(), "pässwörd"),
+    ],
+)
+def test_every_secret_can_come_from_a_file(tmp_path, name, content, secret):
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    settings = load(from_file(name, file))
+    assert read(settings, name) == secret
+    shown = json.dumps(redacted(settings), ensure_ascii=False) + repr(settings)
+    assert secret.strip() not in shown
+    assert str(file) in shown
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_given_twice_is_an_error_that_names_both(tmp_path, monkeypatch, name):
+    file = tmp_path / "secret"
+    file.write_text("hunter2")
+    monkeypatch.setenv(variable(name), "hunter3")
+    with pytest.raises(ConfigError) as raised:
+        load(from_file(name, file))
+    line = raised.value.one_line()
+    assert line.startswith(f"{name} and {name}_file are both set")
+    assert "hunter" not in line
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "is not a file"),
+        (lambda path: os.mkfifo(path), "is not a file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(b"\n"), "is empty"),
+        (lambda path: path.write_bytes(b"hunter2\xff"), "is not text in UTF-8"),
+        (lambda path: path.write_bytes(b"hunter2" * 10_000), "has more than 65536 bytes"),
+        (lambda path: path.symlink_to(path), "secret"),
+    ],
+)
+def test_a_secret_file_that_cannot_be_read_is_one_line_that_names_the_setting(tmp_path, name, make, problem):
+    make(tmp_path / "secret")
+    with pytest.raises(ConfigError) as raised:
+        load(from_file(name, tmp_path / "secret"))
+    line = raised.value.one_line()
+    assert line.startswith(f"{name}_file: ")
+    assert problem in line
+    assert str(tmp_path / "secret") in line
+    assert "hunter2" not in line
+    assert "\n" not in line
+
+
+def test_a_secret_file_without_the_right_to_it_is_explained(tmp_path, monkeypatch):
+    file = tmp_path / "secret"
+    file.write_text("hunter2")
+
+    def refused(self, *arguments):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(file), "open", refused)  # root may read everything
+    with pytest.raises(ConfigError, match=r"kafka\.sasl_password_file: cannot read .*secret: Permission denied"):
+        load(signed_in(**{"kafka.sasl_password_file": str(file)}))
+
+
+def test_what_config_prints_of_secret_files_can_be_loaded_again(tmp_path):
+    import yaml
+
+    (tmp_path / "secret").write_text("hunter2\n")
+    settings = load(signed_in(**{"kafka.sasl_password_file": str(tmp_path / "secret")}))
+    (tmp_path / "worker.yaml").write_text(yaml.safe_dump(redacted(settings)))
+    assert load(file=tmp_path / "worker.yaml") == settings
+
+
+def test_a_log_in_without_any_password_names_both_ways():
+    with pytest.raises(ConfigError, match=r"kafka\.sasl_password, or kafka\.sasl_password_file"):
+        load(signed_in())
 
 
 def test_what_config_prints_can_be_loaded_again(tmp_path):

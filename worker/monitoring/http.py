@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import ipaddress
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,8 +38,12 @@ CONNECTION_DEADLINE_S = 5.0
 MAX_CONNECTIONS = 64
 """One more cuts the oldest: whatever holds it is slow, and a probe that waits behind it restarts the pod."""
 
+PROBES = ("/livez", "/readyz", "/startupz")
+SHOWN_CHARS = 200
+
 _LOG = logging.getLogger(__name__)
 _TEXT = "text/plain; charset=utf-8"
+_HOST = re.compile(r"(\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]+))(:\d*)?")
 
 
 class Response(NamedTuple):
@@ -78,6 +83,53 @@ def answer(routes: Routes, method: str, target: str) -> Response:
     except Exception:
         _LOG.exception("%s could not be answered", path, extra={"action": "http"})
         return _text(HTTPStatus.INTERNAL_SERVER_ERROR, "could not be answered; the log says why")
+
+
+def answer_to(
+    hosts: Sequence[str], allowed_hosts: Collection[str], routes: Routes, method: str, target: str
+) -> Response:
+    """The response to a request that was sent to these hosts, which is what its `Host` headers say.
+
+    The browser of somebody who can reach this port lets a page of the web read what the page's own host answers, and
+    whoever owns that host's name can make it lead here. Only a name gives that away; an address cannot be borrowed. A
+    probe is answered under any name, with no more than its code under a strange one.
+    """
+    strange = [host for host in hosts if not is_allowed(host, allowed_hosts)]
+    if not strange:
+        return answer(routes, method, target)
+    refusal = _text(
+        HTTPStatus.MISDIRECTED_REQUEST,
+        f"{strange[0][:SHOWN_CHARS]!r} is no name of this worker: list it in http.allowed_hosts, or use its IP address",
+    )
+    if target.partition("?")[0] not in PROBES:
+        return refusal
+    probe = answer(routes, method, target)
+    return refusal._replace(code=probe.code, headers=probe.headers)
+
+
+def is_allowed(host: str, allowed_hosts: Collection[str]) -> bool:
+    """Whether a `Host` header names this server: `localhost`, an IP address, or one of the names, whatever the port."""
+    whole = host.strip().lower()
+    if not whole:  # no browser leaves it empty
+        return True
+    if (found := _HOST.fullmatch(whole)) is None:
+        return False
+    name = (found["address"] or found["name"]).rstrip(".")
+    return _is_address(name) or (
+        found["address"] is None and (name == "localhost" or any(_matches(name, each) for each in allowed_hosts))
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
@@ -130,15 +182,20 @@ class HttpServer:
         registry: CollectorRegistry,
         health: Health,
         status: Callable[[], Status],
+        *,
+        allowed_hosts: Collection[str] = (),
     ) -> None:
-        self._host, self._port = host, port
+        """`host` is an address or a name, an IPv6 address with brackets or without; `::` listens on all addresses of
+        both kinds. `allowed_hosts` as in `is_allowed`."""
+        self._host, self._port = host.removeprefix("[").removesuffix("]"), port
+        self._allowed_hosts = allowed_hosts
         self._routes = make_routes(registry, health, status)
         self._server: _Server | None = None
 
     def start(self) -> None:
         """Listen, and serve until `close`. Raises `ConfigError` where host and port cannot be listened on."""
         try:
-            self._server = _Server(self._host, self._port, self._routes)
+            self._server = _Server(self._host, self._port, self._routes, self._allowed_hosts)
         except OSError as error:
             raise _cannot_listen(self._host, self._port, error) from error
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
@@ -167,14 +224,17 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, routes: Routes) -> None:
-        self.routes = routes
+    def __init__(self, host: str, port: int, routes: Routes, allowed_hosts: Collection[str]) -> None:
+        self.routes, self.allowed_hosts = routes, allowed_hosts
         self._since: dict[socket.socket, float] = {}  # oldest first
         self._lock = threading.Lock()
         self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         super().__init__(address, _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:  # whether `::` hears IPv4, too, is else a setting of the system
+            with suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # Not HTTPServer's: that asks DNS for this host's full name, and hangs where nobody answers.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
@@ -221,7 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type, error_message_format = _TEXT, "%(code)d %(message)s\n"
 
     def do_GET(self) -> None:
-        response = answer(self.server.routes, self.command, self.path)
+        server, hosts = self.server, self.headers.get_all("Host", [])
+        response = answer_to(hosts, server.allowed_hosts, server.routes, self.command, self.path)
         self.send_response(response.code)
         for name, value in (
             ("Content-Type", response.content_type),
@@ -250,5 +311,5 @@ def _cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
         return ConfigError(f"http.port: not allowed to listen on {port}: choose one above 1023")
     return ConfigError(
         f"http.host: cannot listen on {host!r} ({error.strerror or error}): "
-        "use 0.0.0.0 for all addresses, or 127.0.0.1 for this machine only"
+        "use 0.0.0.0 for all IPv4 addresses, :: for those of IPv6, too, or 127.0.0.1 for this machine only"
     )

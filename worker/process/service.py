@@ -189,7 +189,14 @@ class Service:
         self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
         self.client = client or make_client(settings.kafka)
         self._board = StatusBoard(settings, self.metrics, time.time_ns() // 1_000_000)
-        self.http = HttpServer(settings.http.host, settings.http.port, self.registry, self.health, self.status)
+        self.http = HttpServer(
+            settings.http.host,
+            settings.http.port,
+            self.registry,
+            self.health,
+            self.status,
+            allowed_hosts=settings.http.allowed_hosts,
+        )
         self.running = threading.Event()
 
     def status(self) -> Status:

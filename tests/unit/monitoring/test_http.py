@@ -10,7 +10,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http import HTTPStatus
 from importlib import resources
 from typing import NamedTuple
@@ -22,7 +22,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from worker.errors import ConfigError
 from worker.monitoring import http as worker_http
 from worker.monitoring.health import Health
-from worker.monitoring.http import HttpServer, Response, answer, content_security_policy, make_routes, status_json
+from worker.monitoring.http import (
+    HttpServer,
+    Response,
+    answer,
+    content_security_policy,
+    is_allowed,
+    make_routes,
+    status_json,
+)
 from worker.monitoring.status import AccountingStatus, DeadLetterStatus, PartitionStatus, RoleStatus, Status
 
 PATHS = ("/", "/status.json", "/metrics", "/livez", "/readyz", "/startupz")
@@ -89,9 +97,9 @@ def world() -> Iterator[World]:
     world.server.close()
 
 
-def ask(server: HttpServer, path: str, method: str = "GET", body: bytes | None = None) -> Answer:
+def ask(server: HttpServer, path: str, method: str = "GET", body: bytes | None = None, host: str = "") -> Answer:
     with closing(http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=5)) as connection:
-        connection.request(method, path, body)
+        connection.request(method, path, body, {"Host": host} if host else {})
         response = connection.getresponse()
         return Answer(response.status, dict(response.getheaders()), response.read())
 
@@ -296,6 +304,96 @@ def test_an_ipv6_address_is_a_url(world: World) -> None:
     with closing(connect(server)):
         assert server.address.startswith("http://[::1]:")
     server.close()
+
+
+@pytest.mark.parametrize(("host", "families"), [("::", "46"), ("[::]", "46"), ("[::1]", "6"), ("0.0.0.0", "4")])
+def test_an_address_for_both_kinds_hears_both(world: World, host: str, families: str) -> None:
+    server = HttpServer(host, 0, world.registry, world.health, make_status)
+    try:
+        server.start()
+    except ConfigError:
+        pytest.skip("this machine has no IPv6")
+    port = urlsplit(server.address).port
+    heard = ""
+    for family, address in (("4", "127.0.0.1"), ("6", "[::1]")):
+        with closing(http.client.HTTPConnection(f"{address}:{port}", timeout=5)) as connection, suppress(OSError):
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200
+            heard += family
+    server.close()
+    assert heard == families
+
+
+# ---------------------------------------------------------------------- by which name
+
+OWN_NAMES = (
+    "localhost", "localhost:9464", "LOCALHOST.", "127.0.0.1:9464", "10.1.2.3", "10.1.2.3:9464", "[::1]", "[::1]:9464",
+    "[fd00::17]:9464", "[fe80::1%eth0]:9464",
+)  # fmt: skip
+STRANGE_NAMES = (
+    "rebind.example", "rebind.example:9464", "worker", "localhost.example", "127.0.0.1.example", "example.localhost",
+    "[rebind.example]", "[::1]rebind.example", "[::1].example:9464", "127.0.0.1:9464:80", "localhost:x", "[]", ":9464",
+    "1.2.3.4@rebind.example", "rebind.example,localhost", "localhost rebind.example",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", OWN_NAMES)
+@pytest.mark.parametrize("path", PATHS)
+def test_addresses_and_localhost_are_answered_as_ever(world: World, host: str, path: str) -> None:
+    world.health.started()
+    world.health.joined()
+    assert ask(world.server, path, host=host).code == 200
+
+
+@pytest.mark.parametrize("host", STRANGE_NAMES)
+@pytest.mark.parametrize("path", ["/", "/status.json", "/metrics", "/nothing"])
+def test_another_name_is_refused_with_the_setting_that_allows_it(world: World, host: str, path: str) -> None:
+    got = ask(world.server, path, host=host)
+    assert got.code == 421
+    assert b"http.allowed_hosts" in got.body
+    assert len(got.body.splitlines()) == 1
+    assert b"align_" not in got.body
+
+
+@pytest.mark.parametrize("host", [*OWN_NAMES, *STRANGE_NAMES])
+def test_a_probe_is_answered_under_every_name(world: World, host: str) -> None:
+    assert [ask(world.server, path, host=host).code for path in ("/startupz", "/livez?verbose", "/readyz")] == [
+        503, 200, 503,
+    ]  # fmt: skip
+    world.health.started()
+    world.health.joined()
+    world.health.dead("a detail")
+    got = ask(world.server, "/livez", host=host)
+    assert got.code == 503
+    assert (b"a detail" in got.body) == (host in OWN_NAMES)
+
+
+def test_names_can_be_allowed(world: World) -> None:
+    names = ("worker.example", "*.align.svc")
+    server = HttpServer("127.0.0.1", 0, world.registry, world.health, make_status, allowed_hosts=names)
+    server.start()
+    for host in ("worker.example", "Worker.Example.:9464", "a.align.svc", "a.b.align.svc:80", "localhost"):
+        assert ask(server, "/metrics", host=host).code == 200, host
+    for host in ("other.example", "a.worker.example", "align.svc", "notalign.svc"):
+        assert ask(server, "/metrics", host=host).code == 421, host
+    server.close()
+
+
+def test_any_name_can_be_allowed(world: World) -> None:
+    assert all(is_allowed(host, ("*",)) for host in ("rebind.example", "worker:9464", "localhost"))
+
+
+def test_who_sends_no_name_is_no_browser_and_is_answered(world: World) -> None:
+    for request in (b"GET /metrics HTTP/1.0\r\n\r\n", b"GET /metrics HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"):
+        with closing(connect(world.server)) as client:
+            client.sendall(request)
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_of_several_names_each_must_be_allowed(world: World) -> None:
+    with closing(connect(world.server)) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: rebind.example\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 421 ")
 
 
 def test_a_port_in_use_names_the_setting(world: World) -> None:
