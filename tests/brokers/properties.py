@@ -58,6 +58,14 @@ def node_properties(node: NodeAddress, data: Path) -> dict[str, str]:
     }
 
 
+def rack_properties(rack: str) -> dict[str, str]:
+    """Where a node stands, and that consumers are sent to the replica nearest to them."""
+    return {
+        "broker.rack": rack,
+        "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
+    }
+
+
 def sasl_properties(users: Mapping[str, str]) -> dict[str, str]:
     """Password log-in for these users, and OAuth log-in for everybody with an unsigned token."""
     passwords = " ".join(f'user_{name}="{password}"' for name, password in users.items())

@@ -21,6 +21,7 @@ from tests.brokers.node import KafkaFailedError, Node
 from tests.brokers.properties import (
     cluster_properties,
     node_properties,
+    rack_properties,
     sasl_properties,
     scram_users,
     tls_properties,
@@ -46,6 +47,8 @@ class RealKafka:
     """Opens the TLS listeners."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """Server properties on top of our own, the same for all nodes."""
+    racks: Sequence[str] = ()
+    """Where each node stands. Consumers that say where they do then read from a replica in the same place."""
     auto_create_topics: bool = False
     heap: str = "512m"
     optimizing: bool = False
@@ -72,6 +75,8 @@ class RealKafka:
 
     def _own_properties(self, node: Node) -> dict[str, str]:
         properties = node_properties(node.address, node.data)
+        if self.racks:
+            properties |= rack_properties(self.racks[node.address.number])
         if self.sasl:
             properties |= sasl_properties(self.sasl)
         if self.authority is not None:
