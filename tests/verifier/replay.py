@@ -6,7 +6,7 @@ shown is that batches, order, crashes and duplicates on the way make no differen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -93,17 +93,19 @@ def _lives(space: Space, records: Iterable[Any]) -> dict[str, list[NewItem]]:
 def _final_features(space: Space, lives: Mapping[str, list[NewItem]]) -> dict[str, Mapping[str, Feature]]:
     """Features of each item that is left. Of each modality the newest counts that no later whole message or delete has
     ended."""
-    found = {item_id: _features(messages, space) for item_id, messages in lives.items() if messages}
+    names = space.spec.modalities
+    found = {item_id: features_of(messages, names) for item_id, messages in lives.items() if messages}
     return {item_id: features for item_id, features in found.items() if features}
 
 
-def _features(messages: list[NewItem], space: Space) -> dict[str, Feature]:
+def features_of(messages: Iterable[NewItem], names: Container[str]) -> dict[str, Feature]:
+    """What the messages of an item, in the order of the log, leave of the modalities that are named."""
     by_revision = sorted(messages, key=lambda message: message.revision)  # stable: equal ones stay in the log's order
     features: dict[str, Feature] = {}
     for message in by_revision:
         if not message.partial:
             features = {}
-        features |= {name: each for name, each in message.features.items() if name in space.spec.modalities}
+        features |= {name: each for name, each in message.features.items() if name in names}
     return dict(sorted(features.items()))
 
 

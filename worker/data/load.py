@@ -1,7 +1,8 @@
 """From files of items and of events to one dataset.
 
-The result does not depend on the order of the files or of the messages in them: items and users are in the order of
-their ids, events in that of time, and where messages contradict one another the choice is made by what they hold.
+Items and users are in the order of their ids, events in that of time. Messages of an item add up by the law of the
+stream (`worker/state/items.py`), the files in the order given standing for the log; the result depends on that order
+only where two messages of an item claim the same revision.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas import Feature, NewItem, UserEvent, encode
+from schemas import Feature, NewItem, UserEvent
 from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
 from worker.data.files import read_events, read_items
 from worker.data.progress import counted
 from worker.errors import ConfigError, DataError
+from worker.state.items import NONE, ItemState, merged
 
 MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
 
@@ -29,7 +31,7 @@ class LeftOut:
     """What was read and is not in the dataset, in messages."""
 
     superseded: int = 0
-    """Items of which a newer revision was read."""
+    """Item messages of which newer ones leave nothing, or that brought nothing."""
     unencoded: Counter[str] = field(default_factory=Counter)
     """By modality, items that bring raw content and no vector of it: only vectors can be learnt from."""
     duplicates: int = 0
@@ -79,14 +81,16 @@ def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weight
                 f"event weights: {name}={weight}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
             )
     left_out = LeftOut()
-    catalogue = _newest(items, left_out)
-    if not catalogue:
+    states = _merged(items, left_out)
+    if not states:
         raise DataError("there are no items in the files")
-    item_ids = [item.item_id for item in catalogue]
+    item_ids = sorted(states)
+    catalogue = [states[item_id] for item_id in item_ids]
     index = {item_id: number for number, item_id in enumerate(item_ids)}
     user_ids, interactions = _interactions(events, index, event_weights, left_out)
-    features = _features(catalogue)
-    neighbors = [tuple(index[other] for other in item.neighbors if other in index) for item in catalogue]
+    features = _features(item_ids, catalogue)
+    named = [item.neighbors.ids if item.neighbors else () for item in catalogue]
+    neighbors = [tuple(index[other] for other in ids if other in index) for ids in named]
     fingerprint = fingerprint_of(item_ids, user_ids, features, interactions, neighbors)
     versions = [Version(item.revision, item.event_time_ms) for item in catalogue]
     return Loaded(Dataset(item_ids, user_ids, features, interactions, neighbors, fingerprint), versions, left_out)
@@ -95,60 +99,36 @@ def assemble(items: Iterable[NewItem], events: Iterable[UserEvent], event_weight
 # ---------------------------------------------------------------------- items
 
 
-def _newest(items: Iterable[NewItem], left_out: LeftOut) -> list[NewItem]:
-    """The items as they are now, by id: of each the newest whole message, and what newer partial ones change in it."""
-    whole: dict[str, NewItem] = {}
-    partial: dict[str, list[NewItem]] = {}
-    num_read = num_used = 0
-    for message in items:
+def _merged(items: Iterable[NewItem], left_out: LeftOut) -> dict[str, ItemState]:
+    """The items as their messages leave them, by id."""
+    states: dict[str, ItemState] = {}
+    num_read = 0
+    for place, message in enumerate(items):
         num_read += 1
-        if message.content:
-            left_out.unencoded.update(message.content.keys() - message.features.keys())
-            message = message.model_copy(update={"content": {}})  # or pictures and films would fill the memory
-        if message.partial:
-            partial.setdefault(message.item_id, []).append(message)
-        elif message.item_id not in whole or _is_newer(message, whole[message.item_id]):
-            whole[message.item_id] = message
-    newest = []
-    for item_id in sorted(whole.keys() | partial.keys()):
-        item: NewItem | None = whole.get(item_id)
-        parts = [part for part in partial.get(item_id, ()) if item is None or _is_newer(part, item)]
-        num_used += len(parts) + (item is not None)
-        for part in sorted(parts, key=_age):
-            item = part if item is None else _merged(item, part)
-        assert item is not None
-        newest.append(item)
-    left_out.superseded = num_read - num_used
-    return newest
+        left_out.unencoded.update(message.content.keys() - message.features.keys())
+        if state := merged(states.get(message.item_id), message, place):
+            states[message.item_id] = state
+    left_out.superseded = num_read - sum(map(_num_messages, states.values()))
+    return states
 
 
-def _is_newer(item: NewItem, other: NewItem) -> bool:
-    if item.revision != other.revision:
-        return item.revision > other.revision
-    return _age(item) > _age(other)
+def _num_messages(item: ItemState) -> int:
+    """The messages that an item is made of; those of one revision count as one."""
+    revisions = {part.revision for part in item.parts.values()} | {item.whole, item.revision}
+    return len((revisions | {item.neighbors.revision} if item.neighbors else revisions) - {NONE})
 
 
-def _age(item: NewItem) -> tuple[int, bool, int, bytes]:
-    """Orders the messages of one item. The last two only matter between messages that claim the same revision."""
-    return item.revision, item.partial, item.event_time_ms, encode(item)
+def _features(item_ids: Sequence[str], catalogue: Sequence[ItemState]) -> dict[str, Features]:
+    names = sorted({name for item in catalogue for name in item.parts})
+    return {name: _modality(name, item_ids, catalogue) for name in names}
 
 
-def _merged(item: NewItem, part: NewItem) -> NewItem:
-    return part.model_copy(
-        update={
-            "features": {**item.features, **part.features},
-            "neighbors": part.neighbors or item.neighbors,
-        }
-    )
-
-
-def _features(catalogue: Sequence[NewItem]) -> dict[str, Features]:
-    names = sorted({name for item in catalogue for name in item.features})
-    return {name: _modality(name, catalogue) for name in names}
-
-
-def _modality(name: str, catalogue: Sequence[NewItem]) -> Features:
-    found = [(item.item_id, item.features[name]) for item in catalogue if name in item.features]
+def _modality(name: str, item_ids: Sequence[str], catalogue: Sequence[ItemState]) -> Features:
+    found = [
+        (item_id, item.parts[name].feature)
+        for item_id, item in zip(item_ids, catalogue, strict=True)
+        if name in item.parts
+    ]
     first_id, first = found[0]
     for item_id, feature in found:
         if (feature.encoder, feature.dims) != (first.encoder, first.dims):
@@ -156,7 +136,7 @@ def _modality(name: str, catalogue: Sequence[NewItem]) -> Features:
                 f"features.{name}: item {first_id!r} has {_kind(first)}, item {item_id!r} has {_kind(feature)}; "
                 "vectors can only be compared if one encoder made them"
             )
-    counts_I = np.array([item.features[name].num_vectors if name in item.features else 0 for item in catalogue])
+    counts_I = np.array([item.parts[name].feature.num_vectors if name in item.parts else 0 for item in catalogue])
     starts: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_I)])
     vectors_NK: Floats = np.empty((int(starts[-1]), first.dims), np.float32)
     for start, (_, feature) in zip(starts[:-1][counts_I > 0], found, strict=True):

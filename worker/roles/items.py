@@ -151,7 +151,7 @@ class ItemsRole:
             if self.dependents is not None and known is not None and known.neighbors is not None:
                 self.dependents.waiting.remove(known.neighbors.ids, entry.record.partition, entry.id)
             return Delete(entry.record, entry.id, is_overtaken)
-        state = merged(known, entry)
+        state = merged(known, entry, entry.record.offset, entry.digests)
         if state is None:
             return Superseded(entry.record)
         state = self._waiting(state, entry.record.partition, entry.id)

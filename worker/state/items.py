@@ -1,5 +1,7 @@
 """An item as its messages leave it: each modality from the newest message that brought it. Pure.
 
+The one law by which messages add up, for the stream and for training alike: a space is learnt from what is served.
+
 The state after any messages depends on the messages, not on the order in which they came:
 
 - A whole message (`partial: false`) of revision R makes everything of revision R or less its own, and leaves what
@@ -15,14 +17,28 @@ Only where two messages of an item have the same revision does the later one in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from schemas import Feature
-from worker.records import Item
 from worker.state.packing import pack, unpack
 
 NONE = -1
 """In place of a revision: there is none yet."""
+
+
+class Message(Protocol):
+    """What the law asks of an item message."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def event_time_ms(self) -> int: ...
+    @property
+    def partial(self) -> bool: ...
+    @property
+    def features(self) -> Mapping[str, Feature]: ...
+    @property
+    def neighbors(self) -> Sequence[str]: ...
 
 
 class Part(NamedTuple):
@@ -95,12 +111,17 @@ def _fields(feature: Feature) -> tuple[object, ...]:
 _NOTHING = ItemState(-1, NONE, NONE, 0, {})
 
 
-def merged(known: ItemState | None, item: Item) -> ItemState | None:
-    """The item after a message, or None when newer messages leave nothing of it."""
+def merged(
+    known: ItemState | None, item: Message, offset: int, digests: Mapping[str, bytes] | None = None
+) -> ItemState | None:
+    """The item after a message, or None when newer messages leave nothing of it.
+
+    `offset` is the message's place in the log; `digests` stand for the content behind features that were made here.
+    """
     known = known or _NOTHING
     if item.revision < known.whole:
         return None
-    digests = item.digests or {}
+    digests = digests or {}
     brought = {
         name: Part(item.revision, feature, digests.get(name))
         for name, feature in item.features.items()
@@ -115,7 +136,7 @@ def merged(known: ItemState | None, item: Item) -> ItemState | None:
         newer = {name: part for name, part in known.parts.items() if part.revision > item.revision}
         parts, whole = {**brought, **newer}, item.revision
     return ItemState(
-        item.record.offset,
+        offset,
         max(known.revision, item.revision),
         whole,
         max(known.event_time_ms, item.event_time_ms),
@@ -124,7 +145,7 @@ def merged(known: ItemState | None, item: Item) -> ItemState | None:
     )
 
 
-def _neighbors(known: Named | None, item: Item) -> Named | None:
+def _neighbors(known: Named | None, item: Message) -> Named | None:
     if known is not None and known.revision > item.revision:
         return known
     if item.neighbors:

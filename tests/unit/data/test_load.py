@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas import Content, Feature
 from tests.unit.data.builders import WEIGHTS, event, item, rows_of
+from tests.verifier.replay import features_of
 from worker.data import Dataset, load_dataset
 from worker.data.files import write_events, write_items
 from worker.data.load import assemble
@@ -160,7 +161,7 @@ some_items = st.lists(
         ids,
         st.integers(0, 3),
         st.integers(0, 3),
-        st.dictionaries(st.sampled_from(["text", "image"]), small_vectors),
+        st.dictionaries(st.sampled_from(["text", "image"]), small_vectors, min_size=1),
         st.booleans(),
     ),
     min_size=1,
@@ -173,15 +174,31 @@ some_events = st.lists(
 
 @given(items=some_items, events=some_events, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_the_order_of_the_messages_does_not_matter(items, events, seed):
-    """Not even where they contradict one another: equal revisions, ids of events used twice."""
+def test_the_order_of_the_messages_does_not_matter_but_where_items_claim_one_revision(items, events, seed):
+    """Nor does that of events whose ids are used twice."""
     first = assemble(items, events, WEIGHTS)
-    random.Random(seed).shuffle(items)
+    shuffled = random.Random(seed).sample(items, len(items))
     random.Random(seed).shuffle(events)
-    second = assemble(items, events, WEIGHTS)
+    places = {(each.item_id, each.revision): iter([]) for each in items}
+    for key in places:
+        places[key] = iter([each for each in items if (each.item_id, each.revision) == key])
+    second = assemble([next(places[each.item_id, each.revision]) for each in shuffled], events, WEIGHTS)
     assert second.left_out == first.left_out
     assert second.dataset.fingerprint == first.dataset.fingerprint
     assert rows_of(second.dataset.events) == rows_of(first.dataset.events)
+
+
+@given(items=some_items)
+@settings(deadline=None)
+def test_training_learns_from_the_items_that_the_stream_serves(items):
+    """Messages with equal revisions included. The stream is held to the same reference by the integration tests."""
+    found = assemble(items, (), WEIGHTS).dataset
+    of_items = {item_id: [each for each in items if each.item_id == item_id] for item_id in found.item_ids}
+    served = {item_id: features_of(messages, {"text", "image"}) for item_id, messages in of_items.items()}
+    for name, features in found.features.items():
+        rows = iter(features.vectors_NK.tolist())
+        learnt = [next(rows) if is_present else None for is_present in features.present_I]
+        assert learnt == [each[name].to_numpy().tolist() if name in each else None for each in served.values()]
 
 
 @given(items=some_items, events=some_events)

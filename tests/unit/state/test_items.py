@@ -21,10 +21,14 @@ def message(revision: int, offset: int = 0, *, partial: bool, neighbors: tuple[s
     return Item(record, "a", revision, 1_000 + revision, features, partial, neighbors=neighbors)
 
 
+def merge(known: ItemState | None, item: Item) -> ItemState | None:
+    return merged(known, item, item.record.offset, item.digests)
+
+
 def after(*messages: Item) -> ItemState | None:
     state = None
     for each in messages:
-        state = merged(state, each) or state
+        state = merge(state, each) or state
     return state
 
 
@@ -42,17 +46,17 @@ def test_text_now_and_image_later_make_one_item():
 
 def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not():
     state = after(message(5, partial=True, text=5.0))
-    assert merged(state, message(4, partial=True, text=4.0)) is None
-    late = merged(state, message(3, partial=True, image=3.0))
+    assert merge(state, message(4, partial=True, text=4.0)) is None
+    late = merge(state, message(3, partial=True, image=3.0))
     assert content(late) == {"image": 3.0, "text": 5.0}
     assert late.revision == 5
 
 
 def test_a_whole_message_ends_what_it_does_not_bring_unless_that_is_newer():
     state = after(message(1, partial=False, text=1.0, audio=1.0), message(4, partial=True, image=4.0))
-    assert content(merged(state, message(3, partial=False, text=3.0))) == {"image": 4.0, "text": 3.0}
-    assert content(merged(state, message(4, partial=False, text=9.0))) == {"text": 9.0}
-    assert merged(state, message(0, partial=False, text=0.0)) is None
+    assert content(merge(state, message(3, partial=False, text=3.0))) == {"image": 4.0, "text": 3.0}
+    assert content(merge(state, message(4, partial=False, text=9.0))) == {"text": 9.0}
+    assert merge(state, message(0, partial=False, text=0.0)) is None
 
 
 def test_a_whole_message_older_than_a_part_still_brings_the_rest():
@@ -62,17 +66,17 @@ def test_a_whole_message_older_than_a_part_still_brings_the_rest():
 
 def test_the_same_message_again_changes_nothing():
     state = after(message(2, 7, partial=True, text=2.0))
-    assert merged(state, message(2, 7, partial=True, text=2.0)) == state
+    assert merge(state, message(2, 7, partial=True, text=2.0)) == state
 
 
 def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_none():
     state = after(message(2, partial=False, neighbors=("b", "c"), text=2.0))
-    assert merged(state, message(3, partial=True, text=3.0)).neighbors == Named(2, ("b", "c"))
-    assert merged(state, message(3, partial=True, neighbors=("d",))).neighbors == Named(3, ("d",))
-    assert merged(state, message(3, partial=False, text=3.0)).neighbors is None
+    assert merge(state, message(3, partial=True, text=3.0)).neighbors == Named(2, ("b", "c"))
+    assert merge(state, message(3, partial=True, neighbors=("d",))).neighbors == Named(3, ("d",))
+    assert merge(state, message(3, partial=False, text=3.0)).neighbors is None
     later = after(message(2, partial=False, text=2.0), message(4, partial=True, neighbors=("d",)))
-    assert merged(later, message(3, partial=False, neighbors=("b",), text=3.0)).neighbors == Named(4, ("d",))
-    assert merged(later, message(3, partial=True, neighbors=("b",))) is None
+    assert merge(later, message(3, partial=False, neighbors=("b",), text=3.0)).neighbors == Named(4, ("d",))
+    assert merge(later, message(3, partial=True, neighbors=("b",))) is None
 
 
 def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing():
@@ -102,6 +106,19 @@ def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
     assert len({state.neighbors for state in states}) == 1
     start = data.draw(st.integers(0, len(messages) - 1))
     assert content(after(*messages, *messages[start:])) == content(after(*messages)), "a replay changes nothing"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), max_size=6))
+def test_of_two_messages_with_one_revision_the_later_in_the_log_counts(kinds):
+    """Each message in the order of revisions, and of one revision in that of the log: the rule without the law."""
+    messages = [
+        message(revision, place, partial=partial, **dict.fromkeys(sorted(names), float(place)))
+        for place, (revision, partial, names) in enumerate(kinds)
+    ]
+    expected: dict[str, float] = {}
+    for each in sorted(messages, key=lambda message: message.revision):
+        expected = {**(expected if each.partial else {}), **dict.fromkeys(each.features, float(each.record.offset))}
+    assert content(after(*messages)) == expected
 
 
 def test_a_state_is_the_same_after_it_was_written():
