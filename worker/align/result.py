@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -92,6 +92,23 @@ def without_vectors(count: int, dim: int, modality_vectors: bool) -> Embedded:
     bad_rows = dict.fromkeys(range(count), NO_MODALITY)
     vectors_BD, priors_B = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
     return Embedded(vectors_BD, [()] * count, bad_rows, priors_B, {} if modality_vectors else None)
+
+
+def replaced(embedded: Embedded, alone: Mapping[int, Embedded]) -> Embedded:
+    """The same with what single rows gave when each was computed alone, by row."""
+    rows = list(alone)
+    embedded.vectors[rows] = [each.vectors[0] for each in alone.values()]
+    embedded.priors[rows] = [each.priors[0] for each in alone.values()]
+    for row, each in alone.items():
+        for name, vectors in (each.modality_vectors or {}).items():
+            if embedded.modality_vectors is not None:
+                embedded.modality_vectors[name][row] = vectors[0]
+    bad_rows = {
+        row: why
+        for row in sorted(embedded.bad_rows)
+        if (why := alone[row].bad_rows.get(0) if row in alone else embedded.bad_rows[row]) is not None
+    }
+    return replace(embedded, bad_rows=bad_rows)
 
 
 def concatenated(pieces: Sequence[Embedded]) -> Embedded:

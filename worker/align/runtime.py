@@ -25,7 +25,7 @@ from worker.align.errors import OutOfMemoryError
 from worker.align.features import Features
 from worker.align.graph import GraphedModel
 from worker.align.padding import rising_sizes
-from worker.align.result import Embedded, concatenated, from_outputs, without_vectors
+from worker.align.result import NO_MODALITY, Embedded, concatenated, from_outputs, replaced, without_vectors
 from worker.align.space import Space
 from worker.align.synthetic import synthetic_items
 from worker.align.warm_up import Candidate, Run, Vectors, WarmUpReport, chosen, try_dtypes
@@ -136,6 +136,19 @@ class AlignRuntime:
             raise SystemicError(f"space.path: the space gives no vector for a good item: {bad[0]}")
 
     def _embed(self, features: Sequence[Features]) -> Embedded:
+        """The vectors of a batch. A row that seems bad is computed again alone, and what it gives there counts.
+
+        A processor with tiles (AMX) reads some elements of the next row with a row whose length is no multiple of the
+        tile, and multiplies them with 0. Of a finite neighbour that adds 0 exactly; of NaN or an infinite one it
+        makes NaN, in a row that is well.
+        """
+        embedded = self._together(features)
+        suspects = [row for row, why in embedded.bad_rows.items() if why != NO_MODALITY]
+        if not suspects or len(features) == 1:
+            return embedded
+        return replaced(embedded, {row: self._together(features[row : row + 1]) for row in suspects})
+
+    def _together(self, features: Sequence[Features]) -> Embedded:
         assert self._model is not None
         batch = self._collator.collate(features)
         if batch is None:

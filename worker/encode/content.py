@@ -337,8 +337,15 @@ def isolate(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float3
         log.warning("batch of %d failed, halving it: %s", len(pieces), error, extra={"action": "bisect"})
         middle = len(pieces) // 2
         return isolate(encoder, pieces[:middle]) + isolate(encoder, pieces[middle:])
+    finite = [bool(np.isfinite(row).all()) for row in rows]
+    if len(pieces) > 1:
+        # What is not finite may have spoilt its neighbours in the batch: each is judged by what it gives alone.
+        return [
+            row if is_finite else isolate(encoder, [piece])[0]
+            for piece, row, is_finite in zip(pieces, rows, finite, strict=True)
+        ]
     bad = ContentError(Reason.MODEL_FAILURE, f"{encoder.name} gives a vector that is not finite")
-    return [row if np.isfinite(row).all() else bad for row in rows]
+    return [row if is_finite else bad for row, is_finite in zip(rows, finite, strict=True)]
 
 
 def _require_working(encoder: Encoder, cause: Exception | None) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
@@ -81,6 +82,8 @@ class ModelEmbedder:
             result = results[index]
             if not state.parts:  # a message that brings neighbours alone may come first
                 results[index] = NO_VECTOR
+            elif is_moved and not np.isfinite(moved.vectors_BD[index]).all():
+                results[index] = None
             elif is_moved and isinstance(result, Vector):
                 results[index] = result._replace(base=bases[index])
         return results

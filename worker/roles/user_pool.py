@@ -59,7 +59,7 @@ class UserPool:
         counts_U = (rows_UN != NO_ROW).sum(1).tolist()
         rows = pack_rows(vectors_UD, self._dtype)
         return [
-            NO_VECTOR if not usable else Vector(row, num_events=count) if finite else None
+            None if not finite else Vector(row, num_events=count) if usable else NO_VECTOR
             for usable, finite, count, row in zip(usable_U, finite_U, counts_U, rows, strict=False)
         ]
 

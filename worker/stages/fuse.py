@@ -103,7 +103,12 @@ def isolate(
     if not entries:
         return []
     try:
-        return list(embedder.vectors(entries))
+        results: list[Result | Exception] = list(embedder.vectors(entries))
+        if len(entries) > 1 and None in results:
+            # What is not finite may have spoilt its neighbours in the batch: each is judged by what it gives alone.
+            for index in [index for index, result in enumerate(results) if result is None]:
+                results[index] = isolate(entries[index : index + 1], embedder, on_out_of_memory)[0]
+        return results
     except OutOfMemoryError as error:
         on_out_of_memory()
         if len(entries) == 1:

@@ -24,6 +24,7 @@ from tests.unit.align.builders import (
     values_of,
     with_gaps,
 )
+from worker.align.collated import Collated
 from worker.align.command import BATCH_TOLERANCE
 from worker.align.contract import Contract
 from worker.align.errors import OutOfMemoryError
@@ -197,6 +198,60 @@ def test_a_poisonous_item_is_reported_and_touches_no_other(
         assert not embedded.vectors[row].any()
         others = [index for index in range(20) if index != row]
         assert np.abs(embedded.vectors[others] - clean.vectors[others]).max() <= BATCH_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("modality_vectors", [False, True])
+@pytest.mark.parametrize("arrange", [lambda items: items, with_gaps])
+def test_a_row_that_its_neighbour_spoils_on_its_way_through_the_processor_is_computed_again_alone(
+    space: Space,
+    monkeypatch: pytest.MonkeyPatch,
+    arrange: Callable[[list[Item]], list[Item]],
+    modality_vectors: bool,
+) -> None:
+    """As tiles of AMX do it in bfloat16, on any processor: what is not finite reaches the rows beside it."""
+    fixed = runtime(space, max_batch=32, padded_sizes=[32], modality_vectors=modality_vectors)
+    items = arrange(make_items(SPEC, 20))
+    clean = fixed.embed(items)
+    compute = GraphedModel.__call__
+
+    def spoiling(model: GraphedModel, batch: Collated) -> list[np.ndarray]:
+        outputs = compute(model, batch)
+        bad = np.flatnonzero(~np.isfinite(outputs[1]))
+        for output in outputs:
+            output[[row for bad_row in bad for row in (bad_row - 1, bad_row + 1) if 0 <= row < len(output)]] = np.nan
+        return outputs
+
+    monkeypatch.setattr(GraphedModel, "__call__", spoiling)
+    poisoned = list(items)
+    for row in (0, 7, 8, 19):
+        poisoned[row] = {**items[row], "image": feature(np.full(17, np.inf))}
+    embedded = fixed.embed([*poisoned, {}])
+    assert list(embedded.bad_rows) == [0, 7, 8, 19, 20]
+    assert "image" in embedded.bad_rows[7]
+    assert embedded.modalities[:20] == [tuple(sorted(item)) for item in poisoned]
+    others = [row for row in range(20) if row not in (0, 7, 8, 19)]
+    assert np.array_equal(embedded.vectors[others], clean.vectors[others])
+    assert not embedded.vectors[[0, 7, 8, 19, 20]].any()
+    if modality_vectors:
+        assert embedded.modality_vectors is not None
+        assert clean.modality_vectors is not None
+        for name, vectors in embedded.modality_vectors.items():
+            assert np.array_equal(vectors[others], clean.modality_vectors[name][others])
+            assert not vectors[[0, 7, 8, 19, 20]].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_finite_neighbour_however_large_adds_nothing(space: Space, dtype: str) -> None:
+    """What a processor reads beyond the end of a row is multiplied with exactly 0."""
+    fixed = runtime(space, dtype=dtype, max_batch=32, padded_sizes=[32])
+    items = make_items(SPEC, 20)
+    clean = fixed.embed(items).rows("f4")
+    for factor in (1e-30, 1e15, 1e18):
+        scaled = [
+            {name: feature(values_of(part)[0] * factor, "f4") for name, part in item.items()} if row % 2 else item
+            for row, item in enumerate(items)
+        ]
+        assert fixed.embed(scaled).rows("f4")[::2] == clean[::2]
 
 
 def test_an_item_without_a_modality_is_a_bad_row(exact: AlignRuntime) -> None:

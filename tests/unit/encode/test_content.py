@@ -258,6 +258,24 @@ def test_a_piece_that_breaks_the_encoder_takes_only_itself(pool: DecoderPool) ->
     assert {result.reason for result in results if isinstance(result, ContentError)} == {Reason.MODEL_FAILURE}
 
 
+class Spoiling(Touchy):
+    """A piece that has no finite vector takes those beside it along."""
+
+    def encode(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        vectors = super().encode(pieces)
+        for row in np.flatnonzero(np.isnan(vectors).any(1)):
+            vectors[max(0, row - 1) : row + 2] = np.nan
+        return vectors
+
+
+def test_a_piece_that_its_neighbour_in_the_batch_has_spoilt_is_encoded_again_alone() -> None:
+    texts = ["a", "void", "b", "c", "void", "void"]
+    rows = isolate(Spoiling(), [Piece(text, 1) for text in texts])
+    alone = isolate(Touchy(), [Piece("b", 1)])[0]
+    assert [isinstance(row, ContentError) for row in rows] == [text == "void" for text in texts]
+    assert np.array_equal(rows[2], alone)
+
+
 def test_an_encoder_that_fails_on_everything_ends_the_process() -> None:
     with pytest.raises(SystemicError, match="builtin-text-v1 fails on everything"):
         isolate(Touchy(poison=""), [Piece("x", 1)])

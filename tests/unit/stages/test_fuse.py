@@ -54,6 +54,23 @@ def test_one_bad_item_costs_a_logarithm_of_calls():
     assert len(embedder.batch_sizes) == 1 + 2 * 6
 
 
+class SpoilingEmbedder(FakeEmbedder):
+    """What is poison has no vector, nor have those beside it in the batch."""
+
+    def vectors(self, entries):
+        results = super().vectors(entries)
+        bad = {row for row, entry in enumerate(entries) if entry.features["text"].to_numpy()[0] == POISON}
+        return [None if bad & {row - 1, row, row + 1} else result for row, result in enumerate(results)]
+
+
+def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_alone():
+    fills = [1.0, POISON, 2.0, 3.0, POISON, POISON, 1.0, 2.0]
+    embedder = SpoilingEmbedder()
+    together = isolate(items(*fills), embedder, no_call)
+    assert [result is None for result in together] == [fill == POISON for fill in fills]
+    assert embedder.batch_sizes == [len(fills)] + [1] * 7
+
+
 def test_rejections_say_what_happened():
     batch = batch_of(1.0, POISON, 2.0)
     fused = fuse(batch, FakeEmbedder(POISON), no_call)
@@ -81,7 +98,8 @@ def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
 def test_a_vector_that_is_not_finite_is_rejected():
     class NotFinite(FakeEmbedder):
         def vectors(self, entries):
-            return [None if index == 1 else vector for index, vector in enumerate(super().vectors(entries))]
+            results = zip(entries, super().vectors(entries), strict=True)
+            return [None if entry.features["text"].to_numpy()[0] == 2.0 else vector for entry, vector in results]
 
     batch = batch_of(1.0, 2.0)
     fuse(batch, NotFinite(), no_call)
