@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,14 @@ ADDRESSES = {
     "mapped.test": ["::ffff:10.0.0.1"],
     "multicast.test": ["224.0.0.1"],
     "nowhere.test": ["0.0.0.0"],
+    "translated.test": ["64:ff9b::10.0.0.1"],
+    "tunnel.test": ["2002:a00:1::"],
+    "compatible.test": ["::10.0.0.1"],
+    "site.test": ["fec0::1"],
+    "zone.test": ["fe80::1%1"],
+    "azure.test": ["168.63.129.16"],
+    "oracle.test": ["192.0.0.192"],
+    "carrier.test": ["100.64.0.1"],
 }
 
 
@@ -46,6 +56,65 @@ def drip(connection: socket.socket, data: bytes) -> None:
     for byte in data:
         connection.sendall(bytes([byte]))
         time.sleep(0.05)
+
+
+SIZE = str(len(BODY))
+CHUNK = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
+CHUNKED = answer(b"", Transfer_Encoding="chunked")
+PACKED = gzip.compress(BODY)
+WHOLE = {
+    "http10": b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
+    "closing": answer(BODY, Content_Length=SIZE, Connection="close"),
+    "closing-chunks": answer(CHUNK + b"0\r\n\r\n", Transfer_Encoding="chunked", Connection="close"),
+    "extended-chunks": CHUNKED + CHUNK.replace(b"\r\n", b";name=value\r\n", 1) + b"0;last\r\nX-Trailer: 1\r\n\r\n",
+    "length-twice": answer(BODY, Content_Length=f"{SIZE}, {SIZE}"),
+    "continued": b"HTTP/1.1 100 Continue\r\n\r\n" + answer(BODY, Content_Length=SIZE),
+    "hinted": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2 + answer(BODY, Content_Length=SIZE),
+    "gzip": answer(PACKED, Content_Length=str(len(PACKED)), Content_Encoding="gzip"),
+    "gzip-until-close": answer(PACKED, Content_Encoding="gzip"),
+    "gzip-chunked": CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: x-gzip\r\n\r\n")
+    + f"{len(PACKED):x}\r\n".encode() + PACKED + b"\r\n0\r\n\r\n",
+    "deflate": answer(zlib.compress(BODY), Content_Encoding="deflate"),
+}  # fmt: skip
+"""Answers with `BODY` in them, by path."""
+CUT_SHORT = {
+    "half-closing": answer(BODY[:100], Content_Length=SIZE, Connection="close"),
+    "half-http10": f"HTTP/1.0 200 OK\r\nContent-Length: {SIZE}\r\n\r\n".encode() + BODY[:100],
+    "half-chunk": CHUNKED + CHUNK[:100],
+    "no-last-chunk": CHUNKED + CHUNK,
+    "half-chunk-size": CHUNKED + CHUNK + b"1",
+    "half-gzip": answer(PACKED[:-10], Content_Length=str(len(PACKED) - 10), Content_Encoding="gzip"),
+    "half-gzip-until-close": answer(PACKED[:-10], Content_Encoding="gzip"),
+    "no-gzip": answer(BODY, Content_Length=SIZE, Content_Encoding="gzip"),
+    "two-lengths": answer(BODY, Content_Length=f"{SIZE}, 5"),
+    "no-length": answer(BODY, Content_Length="many"),
+    "negative-length": answer(BODY, Content_Length="-1"),
+    "odd-transfer": answer(BODY, Transfer_Encoding="gzip, chunked"),
+    "brotli": answer(BODY, Content_Length=SIZE, Content_Encoding="br"),
+    "endless-interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000,
+}
+"""Answers that are not the whole of a body."""
+DRIPS = {
+    "drips-status": (b"HTTP/1.1 200 ", b"O"),
+    "drips-headers": (b"HTTP/1.1 200 OK\r\nX-Filler: ", b"x"),
+    "drips-many-headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    "drips-length": (answer(b"", Content_Length="1000"), b"x"),
+    "drips-closing": (answer(b"", Content_Length="1000", Connection="close"), b"x"),
+    "drips-http10": (b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+    "drips-until-close": (answer(b""), b"x"),
+    "drips-http10-until-close": (b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
+    "drips-chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "drips-closing-chunks": (answer(b"", Transfer_Encoding="chunked", Connection="close"), b"1\r\nx\r\n"),
+    "drips-a-chunk": (CHUNKED + b"400\r\n", b"x"),
+    "drips-a-chunk-size": (CHUNKED + b"1;name=", b"x"),
+    "drips-a-trailer": (CHUNKED + CHUNK + b"0\r\nX-Trailer: ", b"x"),
+    "drips-trailers": (CHUNKED + CHUNK + b"0\r\n", b"X: y\r\n"),
+    "drips-interim": (b"HTTP/1.1 100 Continue\r\n", b"X: y\r\n"),
+    "drips-gzip": (answer(PACKED[:50], Content_Length="1000", Content_Encoding="gzip"), b"x"),
+    "drips-another-status": (b"HTTP/1.1 404 No\r\nX-Filler: ", b"x"),
+    "drips-a-redirect": (b"HTTP/1.1 302 Found\r\nLocation: /", b"x"),
+}
+"""Answers that come a byte at a time from some place on, and never end."""
 
 
 class Server:
@@ -125,6 +194,19 @@ class Server:
             connection.sendall(answer(b"", "503 Busy") if busy else answer(BODY, Content_Length=size))
         elif path.startswith("to/"):
             connection.sendall(answer(b"", "302 Found", Location=path.removeprefix("to/").replace("~", "/")))
+        elif path.startswith("slowly-to/"):
+            time.sleep(0.2)
+            connection.sendall(answer(b"", "302 Found", Location="/slowly-to/again"))
+        elif path in DRIPS:
+            start, rest = DRIPS[path]
+            connection.sendall(start)
+            drip(connection, rest * 1_000)
+        elif path in WHOLE:
+            connection.sendall(WHOLE[path])
+        elif path in CUT_SHORT:
+            connection.sendall(CUT_SHORT[path])
+        elif path == "gzip-bomb":
+            connection.sendall(answer(gzip.compress(bytes(10**7)), Content_Encoding="gzip"))
         elif path == "round":
             connection.sendall(answer(b"", "302 Found", Location="/round"))
         elif path.isdecimal():
@@ -200,6 +282,11 @@ def test_a_body_is_fetched_however_it_is_sent(fetch: Fetch, path: str, body: byt
     assert fetch(path) == body
 
 
+@pytest.mark.parametrize("path", sorted(WHOLE))
+def test_a_body_is_unpacked_and_put_together(fetch: Fetch, path: str) -> None:
+    assert fetch(path) == BODY
+
+
 def test_a_redirect_within_the_rules_is_followed(fetch: Fetch, server: Server) -> None:
     assert fetch("to/~good") == BODY
     assert fetch(f"to/http:~~media.test:{server.port}~good") == BODY
@@ -225,12 +312,7 @@ def test_many_are_fetched_at_once_and_each_has_its_own_end(server: Server) -> No
 
 
 def test_tls_is_checked_against_the_name(fetch: Fetch, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    identity = authority.issue("server", ("media.test",))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(identity.certificate, identity.key)
-    trusting = ssl.create_default_context(cafile=str(authority.certificate))
-    server = Server(context)
+    server, trusting = secure_server(tmp_path)
     rules = {"schemes": frozenset({"https"}), "hosts": (f"*.test:{server.port}",)}
     assert fetch(f"https://media.test:{server.port}/good", tls=trusting, **rules) == BODY
     other_name = refusal(fetch, f"https://cdn.media.test:{server.port}/good", tls=trusting, **rules)
@@ -240,14 +322,59 @@ def test_tls_is_checked_against_the_name(fetch: Fetch, tmp_path: Path) -> None:
     server.close()
 
 
-def test_objects_are_fetched_from_the_endpoint(fetch: Fetch, server: Server) -> None:
-    rules = {"schemes": frozenset({"s3"}), "hosts": ("shop", "to"), "s3_endpoint": f"http://127.0.0.1:{server.port}"}
+def of_buckets(server: Server, **changes: Any) -> dict[str, Any]:
+    endpoint = f"http://127.0.0.1:{server.port}"
+    return {"schemes": frozenset({"s3", "http"}), "hosts": ("shop", "to"), "s3_endpoint": endpoint, **changes}
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("s3://shop/c.jpg", "/shop/c.jpg"),
+        ("s3://shop/a b/c+d.jpg", "/shop/a%20b/c%2Bd.jpg"),
+        ("s3://shop/item#2?.jpg", "/shop/item%232%3F.jpg"),
+        ("s3://shop/50%25.jpg", "/shop/50%2525.jpg"),
+        ("s3://shop//a//b", "/shop//a//b"),
+    ],
+)
+def test_an_object_is_asked_for_by_its_key(fetch: Fetch, server: Server, uri: str, path: str) -> None:
     server.asked.clear()
-    refusal(fetch, "s3://shop/a b/c.jpg", **rules)
-    assert list(server.asked) == ["/shop/a%20b/c.jpg"]
-    assert refusal(fetch, "s3://other/c.jpg", **rules).reason is Reason.URI_REFUSED
-    assert "redirected" in refusal(fetch, "s3://to/~good", **rules).detail
-    assert "s3_endpoint" in refusal(fetch, "s3://shop/c", **{**rules, "s3_endpoint": None}).detail
+    assert refusal(fetch, uri, **of_buckets(server)).reason is Reason.FETCH_FAILED
+    assert list(server.asked) == [path]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://other/c.jpg",
+        "s3://shop.evil/c.jpg",
+        "s3://SHOP/c.jpg",
+        "s3://shop/../other/c.jpg",
+        "s3://shop/%2e%2e/other/c.jpg",
+        "s3://shop/a/%252e%252e/%2e%2e/other/c.jpg",
+        "s3://shop%2f../other/c.jpg",
+        "s3://shop",
+        "http://127.0.0.1:{port}/other/c.jpg",
+        "http://127.0.0.1:{port}/shop/c.jpg",
+        "http://127.0.0.1:{port}1/shop/c.jpg",
+        "http://127.0.0.1:{port}.evil.test/shop/c.jpg",
+        "http://127.0.0.1:{port}@evil.test/shop/c.jpg",
+    ],
+)
+def test_an_endpoint_opens_nothing_but_the_listed_buckets(fetch: Fetch, server: Server, uri: str) -> None:
+    server.asked.clear()
+    for endpoint in (f"http://127.0.0.1:{server.port}", f"http://127.0.0.1:{str(server.port)[:-1]}"):
+        error = refusal(fetch, uri.format(port=server.port), **of_buckets(server, s3_endpoint=endpoint))
+        assert error.reason is Reason.URI_REFUSED
+    assert not server.asked
+
+
+def test_an_endpoint_may_redirect_only_to_where_any_uri_may_lead(fetch: Fetch, server: Server) -> None:
+    key = "s3://to/~good"
+    assert "not in encode.fetch.hosts" in refusal(fetch, key, **of_buckets(server)).detail
+    assert "redirected to scheme" in refusal(fetch, key, **of_buckets(server, schemes=frozenset({"s3"}))).detail
+    assert fetch(key, **of_buckets(server, hosts=("to", f"127.0.0.1:{server.port}"))) == BODY
+    assert "s3_endpoint" in refusal(fetch, "s3://shop/c", **of_buckets(server, s3_endpoint=None)).detail
 
 
 # ---------------------------------------------------------------------- where it may not go
@@ -371,13 +498,87 @@ def test_what_it_does_is_told(fetch: Fetch, path: str, reason: Reason, said: str
     assert caught.value.reason is reason
 
 
-@pytest.mark.parametrize("path", ["silent", "drips-head", "drips-body"])
-def test_one_that_keeps_us_waiting_is_left_in_time(fetch: Fetch, path: str) -> None:
+@pytest.mark.parametrize("path", sorted(CUT_SHORT))
+def test_a_body_that_ends_early_or_makes_no_sense_is_not_taken_for_whole(fetch: Fetch, path: str) -> None:
+    assert refusal(fetch, path).reason is Reason.FETCH_FAILED
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_refused(fetch: Fetch) -> None:
+    error = refusal(fetch, "gzip-bomb")
+    assert error.reason is Reason.TOO_LARGE
+    assert "unpacks to more bytes than the limit of 100000" in error.detail
+
+
+@pytest.mark.parametrize("path", ["silent", "drips-head", "drips-body", "slowly-to/x", *sorted(DRIPS)])
+def test_one_that_keeps_us_waiting_is_left_in_time(fetch: Fetch, server: Server, path: str) -> None:
     started = time.monotonic()
     with pytest.raises(ContentError, match=r"longer than 0\.5 s") as caught:
         fetch(path, timeout_s=0.5, retries=5)
     assert caught.value.reason is Reason.FETCH_FAILED
+    assert f"http://media.test:{server.port}/{path}" in caught.value.detail
     assert time.monotonic() - started < 3
+
+
+def secure_server(directory: Path) -> tuple[Server, ssl.SSLContext]:
+    """And the context of a client that trusts it."""
+    authority = Authority(directory)
+    identity = authority.issue("server", ("media.test",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.key)
+    return Server(context), ssl.create_default_context(cafile=str(authority.certificate))
+
+
+def test_behind_tls_the_clock_is_the_same_and_an_end_without_goodbye_is_no_end(fetch: Fetch, tmp_path: Path) -> None:
+    server, trusting = secure_server(tmp_path)
+    rules = {"schemes": frozenset({"https"}), "hosts": (f"media.test:{server.port}",), "tls": trusting}
+    uri = f"https://media.test:{server.port}/"
+    assert fetch(uri + "closing", **rules) == BODY
+    assert fetch(uri + "gzip-chunked", **rules) == BODY
+    started = time.monotonic()
+    for path in ("drips-closing", "drips-until-close", "drips-chunks", "drips-headers"):
+        assert "longer than 0.5 s" in refusal(fetch, uri + path, timeout_s=0.5, **rules).detail
+    assert time.monotonic() - started < 10
+    assert refusal(fetch, uri + "until-close", **rules).reason is Reason.FETCH_FAILED
+    server.close()
+
+
+def test_a_name_that_takes_for_ever_to_resolve_is_left_in_time(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gate.wait(60))
+    started = time.monotonic()
+    assert "longer than 0.5 s" in refusal(fetch, "good", timeout_s=0.5).detail
+    assert time.monotonic() - started < 3
+    gate.set()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    fetch: Fetch, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = socket.socket()  # bound and not listening: what connects is refused; full: what connects waits
+    mute.bind(("127.0.0.3", server.port))
+    mute.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for each in waiting:
+        each.setblocking(False)
+        each.connect_ex(("127.0.0.3", server.port))
+    monkeypatch.setitem(ADDRESSES, "media.test", ["127.0.0.3", "127.0.0.1"])
+    networks = (ipaddress.ip_network("127.0.0.0/8"),)
+    assert fetch("good", networks=networks, timeout_s=4) == BODY
+    for each in [*waiting, mute]:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://media.test:{port}/{path}?X-Signature=SECRET", "http://media.test:{port}/{path}#SECRET"]
+)
+@pytest.mark.parametrize("path", ["drips-length", "404", "half", "says-large", "to/http:~~evil.test~a?SECRET"])
+def test_a_failure_names_the_uri_without_its_secrets(fetch: Fetch, server: Server, uri: str, path: str) -> None:
+    error = refusal(fetch, uri.format(port=server.port, path=path), timeout_s=0.5)
+    assert f"http://media.test:{server.port}/{path.partition('?')[0]}?…" in error.detail
+    assert "SECRET" not in error.detail
+    error = refusal(fetch, f"http://user:SECRET@media.test:{server.port}/good")
+    assert "credentials" in error.detail
+    assert "SECRET" not in error.detail
 
 
 def test_a_handshake_that_never_ends_is_left_in_time(fetch: Fetch) -> None:
@@ -443,6 +644,20 @@ def test_no_other_file_is_read(fetch: Fetch, root: Path, path: str, reason: Reas
 
 def test_a_file_on_another_host_is_refused(fetch: Fetch, root: Path) -> None:
     assert refusal(fetch, f"file://elsewhere{root}/media/x", **of_files(root)).reason is Reason.URI_REFUSED
+
+
+@pytest.mark.parametrize("name", ["item#2.jpg", "what?.jpg", "100%.jpg", "a+b.jpg", "größe.jpg"])
+def test_a_file_is_read_by_its_whole_name(fetch: Fetch, root: Path, name: str) -> None:
+    (root / "media" / name).write_bytes(name.encode())
+    (root / "media" / name.partition("#")[0].partition("?")[0]).write_bytes(name.encode())
+    assert fetch(f"file://{root}/media/{name}", **of_files(root)) == name.encode()
+
+
+def test_a_file_system_that_hangs_is_left_in_time(fetch: Fetch, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(Fetcher, "_read_file", lambda *_: gate.wait(60))
+    assert "longer than 0.5 s" in refusal(fetch, f"file://{root}/media/x", timeout_s=0.5, **of_files(root)).detail
+    gate.set()
 
 
 def test_a_large_file_is_refused(fetch: Fetch, root: Path) -> None:

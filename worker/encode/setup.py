@@ -14,6 +14,7 @@ from worker.encode.encoder import Encoder
 from worker.encode.fetch import Fetcher, FetchRules
 from worker.encode.media.forms import MediaLimits, TextForm
 from worker.encode.registry import load_encoder
+from worker.encode.uris import HostRule, UriError, parse_endpoint
 from worker.errors import ConfigError
 from worker.settings import EncodeSettings, FetchSettings
 
@@ -50,11 +51,21 @@ def content_encoder(
 
 
 def fetch_rules(settings: FetchSettings, max_bytes: int) -> FetchRules:
-    """The settings as the fetcher takes them. Raises `ConfigError` for a network that is none."""
+    """The settings as the fetcher takes them. Raises `ConfigError` for a network, host or endpoint that is none."""
     try:
         networks = tuple(ipaddress.ip_network(network) for network in settings.networks)
     except ValueError as error:
         raise ConfigError(f"encode.fetch.networks: {error}") from error
+    for entry in settings.hosts:
+        try:
+            HostRule.parse(entry)
+        except UriError as error:
+            detail = "expected host, host:port, *.domain or the name of a bucket"
+            raise ConfigError(f"encode.fetch.hosts: {entry!r}: {error}; {detail}") from error
+    try:
+        parse_endpoint(settings.s3_endpoint or "https://unset/")
+    except UriError as error:
+        raise ConfigError(f"encode.fetch.s3_endpoint: {error}") from error
     return FetchRules(
         schemes=settings.schemes,
         hosts=settings.hosts,

@@ -7,13 +7,14 @@ batches are small while there is little to do and grow while there is much.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from schemas import Feature
+from schemas import Feature, Reason
 from worker.encode.content import ContentEncoder, Encoded, Known, Report
 from worker.encode.media.errors import ContentError
 from worker.partitions.tenure import Tenure
@@ -26,6 +27,9 @@ from worker.state.memory import Memory
 STAGE = "encode"
 STEP_TIMEOUT_S = 0.2
 MAX_FILES = 64  # of a batch: what they decode to lies in memory all at once
+MAX_TOLD = 5  # failed fetches of a batch that are logged one by one
+
+log = logging.getLogger(__name__)
 
 
 class _AbandonedError(Exception):
@@ -204,6 +208,7 @@ class Encoding:
         )
         for (portion, position, entry), result in zip(todo, results, strict=True):
             portion.entries[position] = _after(entry, result)
+        _tell_failed([entry for _, _, entry in todo], results)
         self._add(report)
         self._on_report(report, time.monotonic() - started)
 
@@ -222,6 +227,21 @@ class Encoding:
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
+
+
+def _tell_failed(items: Sequence[Item], results: Sequence[Encoded | ContentError]) -> None:
+    """Log which items had to be given up because a server was late or failed, and its URI."""
+    failed = [
+        (item, result)
+        for item, result in zip(items, results, strict=True)
+        if isinstance(result, ContentError) and result.reason is Reason.FETCH_FAILED
+    ]
+    for item, error in failed[:MAX_TOLD]:
+        log.warning("item %r: %s", item.id, error.detail, extra={"action": "fetch_failed", "item_id": item.id})
+    if len(failed) > MAX_TOLD:
+        log.warning(
+            "%d more items of the batch could not be fetched", len(failed) - MAX_TOLD, extra={"action": "fetch_failed"}
+        )
 
 
 def _is_stale(item: Item, state: ItemState, memory: Memory[ItemState]) -> bool:

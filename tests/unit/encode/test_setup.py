@@ -92,3 +92,17 @@ def test_networks_are_networks() -> None:
     assert str(fetch_rules(FetchSettings(networks=("10.0.0.0/8",)), 1).networks[0]) == "10.0.0.0/8"
     with pytest.raises(ConfigError, match=r"encode\.fetch\.networks"):
         fetch_rules(FetchSettings(networks=("ten",)), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hosts": ("https://cdn.test",)}, r"encode\.fetch\.hosts: 'https://cdn\.test': .*; expected host, host:port"),
+        ({"hosts": ("cdn.test", "*")}, r"encode\.fetch\.hosts: '\*'"),
+        ({"s3_endpoint": "store.test:9000"}, r"encode\.fetch\.s3_endpoint: expected http"),
+        ({"s3_endpoint": "https://me@store.test"}, r"encode\.fetch\.s3_endpoint: credentials"),
+    ],
+)
+def test_hosts_and_the_endpoint_are_checked_at_the_start(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fetch_rules(FetchSettings(**changes), 1)

@@ -19,6 +19,7 @@ from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.encode.content import ContentEncoder, Figures, Reading, Report, Route
 from worker.encode.decoder_pool import DecoderPool
 from worker.encode.encoder import Piece, Unit
+from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, Part, Text, TextForm
 from worker.errors import SystemicError
 from worker.kafka.port import Commit
@@ -173,6 +174,33 @@ def test_bad_content_is_a_dead_letter_and_displaces_nothing(cluster: FakeCluster
     assert all(letter.detail.startswith("content.text: ") for letter in letters)
     assert harness.encoding.totals["text"].refused == 2
     assert harness.metrics.accounting.totals.unaccounted() == 0
+
+
+class LateServer:
+    """In place of what fetches: nothing comes in time."""
+
+    def fetch_all(self, uris: Sequence[str]) -> Iterator[tuple[ContentError, float]]:
+        return ((ContentError(Reason.FETCH_FAILED, f"uri: takes longer than 1 s: {uri}"), 1.0) for uri in uris)
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_log_names_the_items_and_uris_that_were_late(
+    cluster: FakeCluster, pool: DecoderPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(8):
+        content = {"text": Content(uri=f"https://cdn.test/{number}.txt")}
+        message = NewItem(item_id=f"i{number}", revision=1, event_time_ms=1_000, content=content)
+        cluster.append("items", 0, f"i{number}".encode(), encode(message))
+    harness = Harness(cluster, pool)
+    harness.encoding.encoder._fetcher = LateServer()  # type: ignore[assignment]
+    with harness:
+        harness.until_committed()
+    assert len(dead_letters(cluster)) == 8
+    told = [record.message for record in caplog.records if vars(record).get("action") == "fetch_failed"]
+    assert told[0] == "item 'i0': content.text: uri: takes longer than 1 s: https://cdn.test/0.txt"
+    assert sum("more items" in line or "cdn.test" in line for line in told) == len(told)
 
 
 def test_parts_keep_their_own_revisions(cluster: FakeCluster, pool: DecoderPool) -> None:
