@@ -27,9 +27,16 @@ RUNBOOK = DEPLOY / "README.md"
 SPACE_VOLUME = DEPLOY / "space-volume.yaml"
 COMPONENTS = DEPLOY / "components"
 
-TARGETS = ("base", "overlays/full", "overlays/full-users", "overlays/next-space", "overlays/users")
+TARGETS = (
+    "base",
+    "overlays/full",
+    "overlays/full-users",
+    "overlays/next-space",
+    "overlays/next-space-users",
+    "overlays/users",
+)
 COMPONENT_NAMES = (
-    "keda", "monitoring", "networkpolicy", "scram", "seeded-space", "state-volume", "strimzi", "users",
+    "keda", "monitoring", "networkpolicy", "next-space", "scram", "seeded-space", "state-volume", "strimzi", "users",
 )  # fmt: skip
 CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1")
 

@@ -13,6 +13,7 @@ from tests.contract.deploy.artefacts import (
     COMPONENTS,
     CORE_GROUPS,
     DEPLOY,
+    TARGETS,
     Document,
     base_deployment,
     container,
@@ -34,9 +35,10 @@ SCALED_OBJECT = COMPONENTS / "keda" / "scaledobject.yaml"
 POD_MONITOR = COMPONENTS / "monitoring" / "podmonitor.yaml"
 PROMETHEUS_RULE = COMPONENTS / "monitoring" / "prometheusrule.yaml"
 TOPICS = COMPONENTS / "strimzi" / "kafkatopics.yaml"
+NEXT_TOPICS = DEPLOY / "next-space-topics.yaml"
 USER = COMPONENTS / "strimzi" / "kafkauser.yaml"
 TRIGGER_AUTHENTICATION = DEPLOY / "overlays" / "full" / "triggerauthentication.yaml"
-FILES = (SCALED_OBJECT, POD_MONITOR, PROMETHEUS_RULE, TOPICS, USER, TRIGGER_AUTHENTICATION)
+FILES = (SCALED_OBJECT, POD_MONITOR, PROMETHEUS_RULE, TOPICS, NEXT_TOPICS, USER, TRIGGER_AUTHENTICATION)
 
 FULL = ("overlays/full", "overlays/full-users")
 
@@ -260,6 +262,17 @@ def test_topics_are_what_the_worker_wants(worker_settings: Settings) -> None:
     assert all(each["spec"]["replicas"] > each["spec"]["config"]["min.insync.replicas"] for each in documents(TOPICS))
 
 
+def test_topics_of_the_next_space_are_those_of_its_workers(load_settings: LoadSettings, tmp_path: Path) -> None:
+    """All but the inputs, which are there already, with as many partitions as these have."""
+    settings = with_roles(settings_of(rendered("overlays/next-space"), load_settings, tmp_path))
+    inputs = {topics.inputs for topics in topics_of_roles(settings)}
+    found = {each["metadata"]["name"]: each["spec"] for each in documents(NEXT_TOPICS)}
+    present = {each["metadata"]["name"]: each["spec"] for each in documents(TOPICS)}
+    assert found.keys() == wanted_topics(settings).keys() - inputs
+    for name, spec in found.items():
+        assert spec == present[name.removesuffix("-next")]
+
+
 def with_roles(settings: Settings) -> Settings:
     """The topics are for both roles, whichever a deployment has."""
     return settings.model_copy(update={"roles": frozenset({"items", "users"})})
@@ -277,7 +290,7 @@ def allowed(acls: list[Document], kind: str, name: str) -> set[str]:
     return granted
 
 
-@pytest.mark.parametrize("target", ["overlays/full", "overlays/full-users", "overlays/next-space", "overlays/users"])
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "base"])
 def test_the_user_may_do_what_the_worker_does(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
     settings = settings_of(rendered(target), load_settings, tmp_path)
     acls = document(USER)["spec"]["authorization"]["acls"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ CORE_FILES = sorted(
     and documents(path)[0].get("apiVersion") in CORE_GROUPS
     and path.parent.name not in ("scram", "seeded-space", "next-space", "users")  # these hold patches, not objects
 )
-APART = ("overlays/next-space", "overlays/users")
+APART = ("overlays/next-space", "overlays/next-space-users", "overlays/users")
 WORKLOADS = [base_deployment(), *of_kind("Pod", documents(SPACE_VOLUME))]
 
 CLOSE_S = 8.0
@@ -279,8 +280,8 @@ def test_every_selector_finds_the_pods(target: str) -> None:
 
 
 def test_two_deployments_do_not_select_each_others_pods() -> None:
-    first = the("Deployment", rendered("base"))
-    for second in (the("Deployment", rendered(target)) for target in APART):
+    deployments = [the("Deployment", rendered(target)) for target in ("base", *APART)]
+    for first, second in itertools.permutations(deployments, 2):
         require_apart(first, second)
 
 

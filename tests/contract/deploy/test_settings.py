@@ -104,7 +104,7 @@ def test_no_manifest_holds_a_password() -> None:
             assert not (name.strip(" -").lower().endswith("password") and value.strip(" |>")), f"{path}: {line}"
 
 
-@pytest.mark.parametrize("target", ["base", "overlays/next-space"])
+@pytest.mark.parametrize("target", ["base", "overlays/next-space", "overlays/next-space-users"])
 def test_the_space_lies_on_the_volume(target: str, load_settings: LoadSettings, tmp_path: Path) -> None:
     settings = settings_of(rendered(target), load_settings, tmp_path)
     mounts = {
@@ -114,15 +114,34 @@ def test_the_space_lies_on_the_volume(target: str, load_settings: LoadSettings, 
     assert PurePosixPath(mounts["space"]) in PurePosixPath(settings.space.path).parents
 
 
-def test_the_next_space_shares_nothing_that_the_worker_writes(load_settings: LoadSettings, tmp_path: Path) -> None:
-    first, second = (
-        settings_of(rendered(target), load_settings, tmp_path) for target in ("base", "overlays/next-space")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("base", "overlays/next-space"), ("overlays/users", "overlays/next-space-users")],
+    ids=["items", "users"],
+)
+@pytest.mark.parametrize("roles", [None, "items,users"], ids=["apart", "both roles in one"])
+def test_the_next_space_shares_nothing_that_the_worker_writes(
+    first: str, second: str, roles: str | None, load_settings: LoadSettings, tmp_path: Path
+) -> None:
+    now, then = (settings_of(rendered(target), load_settings, tmp_path) for target in (first, second))
+    assert now.roles == then.roles
+    if roles:
+        both = {"roles": frozenset(roles.split(","))}
+        now, then = now.model_copy(update=both), then.model_copy(update=both)
+    for before, after in zip(topics_of_roles(now), topics_of_roles(then), strict=True):
+        assert before.inputs == after.inputs
+        for name in ("outputs", "state", "dead_letters", "group_id"):
+            assert getattr(before, name) != getattr(after, name)
+    assert now.topics.item_vectors != then.topics.item_vectors  # users are made of them
+    assert now.space.path != then.space.path
+
+
+def test_the_next_users_are_made_of_the_next_items(load_settings: LoadSettings, tmp_path: Path) -> None:
+    items, users = (
+        settings_of(rendered(target), load_settings, tmp_path)
+        for target in ("overlays/next-space", "overlays/next-space-users")
     )
-    assert first.topics.items == second.topics.items
-    for name in ("item_vectors", "item_state", "dead_letters"):
-        assert getattr(first.topics, name) != getattr(second.topics, name)
-    assert first.kafka.group_id != second.kafka.group_id
-    assert first.space.path != second.space.path
+    assert (items.topics, items.space, items.kafka) == (users.topics, users.space, users.kafka)
 
 
 @pytest.mark.parametrize(
