@@ -23,6 +23,8 @@ processed is not an error of the process: it is a `worker.records.Rejection`, a 
 
 from __future__ import annotations
 
+from worker.printable import printable
+
 
 class WorkerError(Exception):
     """The worker cannot go on."""
@@ -30,8 +32,9 @@ class WorkerError(Exception):
     exit_code = 1
 
     def one_line(self) -> str:
-        """The message on a single line, as it is logged and printed when the process ends."""
-        return " ".join(str(self).split())
+        """The message on a single line, as it is logged and printed when the process ends. What strangers wrote into it
+        cannot drive a terminal."""
+        return printable(" ".join(str(self).split()))
 
 
 class ConfigError(WorkerError):

@@ -8,6 +8,7 @@ One name everywhere: the flag `--kafka.group_id`, the environment variable `ALIG
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -36,7 +36,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from worker.config_file import ConfigFile, read_config
 from worker.errors import ConfigError
+from worker.printable import shortened
 
 ENV_PREFIX = "ALIGN_"
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
@@ -58,6 +60,47 @@ def _split_pairs(value: Any) -> Any:
     if any(not (name and equals) for name, equals, _ in pairs):
         raise ValueError("expected NAME=VALUE,…")
     return {name: entry for name, _, entry in pairs}
+
+
+def broker_addresses(servers: str) -> list[tuple[str, int]]:
+    """Host and port of each broker in `host:port[,host:port…]`. Raises `ValueError`, saying what to write instead."""
+    return [_address(server.strip()) for server in servers.split(",")]
+
+
+def _address(server: str) -> tuple[str, int]:
+    shown = repr(shortened(server))
+    if not server:
+        raise ValueError("an entry is empty: write host:port, with a comma only between two")
+    if "://" in server:
+        raise ValueError(
+            f"{shown} is a URL: leave out what stands before the host; kafka.security_protocol says it, and give "
+            "host:port"
+        )
+    host, colon, port = server.rpartition(":")
+    if not colon or (server.startswith("[") and server.endswith("]")):
+        raise ValueError(f"{shown} has no port: write host:port, as {server}:9092")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{shown} is no host:port: an IPv6 address stands in brackets, as [::1]:9092")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65_535):
+        raise ValueError(f"{shown}: the port must be a number from 1 to 65535")
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise ValueError(f"{shown}: what stands in brackets must be an IPv6 address") from None
+        return host[1:-1], int(port)
+    if not re.fullmatch(r"[\w.-]+", host):
+        raise ValueError(f"{shown} is no host:port")
+    return host, int(port)
+
+
+def _servers(value: Any) -> Any:
+    """A list of brokers, too; without the spaces around the commas, which the client takes for a part of the name."""
+    text = ",".join(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value
+    if not isinstance(text, str):
+        return value
+    broker_addresses(text)
+    return ",".join(server.strip() for server in text.split(","))
 
 
 class _Group(BaseModel):
@@ -113,7 +156,7 @@ def _read_secret(setting: str, path: Path) -> str:
 
 
 class KafkaSettings(_Group):
-    bootstrap_servers: str = "localhost:9092"
+    bootstrap_servers: Annotated[str, BeforeValidator(_servers)] = "localhost:9092"
     """Brokers to ask first, `host:port[,host:port…]`."""
     group_id: str = Field("align-worker", min_length=1)
     """Consumer group of the items role; that of the users role has `-users` appended. Workers of one group share the
@@ -496,45 +539,66 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _File(settings_cls, _config_file.get())
 
 
-_config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
+_config_file: ContextVar[ConfigFile | None] = ContextVar("config_file", default=None)
 
 
 class _File(InitSettingsSource):
     """The YAML file, as the source that everything else overrides."""
 
-    def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
-        super().__init__(settings_cls, init_kwargs={} if path is None else _read_yaml(path))
+    def __init__(self, settings_cls: type[BaseSettings], file: ConfigFile | None) -> None:
+        super().__init__(settings_cls, init_kwargs={} if file is None else _checked(file, file.values))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the configuration file {path} is not YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"the configuration file {path} must hold settings, such as kafka: {{group_id: …}}")
-    return content
+def _checked(file: ConfigFile, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a file sets, of settings that there are; a name without a value is as one left out."""
+    known = setting_names()
+    found = {}
+    for key, value in values.items():
+        name = prefix + key
+        is_group = any(each.startswith(f"{name}.") for each in known)
+        if is_group and isinstance(value, Mapping):
+            found[key] = _checked(file, value, f"{name}.")
+        elif is_group and value is not None:
+            example = next(each for each in known if each.startswith(f"{name}."))
+            raise ConfigError(f"{name} ({file.place(name)}): must hold settings, as {_as_map(example)}")
+        elif not is_group and "." in key and name in known:
+            raise ConfigError(f"{name} ({file.place(name)}): in a file it is written {_as_map(name)}")
+        elif not is_group and name not in known:
+            raise ConfigError(f"{shortened(name)} ({file.place(name)}): no such setting{_suggestion(name, known)}")
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def _as_map(name: str) -> str:
+    """`kafka: {group_id: …}`"""
+    *groups, leaf = name.split(".")
+    text = f"{leaf}: …"
+    for group in reversed(groups):
+        text = f"{group}: {{{text}}}"
+    return text
 
 
 def load(flags: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
     """Settings from flags (`{"kafka.group_id": …}`), the environment and a YAML file, in this order of precedence.
 
-    Raises `ConfigError` with one line per problem, naming each setting; values are not repeated, they may be secret.
+    Raises `ConfigError` with one line per problem, naming each setting and where it is set; values are not repeated,
+    they may be secret.
     """
+    flags = flags or {}
     _refuse_unknown_variables(os.environ)
     if file is None and (named := os.environ.get(CONFIG_FILE_VARIABLE)):
         file = Path(named)
-    token = _config_file.set(file)
+    content = None if file is None else read_config(file)
+    token = _config_file.set(content)
     try:
-        return Settings(**_nested(flags or {}))
+        return Settings(**_nested(flags))
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_problem(each) for each in error.errors(include_url=False, include_input=False))
-        ) from None
+        problems = (
+            _problem(each, flags, content)
+            for each in error.errors(include_url=False, include_input=False, include_context=False)
+        )
+        raise ConfigError("; ".join(problems)) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     finally:
@@ -585,23 +649,44 @@ def _nested(flags: Mapping[str, str]) -> dict[str, Any]:
     return nested
 
 
-def _problem(error: Any) -> str:
-    name = ".".join(part for part in error["loc"] if isinstance(part, str))
-    message = str(error["msg"]).removeprefix("Value error, ")
+_EXPECTED = {
+    **dict.fromkeys(("list_type", "tuple_type", "frozen_set_type"), "must be a list, as a,b"),
+    "dict_type": "must be a map, as a=b,c=d",
+    "string_type": "must be one text",
+}
+
+
+def _problem(error: Any, flags: Mapping[str, str], file: ConfigFile | None) -> str:
+    message = _EXPECTED.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    parts = [part for part in error["loc"] if isinstance(part, str)]
+    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    name = next((each for each in names if each in setting_names()), names[0] if names else "")
     if error["type"] == "extra_forbidden":
         return f"{name}: no such setting{_suggestion(name, setting_names())}"
     if name in setting_names():
-        return f"{name} ({variable(name)}): {message}"
+        return f"{name} ({_place(name, flags, file)}): {message}"
     return message if message.startswith(name) else f"{name}: {message}"
 
 
+def _place(name: str, flags: Mapping[str, str], file: ConfigFile | None) -> str:
+    """Where the value that holds was given."""
+    if name in flags:
+        return f"--{name}"
+    if not os.environ.get(variable(name)) and file is not None and name in file.lines:
+        return file.place(name)
+    return variable(name)
+
+
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """pydantic-settings ignores a misspelt first part of a name; a worker that runs on a default instead of what was
-    set is worse than one that does not start."""
+    """pydantic-settings ignores a misspelt first part of a name, and takes any case of the others; a worker that runs
+    on a default instead of what was set is worse than one that does not start."""
     known = {variable(name) for name in setting_names()} | {CONFIG_FILE_VARIABLE}
     for name in environ:
-        if name.startswith(ENV_PREFIX) and not name.startswith("ALIGN_TEST_") and name not in known:
-            raise ConfigError(f"{name}: no such setting{_suggestion(name, known)}")
+        if name in known or not name.upper().startswith(ENV_PREFIX) or name.startswith("ALIGN_TEST_"):
+            continue
+        if name.upper() in known:
+            raise ConfigError(f"{shortened(name)}: variables are written in capitals: {name.upper()}")
+        raise ConfigError(f"{shortened(name)}: no such setting{_suggestion(name.upper(), known)}")
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

@@ -33,7 +33,9 @@ STREET = [
     "records",
     "align",
     "settings",
+    "config_file",
     "errors",
+    "printable",
     "__init__",
 ]
 """The rooms of `worker/` along a record's way. A room may import those behind it in this list, and none before it."""

@@ -97,7 +97,7 @@ def test_a_wrong_setting_is_named(monkeypatch, environment, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kafka: {grup: a}", "kafka.grup: no such setting; did you mean kafka.group_id?"),
+        ("kafka: {grup: a}", "line 1): no such setting; did you mean kafka.group_id?"),
         ("kafka: [a]", "kafka"),
         ("- a", "must hold settings"),
         ("kafka: {", "is not YAML"),

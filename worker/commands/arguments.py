@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import ConfigError
+from worker.printable import printable
 from worker.settings import Settings, load, setting_names, variable
 
 Command = Callable[[argparse.Namespace], int]
@@ -131,8 +132,10 @@ def weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
 
 def say(line: str) -> None:
     """To a person who waits: on stderr, so that what was asked for has stdout to itself."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+    """On stdout. What would drive a terminal is escaped, which JSON reads as the same."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    print("\n".join(map(printable, text.split("\n"))))

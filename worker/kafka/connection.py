@@ -13,11 +13,11 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from worker.errors import AccessError, ConfigError, UnreachableError
+from worker.errors import AccessError, UnreachableError
 from worker.kafka.certificates import check_certificates
 from worker.kafka.diagnosis import LogTail, diagnose, suspect
 from worker.kafka.translation import translate
-from worker.settings import KafkaSettings
+from worker.settings import KafkaSettings, broker_addresses
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ CALL_TIMEOUT_MS = 10_000
 
 def connection_config(settings: KafkaSettings) -> dict[str, Any]:
     """Arguments that the consumer, the producer and the admin client share."""
-    _addresses(settings.bootstrap_servers)
     config: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "client_id": settings.client_id,
@@ -107,7 +106,7 @@ def _is_answered(config: Mapping[str, Any], timeout_ms: int) -> bool:
 
 def reachable(bootstrap_servers: str) -> bool:
     """Whether some broker accepts a connection right now."""
-    for host, port in _addresses(bootstrap_servers):
+    for host, port in broker_addresses(bootstrap_servers):
         with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S):
             return True
     return False
@@ -127,16 +126,6 @@ def open_client(kind: Callable[..., Any], *, kafka_client: Callable[..., Any] = 
         for client in made:
             client.close()
         raise
-
-
-def _addresses(bootstrap_servers: str) -> list[tuple[str, int]]:
-    addresses = []
-    for server in bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
-        addresses.append((host.strip("[]"), int(port)))
-    return addresses
 
 
 class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]

@@ -23,6 +23,8 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Literal
 
+from worker.printable import printable
+
 DEFAULT_ACTION = "log"
 CLIENT_LOGGER = "kafka"
 CLIENT_LOOP_LOGGER = "kafka.net.selector"
@@ -33,7 +35,6 @@ _MAX_CHARS, _MAX_TRACE_CHARS, _MAX_ENTRIES, _MAX_DEPTH = 4_000, 20_000, 50, 4
 _MAX_KINDS = 256
 _ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "action"}
 _FIELDS = frozenset({"time", "level", "logger", "action", "message", "exception"})
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _AMBIGUOUS = re.compile(r'[\s="]|^$')
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
@@ -85,7 +86,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME LEVEL logger [action] message key=value …`, with control characters escaped.
+    """`TIME LEVEL logger [action] message key=value …`, with all that drives a terminal escaped.
 
     An exception is shortened to its type, its message and the calls that led to it.
     """
@@ -102,7 +103,7 @@ class TextFormatter(logging.Formatter):
         words += [f"{name}={_quote(value)}" for name, value in extras(record).items()]
         if record.exc_info and record.exc_info[1]:
             words.append(f"exception={_clip(call_path(record.exc_info[1]), _MAX_TRACE_CHARS)}")
-        return _UNPRINTABLE.sub(lambda found: _escape(found[0]), " ".join(words))
+        return printable(" ".join(words))
 
 
 class RepeatFilter(logging.Filter):
@@ -240,10 +241,6 @@ def _quote(value: object) -> str:
     if isinstance(value, str) and not _AMBIGUOUS.search(value):
         return value
     return json.dumps(value, ensure_ascii=False)
-
-
-def _escape(character: str) -> str:
-    return json.dumps(character)[1:-1]
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
