@@ -22,10 +22,13 @@ from worker.monitoring.status import (
     AccountingStatus,
     DeadLetterStatus,
     EncoderStatus,
+    Mode,
     PartitionStatus,
+    ProcessState,
     RoleStatus,
     Status,
 )
+from worker.partitions.state import PartitionState
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -43,7 +46,7 @@ def make_status(**changes: Any) -> Status:
     of_role = {name: changes.pop(name) for name in list(changes) if name in RoleStatus.model_fields.keys() - {"state"}}
     status = Status(
         version="1.2.3",
-        state="running",
+        state=ProcessState.RUNNING,
         started_at_ms=now_ms - 3_700_000,
         now_ms=now_ms,
         delivery="at_least_once",
@@ -65,10 +68,10 @@ def make_role() -> RoleStatus:
         group_id="align-worker",
         group_stable=True,
         topics={"items": "items", "item_vectors": "item-vectors"},
-        mode="live",
+        mode=Mode.LIVE,
         partitions=[
-            PartitionStatus(partition=0, state="running", position=1_200, committed=1_190, lag=1_500),
-            PartitionStatus(partition=1, state="paused", position=None, committed=None, lag=None),
+            PartitionStatus(partition=0, state=PartitionState.RUNNING, position=1_200, committed=1_190, lag=1_500),
+            PartitionStatus(partition=1, state=PartitionState.NEW, position=None, committed=None, lag=None),
         ],
         accounting=AccountingStatus(
             consumed=1_234, published=1_200, superseded=20, dead_lettered=3, abandoned=1, in_flight=10
@@ -190,7 +193,7 @@ def test_everything_a_person_on_call_asks_first_is_there(world: World) -> None:
         "unacknowledged": "77",
     }
     assert {element: world.text(element) for element in shown} == shown
-    assert world.lines("partitions") == ["0\t✓ running\t1,200\t1,190\t1,500", "1\t‖ paused\t–\t–\t–"]
+    assert world.lines("partitions") == ["0\t✓ running\t1,200\t1,190\t1,500", "1\t… new\t–\t–\t–"]
     assert world.lines("space") == ["space id", "0f3a9c", "dim", "256", "modalities", "image, text"]
     assert world.lines("device") == ["device", "cpu (auto)", "dtype", "! float32, but bfloat16 was requested"]
     assert world.lines("held") == ["remembered", "300,000", "bytes", "900"]
@@ -199,7 +202,7 @@ def test_everything_a_person_on_call_asks_first_is_there(world: World) -> None:
 
 def test_numbers_follow_the_worker_without_a_reload(world: World) -> None:
     world.run("window.sameDocument = true")
-    world.changes = {"per_second": 9.25, "mode": "backlog", "unacknowledged": 12_345, "partitions": []}
+    world.changes = {"per_second": 9.25, "mode": Mode.BACKLOG, "unacknowledged": 12_345, "partitions": []}
     world.wait(lambda: world.text("unacknowledged") == "12,345")
     assert world.text("rate") == "9.3"
     assert "backlog" in world.text("facts")
@@ -274,13 +277,13 @@ def test_the_page_could_not_be_harmed_by_a_mistake_of_its_own(world: World) -> N
 @pytest.mark.parametrize(
     ("state", "label", "tone"),
     [
-        ("starting", "Starting", "quiet"),
-        ("draining", "Draining", "warn"),
-        ("stopped", "Stopped", "quiet"),
-        ("failed", "Failed", "bad"),
+        (ProcessState.STARTING, "Starting", "quiet"),
+        (ProcessState.DRAINING, "Draining", "warn"),
+        (ProcessState.STOPPED, "Stopped", "quiet"),
+        (ProcessState.FAILED, "Failed", "bad"),
     ],
 )
-def test_the_banner_and_the_tab_follow_the_state(world: World, state: str, label: str, tone: str) -> None:
+def test_the_banner_and_the_tab_follow_the_state(world: World, state: ProcessState, label: str, tone: str) -> None:
     world.changes = {"state": state, "detail": "publish thread has not moved for 60 s"}
     world.wait_for_state(label)
     assert world.text("detail") == "publish thread has not moved for 60 s"
@@ -289,11 +292,33 @@ def test_the_banner_and_the_tab_follow_the_state(world: World, state: str, label
 
 
 def test_a_stopped_partition_is_in_the_banner(world: World) -> None:
-    stopped = PartitionStatus(partition=7, state="stopped", position=5, committed=5, lag=9, detail="no dead letters")
+    stopped = PartitionStatus(
+        partition=7, state=PartitionState.STOPPED, position=5, committed=5, lag=9, detail="no dead letters"
+    )
     world.changes = {"partitions": [*make_role().partitions, stopped]}
     world.wait_for_state("Running, 1 of 3 partitions stopped")
     assert world.text("detail") == "Partition 7: no dead letters"
     assert world.lines("partitions")[2] == "7\t✗ stopped: no dead letters\t5\t5\t9"
+
+
+def test_the_page_has_a_mark_for_every_state_a_partition_may_be_in_and_for_no_other(world: World) -> None:
+    world.changes = {
+        "partitions": [
+            PartitionStatus(partition=number, state=state, position=None, committed=None, lag=None)
+            for number, state in enumerate(PartitionState)
+        ]
+    }
+    world.wait(lambda: len(world.lines("partitions")) == len(PartitionState))
+    shown = [line.split("\t")[1].split() for line in world.lines("partitions")]
+    assert [name for _, name in shown] == [state.value for state in PartitionState]
+    marks = [mark for mark, _ in shown]
+    assert len(set(marks)) == len(marks), "each has a mark of its own"
+    assert "?" not in marks
+    assert world.run("return Object.keys(PARTITION_MARKS)") == [state.value for state in PartitionState]
+
+
+def test_the_page_knows_every_state_of_the_process_and_no_other(world: World) -> None:
+    assert world.run("return Object.keys(STATES)") == [state.value for state in ProcessState]
 
 
 def test_the_accounting_says_whether_it_adds_up(world: World) -> None:
@@ -346,7 +371,7 @@ def test_a_pipeline_that_stopped_reporting_is_said(world: World) -> None:
 def test_nothing_runs_out_of_the_window(world: World, width: int) -> None:
     letter = DeadLetterStatus(at_ms=0, partition=4, offset=2**62, reason="decode", detail="x" * 300)
     part = PartitionStatus(
-        partition=4_999, state="stopped", position=2**52, committed=2**52, lag=2**40, detail="y" * 300
+        partition=4_999, state=PartitionState.STOPPED, position=2**52, committed=2**52, lag=2**40, detail="y" * 300
     )
     world.changes = {"dead_letters": [letter], "partitions": [part], "detail": "z" * 300, "group_id": "g" * 100}
     world.wait(lambda: world.lines("dead") != [])

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from worker.kafka.port import Commit, Membership
 from worker.monitoring.metrics import Metrics
 from worker.partitions.lease import MembershipLease, boottime
+from worker.partitions.state import PartitionState
 from worker.partitions.tenure import Share, Tenure
 from worker.records import TopicPartition
 from worker.stages.batch_queue import BatchQueue
 
 log = logging.getLogger(__name__)
 
-NEW, RESTORING, RUNNING, HELD = "new", "restoring", "running", "held"
 _DRAIN_STEP_S = 0.01
 
 
@@ -29,11 +29,12 @@ class Held:
     """One partition of this worker."""
 
     partition: TopicPartition
-    state: str = NEW
+    state: PartitionState = PartitionState.NEW
     tenure: Tenure | None = None
-    held_until: float = 0.0
-    """Monotonic time before which a partition in state `held` is not tried again."""
+    stopped_until: float = 0.0
+    """Monotonic time before which a stopped partition is not begun again."""
     detail: str = ""
+    """Why it is stopped, or what restoring it has met."""
     to_recompute: dict[str, None] = field(default_factory=dict)
     """Ids to be computed anew, in order."""
 
@@ -75,7 +76,7 @@ class Assignment:
     def all(self) -> list[Held]:
         return list(self._held.values())
 
-    def in_state(self, state: str) -> list[Held]:
+    def in_state(self, state: PartitionState) -> list[Held]:
         return [held for held in self._held.values() if held.state == state]
 
     def tenures(self) -> list[Tenure]:
@@ -114,7 +115,7 @@ class Assignment:
     def begin(self, held: Held, commit: Commit) -> Tenure:
         """Start work on a partition from its commit; it still has to be restored."""
         held.tenure = Tenure(held.partition, commit)
-        held.state = RESTORING
+        held.state = PartitionState.RESTORING
         return held.tenure
 
     def rewind(self, held: Held, until: float, detail: str) -> None:
@@ -123,7 +124,7 @@ class Assignment:
             self._retire(held.tenure)
             held.tenure = None
             held.to_recompute.clear()
-        held.state, held.held_until, held.detail = HELD, until, detail
+        held.state, held.stopped_until, held.detail = PartitionState.STOPPED, until, detail
 
     def settle(self) -> None:
         """Book what has been acknowledged."""

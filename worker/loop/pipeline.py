@@ -29,7 +29,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.kafka.port import ClientPort, Commit
-from worker.loop.assignment import HELD, NEW, RUNNING, Assignment, Held
+from worker.loop.assignment import Assignment, Held
 from worker.loop.catch_up import Goal
 from worker.loop.ledger import Books
 from worker.loop.restore import Progress, Restorer
@@ -39,6 +39,7 @@ from worker.monitoring.metrics import Metrics, raise_to
 from worker.monitoring.status import DeadLetterStatus
 from worker.monitoring.watchdog import Vitals
 from worker.partitions.lease import MembershipLease, boottime, lease_seconds
+from worker.partitions.state import PartitionState
 from worker.records import Record, TopicPartition
 from worker.roles.role import Role
 from worker.settings import Settings
@@ -245,7 +246,7 @@ class Pipeline:
             self._consumer.is_stable()
             and self.role.is_ready()
             and not self._queue.num_records
-            and all(each.state == RUNNING and not each.to_recompute for each in held)
+            and all(each.state == PartitionState.RUNNING and not each.to_recompute for each in held)
             and not any(tenure.in_flight or tenure.has_open_shares() for tenure in self.assignment.tenures())
         )
 
@@ -267,7 +268,7 @@ class Pipeline:
 
     def _begin_new(self) -> None:
         """Start partitions that have just been assigned: from the group's commit, once restored."""
-        new = self.assignment.in_state(NEW)
+        new = self.assignment.in_state(PartitionState.NEW)
         if not new:
             return
         self._require_output_partitions(new)
@@ -308,10 +309,10 @@ class Pipeline:
                 continue
             restored.tenure.memory = restored.memory
             held.to_recompute.update(dict.fromkeys(restored.recompute))
-            held.state, held.detail = RUNNING, ""
-        for held in self.assignment.in_state(HELD):
-            if time.monotonic() >= held.held_until and self._outputs.are_open:
-                held.state = NEW
+            held.state, held.detail = PartitionState.RUNNING, ""
+        for held in self.assignment.in_state(PartitionState.STOPPED):
+            if time.monotonic() >= held.stopped_until and self._outputs.are_open:
+                held.state = PartitionState.NEW
 
     # ------------------------------------------------------------------ decode and gate
 
@@ -321,7 +322,7 @@ class Pipeline:
             if partition not in self.assignment:
                 continue
             held = self.assignment[partition]
-            if held.state != RUNNING or held.tenure is None or held.tenure.memory is None:
+            if held.state != PartitionState.RUNNING or held.tenure is None or held.tenure.memory is None:
                 continue  # fetched before it was paused; the seek of its tenure brings it again
             decoded = self.role.decode(records)
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
@@ -350,7 +351,7 @@ class Pipeline:
                 self.assignment[partition].to_recompute.update(dict.fromkeys(keys))
         if self.is_backlog and not self.role.recomputes_in_backlog:
             return
-        for held in self.assignment.in_state(RUNNING):
+        for held in self.assignment.in_state(PartitionState.RUNNING):
             while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
                 keys = list(islice(held.to_recompute, self._settings.batch.max_records))
                 for key in keys:
@@ -471,7 +472,7 @@ class Pipeline:
         )  # fmt: skip
         self._outputs.drop(reopen_at=now + delay_s)
         for held in self.assignment.all():
-            self.assignment.rewind(held, max(now + delay_s, held.held_until), held.detail or detail)
+            self.assignment.rewind(held, max(now + delay_s, held.stopped_until), held.detail or detail)
         self._unacknowledged.clear()
         if isinstance(error, RecordTooLargeError):
             self._outputs.learn_limits()

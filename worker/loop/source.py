@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from worker.errors import ClientError
 from worker.kafka.port import ConsumerPort
-from worker.loop.assignment import RUNNING, Assignment
+from worker.loop.assignment import Assignment
 from worker.monitoring.metrics import Metrics
+from worker.partitions.state import PartitionState
 from worker.records import Record, TopicPartition
 from worker.stages.batch_queue import BatchQueue
 from worker.stages.encode import Encoding
@@ -65,7 +66,7 @@ class Source:
         when records come, not when features do."""
         if self._encoding is None or not self._encoding.num_records:
             return
-        running = [held.partition for held in self._assignment.in_state(RUNNING)]
+        running = [held.partition for held in self._assignment.in_state(PartitionState.RUNNING)]
         if self._is_backpressured or not any(self._consumer.lag(running).values()):
             self._encoding.wait(ROOM_TIMEOUT_S)
 
@@ -103,7 +104,7 @@ class Source:
     def _apply_pauses(self) -> None:
         """Fetch from running partitions only, and from none while there is no room."""
         held = self._assignment.all()
-        wanted = {each.partition for each in held if self._is_backpressured or each.state != RUNNING}
+        wanted = {each.partition for each in held if self._is_backpressured or each.state != PartitionState.RUNNING}
         self._paused &= {each.partition for each in held}
         if new := wanted - self._paused:
             self._consumer.pause(new)

@@ -5,7 +5,26 @@ The pipeline replaces its `Status` as a whole, from its own thread; the HTTP thr
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict
+
+from worker.partitions.state import PartitionState
+
+
+class ProcessState(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Mode(StrEnum):
+    """Of batches: closed soon, or filled."""
+
+    LIVE = "live"
+    BACKLOG = "backlog"
 
 
 class _Part(BaseModel):
@@ -14,14 +33,13 @@ class _Part(BaseModel):
 
 class PartitionStatus(_Part):
     partition: int
-    state: str
-    """restoring | running | paused | stopped"""
+    state: PartitionState
     position: int | None
     committed: int | None
     lag: int | None
     """Records between the committed offset and the end of the log."""
     detail: str = ""
-    """Why the partition is stopped."""
+    """Why the partition is stopped, or how far it has been restored."""
 
 
 class DeadLetterStatus(_Part):
@@ -60,8 +78,7 @@ class RoleStatus(_Part):
     group_id: str
     group_stable: bool
     topics: dict[str, str]
-    mode: str
-    """live | backlog"""
+    mode: Mode
     partitions: list[PartitionStatus]
     accounting: AccountingStatus
     per_second: float
@@ -87,8 +104,7 @@ class RoleStatus(_Part):
 
 class Status(_Part):
     version: str
-    state: str
-    """starting | running | draining | stopped | failed"""
+    state: ProcessState
     detail: str = ""
     started_at_ms: int
     now_ms: int

@@ -32,7 +32,7 @@ from worker.loop.pipeline import Pipeline
 from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
-from worker.monitoring.status import Status
+from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
@@ -216,7 +216,7 @@ class Service:
         except Exception as error:
             detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
             self.health.dead(detail)
-            self._board.set_state("failed", detail)
+            self._board.set_state(ProcessState.FAILED, detail)
             time.sleep(RED_BEFORE_EXIT_S)
             raise
         finally:
@@ -237,7 +237,7 @@ class Service:
         running = list(phases[0])
         watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running), self._exit_process)
         self.health.started()
-        self._board.set_state("running")
+        self._board.set_state(ProcessState.RUNNING)
         watchdog.start()
         self.running.set()
         try:
@@ -250,7 +250,7 @@ class Service:
                 for pipeline in phase:
                     pipeline.abort()
         self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
-        self._board.set_state("stopped")
+        self._board.set_state(ProcessState.STOPPED)
 
     def _pipeline(self, topics: RoleTopics, model: Model) -> Pipeline:
         settings = self.settings

@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import __version__
-from worker.loop.assignment import HELD, Held
+from worker.loop.assignment import Held
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
 from worker.monitoring.accounting import Totals
 from worker.monitoring.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
-from worker.monitoring.status import AccountingStatus, EncoderStatus, PartitionStatus, RoleStatus, Status
+from worker.monitoring.status import (
+    AccountingStatus,
+    EncoderStatus,
+    Mode,
+    PartitionStatus,
+    ProcessState,
+    RoleStatus,
+    Status,
+)
 from worker.monitoring.summary import Window, quantile
 from worker.settings import Settings
 from worker.stages.encode import Encoding
@@ -31,7 +39,7 @@ class StatusBoard:
         self._lock = threading.Lock()
         self.status = Status(
             version=__version__,
-            state="starting",
+            state=ProcessState.STARTING,
             started_at_ms=started_at_ms,
             now_ms=started_at_ms,
             delivery=settings.delivery,
@@ -40,7 +48,7 @@ class StatusBoard:
             roles=[board.status for board in self._roles.values()],
         )
 
-    def set_state(self, state: str, detail: str = "") -> None:
+    def set_state(self, state: ProcessState, detail: str = "") -> None:
         self._update(state=state, detail=detail, now_ms=time.time_ns() // 1_000_000)
 
     def describe(self, space: dict[str, str | int | list[str]], device: dict[str, str]) -> None:
@@ -50,7 +58,7 @@ class StatusBoard:
         """On the pipeline's poll thread."""
         self._roles[pipeline.role.topics.role].observe(pipeline)
         self._update(
-            state="draining" if draining else "running",
+            state=ProcessState.DRAINING if draining else ProcessState.RUNNING,
             now_ms=time.time_ns() // 1_000_000,
             roles=[board.status for board in self._roles.values()],
         )
@@ -80,7 +88,7 @@ class RoleBoard:
                 "state": topics.state,
                 "dead_letters": topics.dead_letters,
             },
-            mode="live",
+            mode=Mode.LIVE,
             partitions=[],
             accounting=accounting_status(metrics.accounting.totals),
             per_second=0.0,
@@ -104,7 +112,7 @@ class RoleBoard:
         self.status = self.status.model_copy(
             update={
                 "group_stable": pipeline.is_stable,
-                "mode": "backlog" if pipeline.is_backlog else "live",
+                "mode": Mode.BACKLOG if pipeline.is_backlog else Mode.LIVE,
                 "partitions": [
                     partition_status(held, pipeline.lags.get(held.partition), pipeline.restoring)
                     for held in sorted(pipeline.assignment.all(), key=lambda held: held.partition)
@@ -148,7 +156,7 @@ def partition_status(held: Held, lag: int | None, restoring: Progress | None) ->
         detail = f"changelog read to {restoring.position:,} of {restoring.end:,}"
     return PartitionStatus(
         partition=held.partition.partition,
-        state="stopped" if held.state == HELD else held.state,
+        state=held.state,
         position=None if tenure is None else tenure.commit.offset + tenure.in_flight,
         committed=None if tenure is None else tenure.committed_offset,
         lag=None if lag is None or tenure is None else lag + tenure.in_flight,

@@ -31,7 +31,16 @@ from worker.monitoring.http import (
     make_routes,
     status_json,
 )
-from worker.monitoring.status import AccountingStatus, DeadLetterStatus, PartitionStatus, RoleStatus, Status
+from worker.monitoring.status import (
+    AccountingStatus,
+    DeadLetterStatus,
+    Mode,
+    PartitionStatus,
+    ProcessState,
+    RoleStatus,
+    Status,
+)
+from worker.partitions.state import PartitionState
 
 PATHS = ("/", "/status.json", "/metrics", "/livez", "/readyz", "/startupz")
 PAGE = resources.files("worker.monitoring").joinpath("status_page.html").read_text(encoding="utf-8")
@@ -40,7 +49,7 @@ PAGE = resources.files("worker.monitoring").joinpath("status_page.html").read_te
 def make_status(detail: str = "") -> Status:
     return Status(
         version="1.2.3",
-        state="running",
+        state=ProcessState.RUNNING,
         started_at_ms=1_000,
         now_ms=61_000,
         delivery="at_least_once",
@@ -56,8 +65,8 @@ def make_role(detail: str) -> RoleStatus:
         group_id="group",
         group_stable=True,
         topics={"items": "items"},
-        mode="live",
-        partitions=[PartitionStatus(partition=0, state="running", position=12, committed=10, lag=3)],
+        mode=Mode.LIVE,
+        partitions=[PartitionStatus(partition=0, state=PartitionState.RUNNING, position=12, committed=10, lag=3)],
         accounting=AccountingStatus(consumed=12, published=9, superseded=0, dead_lettered=1, abandoned=0, in_flight=2),
         per_second=3.5,
         latency_ms={"p50": 12.0, "p99": None},
