@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from schemas.bounds import exceeded
 from schemas.dead_letter import DeadLetter
+from schemas.foreign import LOOKED_AT, is_packed_map, looks_like
 from schemas.limits import CROWDED_BYTES, DEFAULT_LIMITS, UTF8_BYTES, Limits
 from schemas.message import SCHEMA_VERSION, Fields, Message
 from schemas.reason import Reason, SchemaError
@@ -109,7 +110,7 @@ def decode(message: type[M], data: bytes, *, check_values: bool = True, limits: 
     many messages at once with `all_finite`.
     """
     _refuse_larger(data, message.byte_limit, limits)
-    fields = _unpack(data, limits)
+    fields = _without_nils(message, _unpack(data, limits))
     version = fields.get("schema_version")
     if version != message.version or type(version) is not int:
         fields = upgraded(message, fields)
@@ -122,6 +123,17 @@ def decode(message: type[M], data: bytes, *, check_values: bool = True, limits: 
     if limits is not DEFAULT_LIMITS and (bound := exceeded(value, limits)):
         raise SchemaError(Reason.TOO_LARGE, printable(bound[0]), f"is over limits.{bound[1]} of this reader")
     return value
+
+
+def _without_nils(message: type[Message], fields: Fields) -> Fields:
+    """The fields without those that are nil for want of a value, as several languages write them."""
+    if None in fields.values():
+        fields = {name: value for name, value in fields.items() if value is not None or name not in message.optional}
+    for name in message.maps:
+        entries = fields.get(name)
+        if type(entries) is dict and None in entries.values():
+            fields[name] = {key: value for key, value in entries.items() if value is not None}
+    return fields
 
 
 def split_messages(chunks: Iterable[bytes], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
@@ -192,10 +204,26 @@ def _unpack(data: bytes, limits: Limits) -> Fields:
     try:
         fields = msgpack.unpackb(data, **options)
     except (ValueError, RecursionError) as error:  # every error of msgpack is a ValueError
-        raise _unpack_error(error) from None
+        problem = _unpack_error(error)
+        raise _foreign(data, str(problem)) or problem from None
     if type(fields) is not dict:
-        raise SchemaError(Reason.INVALID_FIELD, "", f"the message should be a map, got {wire_type(fields)}")
+        problem = SchemaError(Reason.INVALID_FIELD, "", f"the message should be a map, got {wire_type(fields)}")
+        inner = _wrapped(fields, str(problem)) if isinstance(fields, str | bytes) else _foreign(data, str(problem))
+        raise inner or problem
     return fields
+
+
+def _foreign(data: bytes, problem: str) -> SchemaError | None:
+    """The error of a value in another format, where it can be told."""
+    name = looks_like(data)
+    return None if name is None else SchemaError(Reason.NOT_MSGPACK, "", f"looks like {name}: {problem}")
+
+
+def _wrapped(value: str | bytes, problem: str) -> SchemaError | None:
+    """The same of a msgpack str or bin that holds a message, or something in another format."""
+    data = value if isinstance(value, bytes) else value[:LOOKED_AT].encode()
+    name = "a msgpack map, packed a second time" if is_packed_map(data) else looks_like(data)
+    return None if name is None else SchemaError(Reason.INVALID_FIELD, "", f"{problem}, which looks like {name}")
 
 
 class _CrowdedError(ValueError):

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, FailFast, Field, Strict
 
 from schemas.limits import DEFAULT_LIMITS, AtMost
-from schemas.message import MAX_INT, Count, Id, Message, Name, TimeMs
+from schemas.message import MAX_INT, Count, Id, Message, Name
 from schemas.reason import Reason
+from schemas.times import TimeMs
 
 
 def _cut(limit: str) -> BeforeValidator:

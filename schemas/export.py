@@ -18,8 +18,35 @@ MESSAGES: dict[str, type[Message]] = {
 
 
 class _WireSchema(GenerateJsonSchema):
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """With nil beside every value that has a default, and every entry of a map."""
+        made = super().model_schema(schema)
+        for name, field in made.get("properties", {}).items():
+            if name == "schema_version":
+                continue
+            _admit_nil_entries(field)
+            if name not in made.get("required", ()):
+                _admit_nil(field)
+        return made
+
     def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
         return {"type": "string", "format": "binary", "x-msgpack-type": "bin"}
+
+
+_ANNOTATIONS = ("title", "description", "default")
+
+
+def _admit_nil(field: JsonSchemaValue) -> None:
+    """Let a value be nil, in place: what describes the field stays beside it."""
+    inner = {key: field.pop(key) for key in list(field) if key not in _ANNOTATIONS}
+    alternatives = inner["anyOf"] if inner.keys() == {"anyOf"} else [inner]
+    field["anyOf"] = alternatives if {"type": "null"} in alternatives else [*alternatives, {"type": "null"}]
+
+
+def _admit_nil_entries(field: JsonSchemaValue) -> None:
+    for part in (field, *field.get("anyOf", ())):
+        if isinstance(entries := part.get("additionalProperties"), dict):
+            _admit_nil(entries)
 
 
 def json_schema(name: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ for 7.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -20,16 +21,12 @@ SCHEMA_VERSION: Final = 1
 """Version of the whole contract: writers send it, readers accept it and the one before."""
 
 MAX_INT = 2**63 - 1
-MAX_TIME_MS = 253_402_300_799_999
-"""End of the year 9999. A time in microseconds is beyond it, and so is refused."""
-
 Fields = dict[str, Any]
 Upgrade = Callable[[Fields], Fields]
 
 Id = Annotated[str, Field(min_length=1), AtMost("id_chars")]
 Name = Annotated[str, Field(min_length=1), AtMost("name_chars")]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
-TimeMs = Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -52,6 +49,11 @@ class _OneVector:
 Vector = Annotated[Tensor, _OneVector()]
 
 
+def _is_map(declared: Any) -> bool:
+    origin = get_origin(declared)
+    return origin is dict or (origin in (Annotated, Union, UnionType) and any(map(_is_map, get_args(declared))))
+
+
 class Message(BaseModel):
     """A value on one of the topics."""
 
@@ -61,6 +63,10 @@ class Message(BaseModel):
     """How the fields of the version before become those of this one: `{N - 1: upgrade}`."""
     version: ClassVar[int]
     """N, the default of `schema_version`."""
+    optional: ClassVar[frozenset[str]]
+    """Fields for which nil stands for the default."""
+    maps: ClassVar[tuple[str, ...]]
+    """Fields that are maps by name, in which nil stands for an entry that is not there."""
     byte_limit: ClassVar[str] = "message_bytes"
     """Which of `Limits` bounds the encoded message."""
 
@@ -71,6 +77,9 @@ class Message(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         cls.version = cls.model_fields["schema_version"].default
+        given = {name: field for name, field in cls.model_fields.items() if name != "schema_version"}
+        cls.optional = frozenset(name for name, field in given.items() if not field.is_required())
+        cls.maps = tuple(name for name, field in given.items() if _is_map(field.annotation))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its dotted path."""

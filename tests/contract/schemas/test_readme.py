@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import schemas
 from schemas import DEFAULT_LIMITS, MESSAGES, SCHEMA_VERSION, Content, Feature, NewItem, Reason, Tensor, decode, encode
 from schemas.limits import CROWDED_BYTES
-from schemas.message import MAX_TIME_MS
+from schemas.times import MAX_TIME_MS
 
 TEXT = (Path(schemas.__file__).parent / "README.md").read_text(encoding="utf-8")
 NAMED: dict[str, type[BaseModel]] = {**MESSAGES, "Content": Content, "Tensor": Tensor}

@@ -18,13 +18,15 @@ from schemas import (
     UserEvent,
     UserVector,
 )
-from schemas.message import MAX_INT, MAX_TIME_MS
+from schemas.message import MAX_INT
 from schemas.tensor import ELEMENT_BYTES, MAX_SCALE
+from schemas.times import MAX_TIME_MS, SECONDS_FROM, SECONDS_TO
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 names = ids
 counts = st.integers(0, MAX_INT)
 times = st.integers(0, MAX_TIME_MS)
+input_times = st.integers(0, SECONDS_FROM - 1) | st.integers(SECONDS_TO, MAX_TIME_MS)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 scales = st.floats(0, MAX_SCALE, exclude_min=True)
 dtypes = st.sampled_from(list(ELEMENT_BYTES))
@@ -69,7 +71,7 @@ new_items = st.builds(
     NewItem,
     item_id=ids,
     revision=counts,
-    event_time_ms=times,
+    event_time_ms=input_times,
     features=st.dictionaries(names, features, max_size=3),
     content=st.dictionaries(names, contents, max_size=3),
     neighbors=st.lists(ids, max_size=4),
@@ -81,7 +83,7 @@ user_events = st.builds(
     user_id=ids,
     item_id=ids,
     event_type=names,
-    event_time_ms=times,
+    event_time_ms=input_times,
     value=st.none() | finite,
 )
 item_vectors = st.builds(

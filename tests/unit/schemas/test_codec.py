@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 import traceback
+from typing import get_args
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from schemas import (
     MESSAGES,
@@ -25,6 +27,8 @@ from schemas import (
     encode_item_vector,
     encode_user_vector,
 )
+from schemas.times import MAX_TIME_MS
+from tests.contract.schemas.golden import EXAMPLES
 from tests.unit.schemas import strategies
 
 FEATURE = {"dtype": "f2", "shape": [2], "data": b"\0\x3c\0\x40", "encoder": "clip"}
@@ -74,10 +78,101 @@ def test_fields_at_their_default_stay_off_the_wire():
     assert list(fields) == ["schema_version", "item_id", "revision", "event_time_ms"]
 
 
-def test_a_null_optional_field_is_an_absent_one():
-    ids = {"event_id": "e", "user_id": "u", "item_id": "i"}
-    event = {"schema_version": 1, **ids, "event_type": "view", "event_time_ms": 0}
-    assert decode(UserEvent, msgpack.packb({**event, "value": None})) == decode(UserEvent, msgpack.packb(event))
+@pytest.mark.parametrize("name", MESSAGES)
+@given(data=st.data())
+def test_nil_stands_for_the_default_of_every_field_that_has_one(name, data):
+    message = data.draw(strategies.BY_NAME[name])
+    fields = msgpack.unpackb(encode(message))
+    assert decode(MESSAGES[name], msgpack.packb(with_nils(MESSAGES[name], fields))) == message
+
+
+def with_nils(model: type[BaseModel], fields: dict) -> dict:
+    """The fields with nil for every one that is left out, at every depth, and for one more entry of every map."""
+    nils = {name: None for name, field in model.model_fields.items() if not field.is_required()}
+    filled = {**nils, **fields}
+    for name, value in fields.items():
+        inner = models_in(model.model_fields[name].annotation) if name in model.model_fields else []
+        if inner and isinstance(value, dict) and "dict[" in str(model.model_fields[name].annotation):
+            filled[name] = {key: with_nils(inner[0], entry) for key, entry in value.items()} | {"\0absent": None}
+        elif inner and isinstance(value, dict):
+            filled[name] = with_nils(inner[0], value)
+    filled["schema_version"] = fields.get("schema_version")
+    return {key: value for key, value in filled.items() if key != "schema_version" or value is not None}
+
+
+def models_in(declared: object) -> list[type[BaseModel]]:
+    if isinstance(declared, type) and issubclass(declared, BaseModel):
+        return [declared]
+    return [model for part in get_args(declared) for model in models_in(part)]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_nil_for_a_required_field_names_it(name):
+    message = MESSAGES[name]
+    fields = msgpack.unpackb(encode(EXAMPLES[name]))
+    for field in message.model_fields:
+        if message.model_fields[field].is_required():
+            error = refusal(msgpack.packb({**fields, field: None}), message)
+            assert (error.reason, error.field.partition(".")[0]) == (Reason.INVALID_FIELD, field)
+            assert "nil" in str(error) or field == "reason"  # which is one of two things
+
+
+def test_an_item_of_nothing_but_nils_beside_its_ids_is_whole_and_empty():
+    nils = dict.fromkeys(("features", "content", "neighbors", "partial"))
+    item = decode(NewItem, item_with(**nils))
+    assert item == NewItem(item_id="i", revision=1, event_time_ms=2)
+    item = decode(NewItem, item_with(features={"image": None}, content={"image": None, "text": {"text": "a"}}))
+    assert (item.features, list(item.content)) == ({}, ["text"])
+
+
+@pytest.mark.parametrize("message", [NewItem, UserEvent])
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (1_767_225_600, "looks like seconds"),
+        (100_000_000, "looks like seconds"),
+        (9_999_999_999, "looks like seconds"),
+        (1_767_225_600_000_000, "looks like microseconds"),
+        (1_767_225_600_000_000_000, "looks like nanoseconds"),
+        (2**63 - 1, "should be milliseconds since 1970, from 0"),
+        (2**64 - 1, "should be milliseconds since 1970, from 0"),
+        (-(2**63), "should be milliseconds since 1970, from 0"),
+        (-1, "should be milliseconds since 1970, from 0"),
+        (MAX_TIME_MS + 1, "looks like microseconds"),  # of 1978
+        (10**16 * 9, "should be milliseconds since 1970, from 0"),
+        (1_767_225_600.0, "should be an int, got float"),
+        ("1767225600000", "should be an int, got str"),
+        (None, "should be an int, got nil"),
+        (True, "should be an int, got bool"),
+    ],
+)
+def test_a_time_that_is_none_is_refused_and_its_unit_named(message, time, words):
+    fields = {
+        "schema_version": 1,
+        **dict.fromkeys(("event_id", "user_id", "item_id", "event_type"), "a"),
+        "revision": 1,
+    }
+    error = refusal(msgpack.packb({**fields, "event_time_ms": time}), message)
+    assert (error.reason, error.field) == (Reason.INVALID_FIELD, "event_time_ms")
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("time", [0, 1, 99_999_999, 10_000_000_000, 1_767_225_600_000, MAX_TIME_MS])
+def test_a_time_in_milliseconds_is_taken(time):
+    assert decode(NewItem, item_with(event_time_ms=time)).event_time_ms == time
+
+
+def test_a_time_that_is_missing_is_missing():
+    fields = {key: value for key, value in ITEM.items() if key != "event_time_ms"}
+    assert str(refusal(msgpack.packb(fields))) == "event_time_ms: is missing"
+
+
+def test_what_an_older_worker_has_published_of_a_time_in_seconds_can_still_be_read():
+    vector = Tensor.from_numpy([1.0])
+    message = UserVector(
+        user_id="u", event_time_ms=1_767_225_600, num_events=1, space_id="s", vector=vector, produced_at_ms=3
+    )
+    assert decode(UserVector, encode(message)) == message
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from schemas import MESSAGES, Content, DeadLetter, ItemVector, NewItem, Reason, Tensor, UserEvent, UserVector
 from schemas.limits import DEFAULT_LIMITS
-from schemas.message import MAX_TIME_MS
+from schemas.times import MAX_TIME_MS
 
 ITEM = {"item_id": "i", "revision": 1, "event_time_ms": 2}
 VECTOR = Tensor.from_numpy([1.0, 0.0])
