@@ -93,6 +93,7 @@ def test_it_shows_speed_latency_and_structure_and_nothing_else(tmp_path: Path) -
         consumed, *parts = map(int, re.findall(r"\d+", account[0]))
         assert consumed == sum(parts)
         assert consumed > at_least
+        assert parts[-1] == 0, "the books are closed when nothing is in flight any more"
 
 
 def check_users(shown: str) -> None:
@@ -138,6 +139,9 @@ def test_an_outside_producer_can_attach_and_ctrl_c_ends_it(tmp_path: Path) -> No
         assert running.process.wait(PATIENCE_S) == 0
         assert running.stderr == ""
         assert "users" not in running.stdout
+        books = re.search(r"^items: (\d+) consumed = (\d+) published .* \+ 0 in flight$", running.stdout, re.MULTILINE)
+        assert books is not None
+        assert int(books[1]) == int(books[2]) > 200, "the item from outside is in the books, which come last"
     assert (vector.item_id, vector.revision, vector.modalities) == ("from-outside", 7, ("text",))
     assert np.linalg.norm(vector.vector.to_numpy().astype(np.float32)) == pytest.approx(1, abs=1e-3)
 

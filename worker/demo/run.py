@@ -54,9 +54,9 @@ def run_demo(load_settings: Callable[[Mapping[str, str]], Settings], *, num_item
                 _show_items(outside, endless, num_items)
                 if "users" in settings.roles:
                     _show_users(outside, endless, People(outside, catalogue, seed, _event_weights(settings)))
-            _show_accounting(service)
             if keep:
                 _keep(settings, service)
+        _show_accounting(service)  # final, because the worker has drained
     return 0
 
 

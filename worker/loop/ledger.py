@@ -34,12 +34,14 @@ class Books:
     def finished(self, share: Share) -> None:
         """Account for a finished share: the only place where records end."""
         accounting = self._accounting
-        published = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
-        upserts = [each for each in published if isinstance(each, Item | User) and not is_overtaken(each)]
-        num_overtaken = sum(map(is_overtaken, published))
+        newest = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
+        published = [entry for entry in newest if entry.id not in share.without_output]
+        upserts = [entry for entry in published if isinstance(entry, Item | User)]
+        num_overtaken = sum(map(is_overtaken, newest))
         accounting.published["upsert"] += len(upserts)
-        accounting.published["tombstone"] += len(published) - len(upserts) - num_overtaken
+        accounting.published["tombstone"] += len(published) - len(upserts)
         accounting.superseded["stale_revision"] += num_overtaken
+        accounting.superseded["without_vector"] += len(newest) - len(published) - num_overtaken
         accounting.superseded["same_batch"] += share.num_same_batch
         for reason, count in share.superseded.items():
             accounting.superseded[reason] += count

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from schemas import Reason
 
 KINDS = ("upsert", "tombstone")
-SUPERSEDED_REASONS = ("stale_revision", "same_batch", "duplicate", "too_old", "unused_type")
+SUPERSEDED_REASONS = ("stale_revision", "same_batch", "duplicate", "too_old", "unused_type", "without_vector")
 
 
 class Totals(NamedTuple):

@@ -47,6 +47,7 @@ class Share:
         "superseded",
         "tenure",
         "vectors_end",
+        "without_output",
     )
 
     def __init__(self, tenure: Tenure) -> None:
@@ -55,6 +56,8 @@ class Share:
         self.rejections: list[Rejection] = []
         self.superseded: dict[str, int] = {}
         """Records that need no output, by reason."""
+        self.without_output: set[str] = set()
+        """Ids among the newest that readers are told nothing of: there is nothing that a vector could be made of."""
         self.changes: dict[str, bytes | None] = {}
         """What is to be remembered by id, as it is written to the changelog."""
         self.num_records = 0

@@ -206,6 +206,8 @@ class Publisher:
             return
         if output is not None:
             made.append(output)
+        else:
+            share.without_output.add(entry.id)
         if change is not None:
             share.changes[entry.id] = change.value
             made.append(change)

@@ -149,6 +149,29 @@ def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster):
     assert totals.unaccounted() == 0
 
 
+def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster):
+    """Events of users without a vector are finished, too, but nothing of them has been published or was fast."""
+    feed(cluster, *[event(f"unknown-{n}", "no-such-item", n) for n in range(20)], event("u", "x", 0))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    totals = harness.metrics.accounting.totals
+    assert totals.published == {"upsert": len(cluster.records("user-vectors")), "tombstone": 0}
+    assert totals.published["upsert"] == 1
+    assert totals.superseded["without_vector"] == 20
+    assert totals.unaccounted() == 0
+    assert sum(harness.metrics.latency.counts("events")) == 1
+
+
+def test_what_is_computed_anew_is_not_counted_as_an_event(cluster):
+    feed(cluster, event("u", "later", 0))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+        publish_item(cluster, "later", (0.0, 1.0))
+        harness.until(lambda: bool(published(cluster)))
+    totals = harness.metrics.accounting.totals
+    assert (totals.published["upsert"], totals.superseded["without_vector"], totals.unaccounted()) == (0, 1, 0)
+
+
 def test_a_user_is_computed_anew_when_its_item_appears(cluster):
     feed(cluster, event("u", "later", 0), event("u", "x", 0))
     with Harness(cluster) as harness:
