@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas import Feature, NewItem, encode
 from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
-from worker.kafka.port import Commit, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
+from worker.kafka.port import Commit, Contact, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
 from worker.records import Change, Headers, Item, TopicPartition
 from worker.stages.fuse import Result, Vector
 
@@ -227,6 +227,8 @@ class FakeConsumer:
         self._paused: set[TopicPartition] = set()
         self._pending: list[tuple[str, list[TopicPartition]]] = []
         self.evicted = False
+        self.silent_since: float | None = None
+        """Monotonic time since when no broker answers."""
         self.commit_calls: list[Mapping[TopicPartition, Commit]] = []
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
@@ -295,6 +297,15 @@ class FakeConsumer:
 
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {tp: len(self._cluster.log[tp]) - self._positions[tp] for tp in partitions if tp in self._positions}
+
+    def contact(self) -> Contact:
+        return Contact(self.silent_since or time.monotonic(), 0)
+
+    def heard_of(self, partition: TopicPartition) -> float | None:
+        return self.silent_since or time.monotonic()
+
+    def num_partitions(self, topic: str) -> int | None:
+        return self._cluster.num_partitions
 
     def close(self, timeout_s: float) -> None:
         if self._positions:

@@ -20,6 +20,7 @@ from worker.errors import CallTimeoutError
 from worker.kafka.admin import add_topics, existing_topics
 from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
 from worker.kafka.consumer import KafkaPythonConsumer
+from worker.kafka.contact import Answers, AttentiveNetClient, note_fetches
 from worker.kafka.fence import Fence, FencedNetClient
 from worker.kafka.log import LOG_FETCH_BYTES, KafkaPythonLog
 from worker.kafka.port import Lease, TopicDescription
@@ -64,11 +65,12 @@ class KafkaPythonClient:
             add_topics(admin, topics, num_partitions, replication)
 
     def consumer(self, group_id: str) -> KafkaPythonConsumer:
-        settings = self._settings
+        settings, answers = self._settings, Answers()
         with translated("opening a consumer"):
             consumer = open_client(
                 KafkaConsumer,
                 **self._common,
+                kafka_client=lambda **config: AttentiveNetClient(answers, **config),
                 group_id=group_id,
                 group_instance_id=settings.group_instance_id,
                 enable_auto_commit=False,
@@ -85,7 +87,8 @@ class KafkaPythonClient:
                 metrics_enabled=False,
             )
         unpack_quickly(consumer)
-        return KafkaPythonConsumer(consumer)
+        note_fetches(consumer, answers)
+        return KafkaPythonConsumer(consumer, answers)
 
     def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
         settings, fence = self._settings, Fence(lease)

@@ -13,7 +13,8 @@ from kafka.structs import MemberState
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.port import Commit, Membership, PartitionListener
+from worker.kafka.contact import Answers
+from worker.kafka.port import Commit, Contact, Membership, PartitionListener
 from worker.kafka.structs import kafka_commits, kafka_partition
 from worker.kafka.translation import translated
 from worker.records import Record, TopicPartition
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class KafkaPythonConsumer:
     """A member of the consumer group."""
 
-    def __init__(self, consumer: KafkaConsumer) -> None:
+    def __init__(self, consumer: KafkaConsumer, answers: Answers) -> None:
         self._consumer = consumer
+        self._answers = answers
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
         with translated("subscribing"):
@@ -112,6 +114,16 @@ class KafkaPythonConsumer:
                 if highwater is not None:
                     lags[partition] = max(0, highwater - self._consumer.position(tp, timeout_ms=0))
         return lags
+
+    def contact(self) -> Contact:
+        return Contact(self._answers.heard_at, self._answers.num_failed)
+
+    def heard_of(self, partition: TopicPartition) -> float | None:
+        return self._answers.fetched_at.get(partition)
+
+    def num_partitions(self, topic: str) -> int | None:
+        known = self._consumer._cluster.partitions_for_topic(topic)  # noqa: SLF001  # the public way asks the broker
+        return None if known is None else len(known)
 
     def close(self, timeout_s: float) -> None:
         with translated("closing the consumer"):

@@ -33,6 +33,15 @@ class Membership(NamedTuple):
     instance_id: str | None
 
 
+class Contact(NamedTuple):
+    """Whether the brokers are heard of."""
+
+    heard_at: float
+    """Monotonic seconds when one has last answered anything; before that, when we began to ask."""
+    num_failed: int
+    """Requests so far that were not answered."""
+
+
 class TopicDescription(NamedTuple):
     """What the cluster says of a topic."""
 
@@ -121,6 +130,19 @@ class ConsumerPort(Protocol):
 
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offsets between the position and the end of the log, from what is known locally."""
+        ...
+
+    def contact(self) -> Contact:
+        """Polls tell nothing of brokers that do not answer: this does. Any thread; never waits."""
+        ...
+
+    def heard_of(self, partition: TopicPartition) -> float | None:
+        """Monotonic seconds when a broker has last said what there is of a partition that is not paused; None before
+        the first time. Any thread; never waits."""
+        ...
+
+    def num_partitions(self, topic: str) -> int | None:
+        """As far as is known locally; None before that. Never waits."""
         ...
 
     def close(self, timeout_s: float) -> None: ...

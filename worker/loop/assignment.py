@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from worker.kafka.port import Commit, Membership
 from worker.monitoring.metrics import Metrics
 from worker.partitions.lease import MembershipLease, boottime
-from worker.partitions.state import PartitionState
+from worker.partitions.state import PartitionState, StopReason
 from worker.partitions.tenure import Share, Tenure
 from worker.records import TopicPartition
 from worker.stages.batch_queue import BatchQueue
@@ -35,8 +35,23 @@ class Held:
     """Monotonic time before which a stopped partition is not begun again."""
     detail: str = ""
     """Why it is stopped, or what restoring it has met."""
+    reason: StopReason | None = None
+    """Why it is stopped."""
+    not_running_since: float = field(default_factory=time.monotonic)
+    """Monotonic time since when it has not been running, if it is not."""
+    behind_since: float = field(default_factory=time.monotonic)
+    """Monotonic time that the oldest record may have that is not finished."""
     to_recompute: dict[str, None] = field(default_factory=dict)
     """Ids to be computed anew, in order."""
+
+    def look(self, lag: int | None, heard_at: float | None, now: float, now_ms: float) -> None:
+        """Bring `behind_since` up to date. `lag`: offsets up to the end of the log; `heard_at`: monotonic time when a
+        broker has last said where that is. While none does, there may be records that nobody here knows of."""
+        oldest_ms = None if self.tenure is None else self.tenure.oldest_ms
+        if oldest_ms is not None:
+            self.behind_since = now - max(0.0, now_ms - oldest_ms) / 1000 if oldest_ms >= 0 else self.behind_since
+        elif self.state == PartitionState.RUNNING and lag == 0 and heard_at is not None:
+            self.behind_since = max(self.behind_since, heard_at)
 
 
 class Assignment:
@@ -118,8 +133,11 @@ class Assignment:
         held.state = PartitionState.RESTORING
         return held.tenure
 
-    def rewind(self, held: Held, until: float, detail: str) -> None:
+    def rewind(self, held: Held, until: float, detail: str, reason: StopReason) -> None:
         """Give up what is in flight. The partition begins again from its commit, not before `until`."""
+        if held.state == PartitionState.RUNNING:
+            held.not_running_since = time.monotonic()
+        held.reason = reason
         if held.tenure is not None:
             self._retire(held.tenure)
             held.tenure = None

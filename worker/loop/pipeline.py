@@ -35,11 +35,11 @@ from worker.loop.ledger import Books
 from worker.loop.restore import Progress, Restorer
 from worker.loop.source import Source
 from worker.monitoring.health import Health
-from worker.monitoring.metrics import Metrics, raise_to
+from worker.monitoring.metrics import BUSY_STAGES, Metrics, raise_to
 from worker.monitoring.status import DeadLetterStatus
 from worker.monitoring.watchdog import Vitals
 from worker.partitions.lease import MembershipLease, boottime, lease_seconds
-from worker.partitions.state import PartitionState
+from worker.partitions.state import PartitionState, StopReason
 from worker.records import Record, TopicPartition
 from worker.roles.role import Role
 from worker.settings import Settings
@@ -136,6 +136,7 @@ class Pipeline:
         self.is_caught_up = False
         self._next_commit = 0.0
         self._next_observation = 0.0
+        self._began_at = time.monotonic()
         self.is_backlog = False
         self.num_values = 0
         self.num_state_bytes = 0
@@ -176,6 +177,8 @@ class Pipeline:
         for stage in self._stages:
             stage.start()
         self._consumer.subscribe([self._topic], self.assignment)
+        self._metrics.silence.ask([self._topic], lambda: self._consumer.contact().heard_at)
+        self._began_at = time.monotonic()
 
     def _drain(self, observe: Callable[[], None]) -> None:
         """Finish what has been accepted within the budget, commit it, and leave the group.
@@ -206,6 +209,7 @@ class Pipeline:
     def _close(self) -> None:
         self.assignment.retire_all()
         self._books.check(self.assignment.in_flight)
+        self._metrics.silence.set_since([self._topic], None)  # nobody asks the brokers any more
         for stage in self._stages:
             stage.stop(STEP_TIMEOUT_S * 5)
         try:
@@ -309,7 +313,7 @@ class Pipeline:
                 continue
             restored.tenure.memory = restored.memory
             held.to_recompute.update(dict.fromkeys(restored.recompute))
-            held.state, held.detail = PartitionState.RUNNING, ""
+            held.state, held.detail, held.reason = PartitionState.RUNNING, "", None
         for held in self.assignment.in_state(PartitionState.STOPPED):
             if time.monotonic() >= held.stopped_until and self._outputs.are_open:
                 held.state = PartitionState.NEW
@@ -328,7 +332,7 @@ class Pipeline:
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
             self._books.consumed(len(records))
-            held.tenure.num_consumed += len(records)
+            held.tenure.consumed(records)
             if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
                 self._encoding.put(held.tenure, decoded.entries)
             else:
@@ -366,12 +370,13 @@ class Pipeline:
         try:
             fused = self._fused.get(timeout=self._publisher.wait_s())
         except queue.Empty:
-            pass
-        else:
-            started = time.monotonic()
+            fused = None
+        started, waited_s = time.monotonic(), self._publisher.waited_s
+        if fused is not None:
             self._publisher.publish(fused)
             self._metrics.stage_duration.labels("publish").observe(time.monotonic() - started)
         self._publisher.tick()
+        self._publish.busy_s += time.monotonic() - started - (self._publisher.waited_s - waited_s)
 
     def _transaction_ended(self, duration_s: float, error: WorkerError | None) -> None:
         if error is None:
@@ -453,9 +458,9 @@ class Pipeline:
         """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
         detail = error.one_line() if error is not None else ""
         self._metrics.dead_letter_failures.labels(self._topic).inc()
-        self._metrics.rewinds.labels("dead_letter_failed").inc()
+        self._metrics.rewinds.labels(StopReason.DEAD_LETTER_FAILED).inc()
         log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
-        self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail)
+        self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail, StopReason.DEAD_LETTER_FAILED)
         self._outputs.learn_limits()
         if not self._is_transactional:
             self._outputs.replace_for_dead_letters()
@@ -465,14 +470,15 @@ class Pipeline:
         is_rebalance = isinstance(error, NotMemberError)  # that is nobody's fault, and over
         delay_s = 0.0 if is_rebalance else self._outputs.failed()
         detail = error.one_line() if error is not None else ""
-        self._metrics.rewinds.labels("publish_failed").inc()
+        self._metrics.rewinds.labels(StopReason.PUBLISH_FAILED).inc()
         log.warning(
             "an output could not be written, starting again from the last acknowledged one in %.1f s: %s",
             delay_s, detail, extra={"action": "rewind"},
         )  # fmt: skip
         self._outputs.drop(reopen_at=now + delay_s)
         for held in self.assignment.all():
-            self.assignment.rewind(held, max(now + delay_s, held.stopped_until), held.detail or detail)
+            until, reason = max(now + delay_s, held.stopped_until), held.reason or StopReason.PUBLISH_FAILED
+            self.assignment.rewind(held, until, held.detail or detail, reason)
         self._unacknowledged.clear()
         if isinstance(error, RecordTooLargeError):
             self._outputs.learn_limits()
@@ -508,6 +514,10 @@ class Pipeline:
             if lag is not None and each.tenure is not None:
                 metrics.position_lag.labels(topic, str(partition)).set(lag)
                 metrics.lag.labels(topic, str(partition)).set(lag + each.tenure.in_flight)
+            each.look(lag, self._consumer.heard_of(each.partition), now, time.time() * 1000)
+            metrics.lag_seconds.set_since([topic, str(partition)], each.behind_since)
+        self._measure_partitions(held)
+        self._measure_busy(now)
         self._books.check(self.assignment.in_flight)
         metrics.queue_depth.set(self.num_queued)
         metrics.unacknowledged.set(self._unacknowledged.num_records)
@@ -517,6 +527,27 @@ class Pipeline:
         raise_to(metrics.restored.labels(self._topic), self._restorer.num_records)
         self.role.measure(metrics)
         observe()
+
+    def _measure_partitions(self, held: Sequence[Held]) -> None:
+        metrics, topic = self._metrics, self._topic
+        if (num_partitions := self._consumer.num_partitions(topic)) is not None:
+            metrics.topic_partitions.labels(topic).set(num_partitions)
+        for state in PartitionState:
+            metrics.partitions.labels(topic, state).set(sum(each.state == state for each in held))
+        stopped = [each.reason for each in held if each.state == PartitionState.STOPPED]
+        for reason in StopReason:
+            metrics.stopped_partitions.labels(topic, reason).set(stopped.count(reason))
+        restoring = (PartitionState.NEW, PartitionState.RESTORING)
+        since = [each.not_running_since for each in held if each.state in restoring]
+        metrics.restoring_seconds.set_since([topic], min(since, default=None))
+
+    def _measure_busy(self, now: float) -> None:
+        busy = {stage.name: stage.busy_s for stage in self._stages} | {
+            "poll": now - self._began_at - self._source.idle_s
+        }
+        for name in BUSY_STAGES:
+            if name in busy:
+                raise_to(self._metrics.busy.labels(name), busy[name])
 
     def vitals(self) -> Vitals:
         """For the watchdog; called on its thread."""

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from worker.errors import ClientError
 from worker.kafka.port import ConsumerPort
 from worker.loop.assignment import Assignment
-from worker.monitoring.metrics import Metrics
+from worker.loop.silence import SilenceWatch
+from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.state import PartitionState
 from worker.records import Record, TopicPartition
 from worker.stages.batch_queue import BatchQueue
@@ -49,17 +50,21 @@ class Source:
         self._metrics = metrics
         self._paused: set[TopicPartition] = set()
         self._is_backpressured = False
+        self._silence = SilenceWatch()
         self.polled_at = time.monotonic()
+        self.idle_s = 0.0
+        """Time so far that went by waiting for records, for features or for room."""
 
     def make_room(self) -> None:
         """Wait a moment for a full queue, then pause and keep polling: the group must not think us dead."""
-        encoding = self._encoding
+        encoding, started = self._encoding, time.monotonic()
         if self._is_backpressured:
             self._is_backpressured = not (self._queue.is_low() and (encoding is None or encoding.is_low()))
         elif self._queue.is_full():
             self._is_backpressured = not self._queue.wait_for_room(ROOM_TIMEOUT_S)
         else:
             self._is_backpressured = encoding is not None and encoding.is_full()
+        self.idle_s += time.monotonic() - started
 
     def await_encoded(self) -> None:
         """While content is being encoded and the log has nothing more, wait for that and not for the log: a poll ends
@@ -68,11 +73,13 @@ class Source:
             return
         running = [held.partition for held in self._assignment.in_state(PartitionState.RUNNING)]
         if self._is_backpressured or not any(self._consumer.lag(running).values()):
+            started = time.monotonic()
             self._encoding.wait(ROOM_TIMEOUT_S)
+            self.idle_s += time.monotonic() - started
 
     def poll(self) -> Mapping[TopicPartition, Sequence[Record]]:
         self._apply_pauses()
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.thread_time()
         try:
             polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=self._max_records)
         except ClientError as error:
@@ -81,10 +88,22 @@ class Source:
             time.sleep(AFTER_ERROR_S)
             polled = {}
         self.beat()
+        # Records are unpacked in a poll, by this thread; for the rest of it the poll has waited.
+        self.idle_s += max(0.0, self.polled_at - started - (time.thread_time() - worked))
         self._metrics.last_poll.set_to_current_time()
+        self._hear()
         if polled:
             self._metrics.stage_duration.labels("poll").observe(self.polled_at - started)
         return polled
+
+    def _hear(self) -> None:
+        contact, topic = self._consumer.contact(), self._metrics.topic
+        raise_to(self._metrics.request_errors.labels(topic), contact.num_failed)
+        if (news := self._silence.look(self.polled_at, contact.heard_at)) is not None:
+            level = logging.WARNING if self._silence.is_silent else logging.INFO
+            log.log(level, "%s: %s", topic, news, extra={"action": "silence"})
+        if self._silence.is_silent:
+            self._metrics.poll_errors.labels(topic).inc()
 
     def beat(self) -> None:
         """The loop moves, with or without a poll."""

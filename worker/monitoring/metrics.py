@@ -7,20 +7,23 @@ sets, and their children exist from the start, so that `rate()` sees the first i
 from __future__ import annotations
 
 import platform
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from schemas import SCHEMA_VERSION, Reason
 from worker import __version__
 from worker.monitoring.accounting import Accounting
+from worker.partitions.state import PartitionState, StopReason
 
 if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, too
+    from worker.align.usage import DeviceUsage
     from worker.encode.content import Report
 
 STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
@@ -39,7 +42,9 @@ CONTENT_REASONS = tuple(
         Reason.MODEL_FAILURE,
     )
 )
-REWIND_REASONS = ("publish_failed", "dead_letter_failed")
+REWIND_REASONS = tuple(reason.value for reason in StopReason)
+BUSY_STAGES = ("poll", "encode", "compute", "publish")
+"""Those with a thread of their own that records pass through."""
 
 STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 # Lag after an outage is minutes, so the latency buckets reach half an hour; 1 s is the freshness objective.
@@ -81,6 +86,35 @@ class BulkHistogram(Collector):
                 cumulated += count
                 buckets.append((bound, float(cumulated)))
             family.add_metric([value], buckets, self._sums[value])
+        yield family
+
+
+class AgeGauge(Collector):
+    """How long ago something was, as of the scrape: it grows although nobody who would set it moves any more."""
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name, self._documentation, self._labels = name, documentation, tuple(labels)
+        self._clock = clock
+        self._since: dict[tuple[str, ...], Callable[[], float | None]] = {}
+
+    def set_since(self, labels: Sequence[str], since: float | None) -> None:
+        """The moment by the clock; None: no time at all."""
+        self.ask(labels, lambda: since)
+
+    def ask(self, labels: Sequence[str], since: Callable[[], float | None]) -> None:
+        """Have `since` say it at each scrape, on the scrape's thread."""
+        self._since[tuple(labels)] = since
+
+    def remove(self, labels: Sequence[str]) -> None:
+        self._since.pop(tuple(labels), None)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, ask in list(self._since.items()):
+            since = ask()
+            family.add_metric(labels, 0.0 if since is None else max(0.0, self._clock() - since))
         yield family
 
 
@@ -170,6 +204,12 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             values=STAGES,
         )
+        self.busy = counter(
+            "align_stage_busy_seconds_total",
+            "Time that the thread of a stage did not wait for work or for room.",
+            "stage",
+            values=BUSY_STAGES,
+        )
         self.batch_wait = histogram(
             "align_batch_wait_seconds",
             "Age of a batch's oldest record when it is taken.",
@@ -192,6 +232,35 @@ class Metrics:
         self.position_lag = gauge(
             "align_consumer_position_lag_records", "End of the log minus the position.", "topic", "partition"
         )
+        self.lag_seconds = AgeGauge(
+            "align_consumer_lag_seconds",
+            "Age that the oldest record may have that is not finished. Grows while no broker says that there is none.",
+            ["topic", "partition"],
+        )
+        registry.register(self.lag_seconds)
+        self.silence = AgeGauge(
+            "align_broker_silence_seconds", "Time since a broker has last answered anything.", ["topic"]
+        )
+        self.silence.set_since([topic], None)
+        registry.register(self.silence)
+        self.topic_partitions = gauge(
+            "align_topic_partitions", "Partitions of the input topic, whoever has them.", "topic"
+        )
+        self.partitions = gauge("align_partitions", "Partitions of this worker, by what they do.", "topic", "state")
+        self.stopped_partitions = gauge(
+            "align_stopped_partitions", "Partitions that wait after a failure.", "topic", "reason"
+        )
+        for state in PartitionState:
+            self.partitions.labels(topic, state.value)
+        for reason in StopReason:
+            self.stopped_partitions.labels(topic, reason.value)
+        self.restoring_seconds = AgeGauge(
+            "align_restoring_seconds",
+            "For how long the partition has not been running that is restored, or about to be, longest.",
+            ["topic"],
+        )
+        self.restoring_seconds.set_since([topic], None)
+        registry.register(self.restoring_seconds)
         self.assigned_partitions = gauge("align_assigned_partitions", "Partitions of this worker.", "topic")
         self.paused_partitions = gauge("align_paused_partitions", "Partitions not fetched at present.", "topic")
         self.queue_depth = gauge("align_queue_depth_records", "Records decoded and waiting for compute.")
@@ -220,7 +289,10 @@ class Metrics:
             STAGE_BUCKETS,
         )
         registry.register(self.transaction_duration)
-        self.poll_errors = counter("align_poll_errors_total", "Polls that failed and were tried again.", "topic")
+        self.poll_errors = counter(
+            "align_poll_errors_total", "Polls that failed, or that no broker had answered for 10 s.", "topic"
+        )
+        self.request_errors = counter("align_request_errors_total", "Requests that no broker answered.", "topic")
         self.last_poll = gauge("align_last_poll_timestamp_seconds", "When the last poll returned.")
         self.last_commit = gauge("align_last_commit_timestamp_seconds", "When the last commit succeeded.")
         self.last_publish = gauge("align_last_publish_timestamp_seconds", "When the last output was acknowledged.")
@@ -238,6 +310,7 @@ class Metrics:
         for gauge in (self.lag, self.position_lag):
             with suppress(KeyError):  # some versions of the library raise it for a series that was never set
                 gauge.remove(topic, str(partition))
+        self.lag_seconds.remove([topic, str(partition)])
 
 
 class EncodeMetrics:
@@ -321,6 +394,40 @@ class ProcessMetrics:
         )
         self.space_info = Info("align_space", "The space of the published vectors.", registry=registry)
         self.device_info = Info("align_device", "Device and dtype, as requested and as active.", registry=registry)
+        self.watchdog = Gauge(
+            "align_watchdog_ratio",
+            "Time that a thread has not moved, or the group not been stable, / time after which the process is ended.",
+            registry=registry,
+        )
+        self.gpu = GpuUsage()
+        registry.register(self.gpu)
+        ProcessCollector(registry=registry)
+
+
+class GpuUsage(Collector):
+    """What the GPU was used for when it was last looked at; nothing where there is none."""
+
+    def __init__(self) -> None:
+        self._device = ""
+        self._usage: DeviceUsage | None = None
+
+    def set(self, device: str, usage: DeviceUsage) -> None:
+        self._device, self._usage = device, usage
+
+    def collect(self) -> Iterator[Metric]:
+        usage = self._usage
+        if usage is None:
+            return
+        for name, documentation, value in (
+            ("align_gpu_memory_allocated_bytes", "GPU memory that tensors of this process take.", usage.allocated),
+            ("align_gpu_memory_reserved_bytes", "GPU memory that this process has taken.", usage.reserved),
+            ("align_gpu_memory_bytes", "GPU memory that there is.", usage.total),
+            ("align_gpu_utilization_ratio", "Share of the last second in which the GPU computed.", usage.utilization),
+        ):
+            if value is not None:
+                family = GaugeMetricFamily(name, documentation, labels=["device"])
+                family.add_metric([self._device], value)
+                yield family
 
 
 class ByRole(Collector):
@@ -338,7 +445,7 @@ class ByRole(Collector):
         yield from families.values()
 
 
-def raise_to(counter: Counter, total: int) -> None:
+def raise_to(counter: Counter, total: float) -> None:
     """Bring a counter to a total that is counted elsewhere."""
     counter.inc(max(0.0, total - counter._value.get()))  # noqa: SLF001  # it has no other way to ask
 

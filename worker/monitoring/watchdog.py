@@ -55,6 +55,13 @@ class Diagnosis:
                 return f"the {name} thread has not moved for {now - moved_at:.0f} s (watchdog.stalled_s)"
         return self._unstable(vitals, now)
 
+    def nearness(self, vitals: Vitals, now: float) -> float:
+        """How much of the time has passed, from 0 to 1, after which the process would be ended, as of the last look."""
+        idle_s = max((now - moved_at for moved_at in vitals.moved_at.values()), default=0.0)
+        unstable_s = 0.0 if self._unstable_since is None else now - self._unstable_since
+        nearness = max(idle_s / self._settings.stalled_s, unstable_s / self._settings.group_unstable_s)
+        return min(1.0, max(0.0, nearness))
+
     def _unstable(self, vitals: Vitals, now: float) -> str | None:
         if vitals.group_stable:
             self._unstable_since = None
@@ -79,7 +86,10 @@ class Watchdog:
         health: Health,
         vitals: Callable[[], Vitals],
         exit_process: Callable[[int], None] = os._exit,
+        on_look: Callable[[float], None] = lambda nearness: None,
     ) -> None:
+        """`on_look` is told after each look how near the end is, from 0 to 1."""
+        self._on_look = on_look
         self._diagnosis = Diagnosis(settings, time.monotonic())
         self._health = health
         self._vitals = vitals
@@ -96,7 +106,9 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stop.wait(CHECK_INTERVAL_S):
-            reason = self._diagnosis.stalled(self._vitals(), time.monotonic())
+            vitals, now = self._vitals(), time.monotonic()
+            reason = self._diagnosis.stalled(vitals, now)
+            self._on_look(self._diagnosis.nearness(vitals, now))
             if reason is not None:
                 self._health.dead(reason)
                 log.critical("%s", reason, extra={"action": "stalled"})

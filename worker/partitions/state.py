@@ -1,4 +1,6 @@
-"""What a partition of this worker may be doing: one closed set, for the loop, the metrics and the status page."""
+"""What a partition of this worker may be doing, and why it may be stopped: closed sets, for the loop, the metrics and
+the status page.
+"""
 
 from __future__ import annotations
 
@@ -15,3 +17,10 @@ class PartitionState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     """Waits after a failure, and is begun again."""
+
+
+class StopReason(StrEnum):
+    PUBLISH_FAILED = "publish_failed"
+    """An output could not be written. All partitions begin again together."""
+    DEAD_LETTER_FAILED = "dead_letter_failed"
+    """A dead letter could not be written. Rather than lose it, the partition waits."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas import Reason
 from worker.errors import WorkerError
 from worker.kafka.port import Commit, Membership
-from worker.records import Change, Entry, Recompute, Rejection, Superseded, TopicPartition
+from worker.records import Change, Entry, Recompute, Record, Rejection, Superseded, TopicPartition
 from worker.state.memory import Memory
 
 _NOTE_PREFIX = "vectors_end="
@@ -229,12 +229,25 @@ class Tenure:
         self.num_consumed = 0
         self.num_settled = 0
         self._shares: deque[Share] = deque()
+        self._unfinished: deque[tuple[int, int]] = deque()
+        """Of each group of records that were taken together and are not all finished: the offset behind it, and the
+        time of its first record."""
 
     def open_share(self) -> Share:
         """A new share, last in order. Called in the order in which batches are taken."""
         share = Share(self)
         self._shares.append(share)
         return share
+
+    def consumed(self, records: Sequence[Record]) -> None:
+        """The next records of the partition; some at least."""
+        self.num_consumed += len(records)
+        self._unfinished.append((records[-1].offset + 1, records[0].timestamp))
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The time of the oldest record that is not finished, or of one consumed with it; None where all are."""
+        return self._unfinished[0][1] if self._unfinished else None
 
     def settle(self) -> list[Share]:
         """Move the watermark over finished shares; returns those it moved over, in order."""
@@ -246,6 +259,8 @@ class Tenure:
             if self.memory is not None:
                 self.memory.settle(share.changes, share.newest, share.rejections, share.state_end)
             settled.append(share)
+        while self._unfinished and self._unfinished[0][0] <= self.commit.offset:
+            self._unfinished.popleft()
         return settled
 
     def failure(self) -> Share | None:

@@ -34,6 +34,7 @@ from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
+from worker.process.device_watch import DeviceWatch
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
@@ -190,6 +191,8 @@ class Service:
             topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(settings)
         }
         self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
+        for metrics in self.metrics.values():  # until a broker has answered
+            metrics.silence.set_since([metrics.topic], time.monotonic())
         self.client = client or make_client(settings.kafka)
         self._board = StatusBoard(settings, self.metrics, time.time_ns() // 1_000_000)
         self.http = HttpServer(
@@ -227,6 +230,8 @@ class Service:
         with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
             loading = loader.submit(_load_model, settings)
             self.client.connect()
+            for metrics in self.metrics.values():  # from here on the loop of each role says
+                metrics.silence.set_since([metrics.topic], None)
             for warning in check_topics(self.client, settings):
                 log.warning("%s", warning, extra={"action": "topic_warning"})
             model = loading.result()
@@ -235,7 +240,15 @@ class Service:
         _calm_garbage_collector()
         phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
         running = list(phases[0])
-        watchdog = Watchdog(settings.watchdog, self.health, lambda: all_vitals(running), self._exit_process)
+        watchdog = Watchdog(
+            settings.watchdog,
+            self.health,
+            lambda: all_vitals(running),
+            self._exit_process,
+            self.process_metrics.watchdog.set,
+        )
+        device_watch = DeviceWatch(model.runtime.device, self.process_metrics.gpu.set)
+        device_watch.start()
         self.health.started()
         self._board.set_state(ProcessState.RUNNING)
         watchdog.start()
@@ -246,6 +259,7 @@ class Service:
                 run_together(running, stop, self._board.observe)
         finally:
             watchdog.stop()
+            device_watch.stop()
             for phase in phases:  # stopped before their turn
                 for pipeline in phase:
                     pipeline.abort()

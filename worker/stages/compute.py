@@ -43,7 +43,9 @@ class ComputeStage(Stage):
         metrics.without_vector.labels(metrics.topic).inc(fused.num_without)
         if fused.vectors:
             metrics.padding.set(1 - len(fused.vectors) / self._embedder.padded_size(len(fused.vectors)))
-        metrics.stage_duration.labels("fuse").observe(time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        self.busy_s += elapsed_s
+        metrics.stage_duration.labels("fuse").observe(elapsed_s)
         self._hand_over(fused)
 
     def _hand_over(self, fused: Fused) -> None:

@@ -210,7 +210,9 @@ class Encoding:
             portion.entries[position] = _after(entry, result)
         _tell_failed([entry for _, _, entry in todo], results)
         self._add(report)
-        self._on_report(report, time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        self.stage.busy_s += elapsed_s
+        self._on_report(report, elapsed_s)
 
     def _add(self, report: Report) -> None:
         for modality, figures in report.by_modality.items():

@@ -148,6 +148,8 @@ class Publisher:
         self._lease = lease
         self._unacknowledged = unacknowledged
         self._beat = beat
+        self.waited_s = 0.0
+        """Time so far that went by until there was a producer, room or a lease."""
         self._producers: Producers | None = None
         self._max_bytes: dict[str, int] = {}
 
@@ -220,7 +222,7 @@ class Publisher:
 
     def _may_send(self, share: Share, num_records: int) -> bool:
         """Wait for a producer, for room and for the lease; False once the share's tenure has ended."""
-        lease = self._lease
+        lease, started = self._lease, time.monotonic()
         for condition in (
             self._has_producers,
             lambda: self._unacknowledged.wait_for_room(num_records, _WAIT_S),
@@ -228,6 +230,7 @@ class Publisher:
         ):
             while share.tenure.is_live and not condition():
                 self._beat()
+        self.waited_s += time.monotonic() - started
         return share.tenure.is_live
 
     def _has_producers(self) -> bool:

@@ -27,6 +27,8 @@ class Stage:
         self.name = name
         self.error: Exception | None = None
         self.moved_at = time.monotonic()
+        self.busy_s = 0.0
+        """Time so far in which the thread waited neither for work nor for room. Steps add to it."""
         self._step = step
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -10,11 +11,13 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker.align.usage import DeviceUsage
 from worker.monitoring import metrics as catalogue
 from worker.monitoring.http import exposition
-from worker.monitoring.metrics import LATENCY_BUCKETS, BulkHistogram, ByRole, Metrics, ProcessMetrics
+from worker.monitoring.metrics import LATENCY_BUCKETS, AgeGauge, BulkHistogram, ByRole, Metrics, ProcessMetrics
+from worker.partitions.state import PartitionState
 
-PER_PARTITION = {"align_consumer_lag_records", "align_consumer_position_lag_records"}
+PER_PARTITION = {"align_consumer_lag_records", "align_consumer_lag_seconds", "align_consumer_position_lag_records"}
 
 
 @pytest.fixture
@@ -25,7 +28,9 @@ def metrics() -> Metrics:
 
 
 def families(registry: CollectorRegistry) -> dict[str, Family]:
-    return {family.name: family for family in text_string_to_metric_families(exposition(registry).decode())}
+    """Of the worker's own metrics."""
+    found = text_string_to_metric_families(exposition(registry).decode())
+    return {family.name: family for family in found if not family.name.startswith("process_")}
 
 
 def label_values(registry: CollectorRegistry, family: str, label: str) -> set[str]:
@@ -66,6 +71,9 @@ def test_all_series_exist_before_the_first_event(metrics: Metrics) -> None:
         ("align_poll_errors", "topic", ("items",)),
         ("align_freshness_seconds", "topic", ("items",)),
         ("align_paused_partitions", "topic", ("items",)),
+        ("align_stopped_partitions", "reason", catalogue.REWIND_REASONS),
+        ("align_partitions", "state", tuple(PartitionState)),
+        ("align_stage_busy_seconds", "stage", catalogue.BUSY_STAGES),
     ],
 )
 def test_label_values_come_from_closed_sets(metrics: Metrics, family: str, label: str, values: Sequence[str]) -> None:
@@ -73,7 +81,7 @@ def test_label_values_come_from_closed_sets(metrics: Metrics, family: str, label
 
 
 def test_labels_are_few(metrics: Metrics) -> None:
-    allowed = {"topic", "partition", "stage", "reason", "event", "result", "kind", "le"}
+    allowed = {"topic", "partition", "stage", "reason", "event", "result", "kind", "le", "state"}
     for name, family in families(metrics.registry).items():
         if family.type != "info" and not name.endswith("_info"):
             assert {label for sample in family.samples for label in sample.labels} <= allowed, name
@@ -103,6 +111,7 @@ def test_a_forgotten_partition_leaves_no_series(metrics: Metrics) -> None:
     for partition in (0, 1):
         metrics.lag.labels("items", str(partition)).set(5)
         metrics.position_lag.labels("items", str(partition)).set(4)
+        metrics.lag_seconds.set_since(["items", str(partition)], 0.0)
     metrics.forget_partition("items", 0)
     for family in PER_PARTITION:
         assert label_values(metrics.registry, family, "partition") == {"1"}
@@ -114,6 +123,70 @@ def test_forgetting_a_partition_that_has_no_series_is_no_error(metrics: Metrics)
     metrics.forget_partition("items", 3)
     metrics.forget_partition("items", 99)
     assert families(metrics.registry)["align_consumer_lag_records"].samples == []
+
+
+# Ages
+
+
+def test_an_age_grows_although_nobody_sets_it() -> None:
+    now = [100.0]
+    gauge = AgeGauge("align_x_seconds", "X.", ["topic"], clock=lambda: now[0])
+    registry = CollectorRegistry()
+    registry.register(gauge)
+
+    def value() -> float | None:
+        return registry.get_sample_value("align_x_seconds", {"topic": "items"})
+
+    gauge.set_since(["items"], 90.0)
+    assert value() == 10.0
+    now[0] = 250.0
+    assert value() == 160.0
+    gauge.set_since(["items"], 300.0)
+    assert value() == 0.0, "never below zero"
+    gauge.set_since(["items"], None)
+    assert value() == 0.0
+    heard_at = [240.0]
+    gauge.ask(["items"], lambda: heard_at[0])
+    assert value() == 10.0
+    heard_at[0] = 249.0
+    assert value() == 1.0
+    gauge.remove(["items"])
+    assert value() is None
+
+
+# The process and its device
+
+
+def test_the_process_says_when_it_started_and_what_it_takes(metrics: Metrics) -> None:
+    """A crash loop is seen by the time of the start."""
+    found = {family.name for family in text_string_to_metric_families(exposition(metrics.registry).decode())}
+    assert {"process_start_time_seconds", "process_cpu_seconds", "process_resident_memory_bytes"} <= found
+    started = metrics.registry.get_sample_value("process_start_time_seconds")
+    assert started is not None
+    assert 0 < started < time.time()
+
+
+def test_a_gpu_is_shown_where_there_is_one_and_no_utilisation_that_nobody_knows() -> None:
+    registry = CollectorRegistry()
+    gpu = ProcessMetrics(registry).gpu
+
+    def shown() -> dict[str, float]:
+        return {
+            sample.name: sample.value
+            for family in families(registry).values()
+            for sample in family.samples
+            if sample.labels.get("device") == "cuda:0"
+        }
+
+    assert shown() == {}
+    gpu.set("cuda:0", DeviceUsage(allocated=10, reserved=20, total=80, utilization=None))
+    assert shown() == {
+        "align_gpu_memory_allocated_bytes": 10,
+        "align_gpu_memory_reserved_bytes": 20,
+        "align_gpu_memory_bytes": 80,
+    }
+    gpu.set("cuda:0", DeviceUsage(allocated=10, reserved=20, total=80, utilization=0.5))
+    assert shown()["align_gpu_utilization_ratio"] == 0.5
 
 
 # The bulk histogram

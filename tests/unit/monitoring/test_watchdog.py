@@ -54,6 +54,16 @@ def test_a_process_that_was_frozen_as_a_whole_is_not_blamed():
     assert diagnosis.stalled(vitals(1_000.1), 1_000.5) is None
 
 
+def test_how_near_the_end_is_can_be_seen_before_it_comes():
+    diagnosis = Diagnosis(SETTINGS, 0)
+    look(diagnosis, range(1, 2))
+    assert diagnosis.nearness(vitals(1), 1) == 0
+    assert diagnosis.nearness(vitals(1), 31) == pytest.approx(30 / SETTINGS.stalled_s)
+    look(diagnosis, range(40, 56), stable=False)  # the first look after a pause blames nobody
+    assert diagnosis.nearness(vitals(55, stable=False), 55) == pytest.approx(14 / SETTINGS.group_unstable_s)
+    assert diagnosis.nearness(vitals(55, stable=False), 1_000) == 1
+
+
 @pytest.mark.timeout(20)
 def test_livez_is_red_before_the_process_ends(monkeypatch):
     monkeypatch.setattr("worker.monitoring.watchdog.CHECK_INTERVAL_S", 0.001)
