@@ -93,6 +93,14 @@ class Item(NamedTuple):
     neighbors: Sequence[str] = ()
     """Those that the message names, in a space with graph fusion. Past the gate the state has them."""
 
+    @property
+    def is_record(self) -> bool:
+        return True
+
+    @property
+    def needs_vector(self) -> bool:
+        return not self.is_overtaken
+
 
 class Delete(NamedTuple):
     """A null value: the item is gone, and its vector goes with it."""
@@ -100,6 +108,14 @@ class Delete(NamedTuple):
     record: Record
     id: str
     is_overtaken: bool = False
+
+    @property
+    def is_record(self) -> bool:
+        return True
+
+    @property
+    def needs_vector(self) -> bool:
+        return False
 
 
 class Action(NamedTuple):
@@ -120,6 +136,18 @@ class User(NamedTuple):
     """Of the event."""
     state: State
 
+    @property
+    def is_overtaken(self) -> bool:
+        return False
+
+    @property
+    def is_record(self) -> bool:
+        return True
+
+    @property
+    def needs_vector(self) -> bool:
+        return True
+
 
 class Recompute(NamedTuple):
     """The same, of a user or of an item with neighbours, because of an item's vector: no record of the input stands
@@ -128,6 +156,18 @@ class Recompute(NamedTuple):
     record: Prompt
     id: str
     state: State
+
+    @property
+    def is_overtaken(self) -> bool:
+        return False
+
+    @property
+    def is_record(self) -> bool:
+        return False
+
+    @property
+    def needs_vector(self) -> bool:
+        return True
 
 
 class Rejection(NamedTuple):
@@ -149,5 +189,6 @@ class Superseded(NamedTuple):
 
 Decoded = Item | Delete | Action | Rejection | Superseded
 Change = Item | Delete | User | Recompute
-"""What becomes an output."""
+"""What becomes an output. Each says whether it stands for a record of the input (`is_record`), whether its output is a
+vector that is to be computed (`needs_vector`), and whether a newer one has been published before (`is_overtaken`)."""
 Entry = Change | Rejection | Superseded

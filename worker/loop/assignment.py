@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from worker.kafka.port import Commit, Membership
 from worker.monitoring.metrics import Metrics
+from worker.partitions.batch_slice import BatchSlice
 from worker.partitions.lease import MembershipLease, boottime
 from worker.partitions.state import PartitionState, StopReason
-from worker.partitions.tenure import Share, Tenure
+from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.stages.batch_queue import BatchQueue
 
@@ -63,7 +64,7 @@ class Assignment:
         lease: MembershipLease,
         metrics: Metrics,
         revoke_timeout_s: float,
-        on_settled: Callable[[Share], None],
+        on_settled: Callable[[BatchSlice], None],
         on_forgotten: Callable[[int], None],
         *,
         commits_itself: bool = False,
@@ -149,10 +150,10 @@ class Assignment:
         for tenure in self.tenures():
             self._settle(tenure)
 
-    def failures(self) -> list[tuple[Held, Share]]:
-        """Partitions with an output that could not be written, with the first such share."""
+    def failures(self) -> list[tuple[Held, BatchSlice]]:
+        """Partitions with an output that could not be written, with the first such slice."""
         found = ((held, held.tenure.failure()) for held in self._held.values() if held.tenure is not None)
-        return [(held, share) for held, share in found if share is not None]
+        return [(held, failed) for held, failed in found if failed is not None]
 
     def commits(self) -> dict[TopicPartition, Commit]:
         """What is finished and not committed."""
@@ -183,12 +184,12 @@ class Assignment:
             self._retire(tenure)
 
     def _settle(self, tenure: Tenure) -> bool:
-        """Whether the tenure has unfinished shares that may still finish."""
-        for share in tenure.settle():
-            self._on_settled(share)
+        """Whether the tenure has unfinished slices that may still finish."""
+        for each in tenure.settle():
+            self._on_settled(each)
         if self._commits_itself:
             tenure.committed_offset = tenure.commit.offset
-        return tenure.is_live and tenure.has_open_shares() and tenure.failure() is None
+        return tenure.is_live and tenure.has_open_slices() and tenure.failure() is None
 
     def _retire(self, tenure: Tenure) -> None:
         if tenure.is_live:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from schemas import Reason
 from worker.monitoring.metrics import Metrics
 from worker.monitoring.status import DeadLetterStatus
-from worker.partitions.tenure import Share
-from worker.records import Change, Delete, Item, Recompute, Rejection, User
+from worker.partitions.batch_slice import BatchSlice
+from worker.records import Item, Rejection, User
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +31,26 @@ class Books:
     def consumed(self, num_records: int) -> None:
         self._accounting.consumed += num_records
 
-    def finished(self, share: Share) -> None:
-        """Account for a finished share: the only place where records end."""
-        accounting = self._accounting
-        newest = [entry for entry in share.newest.values() if not isinstance(entry, Recompute)]
-        published = [entry for entry in newest if entry.id not in share.without_output]
+    def finished(self, done: BatchSlice) -> None:
+        """Account for a finished slice: the only place where records end."""
+        accounting, written = self._accounting, done.written
+        newest = [entry for entry in done.kept() if entry.is_record]
+        published = [entry for entry in newest if entry.id not in written.without_output]
         upserts = [entry for entry in published if isinstance(entry, Item | User)]
-        num_overtaken = sum(map(is_overtaken, newest))
+        num_overtaken = sum(entry.is_overtaken for entry in newest)
         accounting.published["upsert"] += len(upserts)
         accounting.published["tombstone"] += len(published) - len(upserts)
         accounting.superseded["stale_revision"] += num_overtaken
         accounting.superseded["without_vector"] += len(newest) - len(published) - num_overtaken
-        accounting.superseded["same_batch"] += share.num_same_batch
-        for reason, count in share.superseded.items():
+        accounting.superseded["same_batch"] += done.num_same_batch - written.num_restored
+        for reason, count in done.superseded.items():
             accounting.superseded[reason] += count
-        accounting.dead_lettered.update(rejection.reason.value for rejection in share.rejections)
-        if any(rejection.reason is Reason.PUBLISH_REFUSED for rejection in share.rejections):
+        rejections = [*done.rejections, *written.rejections]
+        accounting.dead_lettered.update(rejection.reason.value for rejection in rejections)
+        if written.rejections:
             self._on_refused()
-        self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in share.rejections)
-        self._observe(upserts, (share.finished_at or 0.0) * 1000)
+        self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in rejections)
+        self._observe(upserts, (written.finished_at or 0.0) * 1000)
 
     def _observe(self, upserts: list[Item | User], finished_ms: float) -> None:
         metrics, topic = self._metrics, self._metrics.topic
@@ -64,10 +65,6 @@ class Books:
         unaccounted = self._accounting.snapshot(num_in_flight).unaccounted()
         if unaccounted:
             log.error("%d records are not accounted for", unaccounted, extra={"action": "accounting_broken"})
-
-
-def is_overtaken(entry: Change) -> bool:
-    return isinstance(entry, Item | Delete) and entry.is_overtaken
 
 
 def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:

@@ -251,7 +251,7 @@ class Pipeline:
             and self.role.is_ready()
             and not self._queue.num_records
             and all(each.state == PartitionState.RUNNING and not each.to_recompute for each in held)
-            and not any(tenure.in_flight or tenure.has_open_shares() for tenure in self.assignment.tenures())
+            and not any(tenure.in_flight or tenure.has_open_slices() for tenure in self.assignment.tenures())
         )
 
     # ------------------------------------------------------------------ partitions
@@ -437,11 +437,11 @@ class Pipeline:
         failure = self._transactions.take_failure() if self._transactions is not None else None
         if isinstance(failure, AccessError | FencedError | SystemicError):
             raise failure
-        for held, share in self.assignment.failures():
-            error = share.error
+        for held, failed in self.assignment.failures():
+            error = failed.written.error
             if isinstance(error, AccessError | FencedError | SystemicError):
                 raise error
-            if share.error_is_dead_letter and not getattr(error, "retriable", False):
+            if failed.written.error_is_dead_letter and not getattr(error, "retriable", False):
                 self._stop_partition(held, error, now)
                 if self._is_transactional:  # its records share a transaction with those of other partitions
                     failure = failure or error

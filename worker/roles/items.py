@@ -16,7 +16,8 @@ from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
 from worker.kafka.port import LogPort, Outbound
 from worker.monitoring.metrics import Metrics
-from worker.partitions.tenure import ChangeReceipt, Share, Tenure, parse_note
+from worker.partitions.batch_slice import Receipt
+from worker.partitions.tenure import Tenure, parse_note
 from worker.records import (
     Change,
     Decoded,
@@ -58,7 +59,7 @@ class ItemFormat:
     def dead_letter_topic(self) -> str:
         return self.topics.dead_letters
 
-    def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
+    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         match entry:
             case Item(is_overtaken=False) | Recompute() if vector is not None:
                 made_of: Any = entry if isinstance(entry, Item) else entry.state
@@ -77,23 +78,23 @@ class ItemFormat:
                     source_offset=entry.record.offset,
                     base_vector=vector.base,
                 )
-                return self._outbound(entry.record, value, carried_headers(entry.record), share)
+                return self._outbound(entry.record, value, carried_headers(entry.record), receipt)
             case Delete(is_overtaken=False):
                 headers = [*carried_headers(entry.record), header(entry.record.offset)]
-                return self._outbound(entry.record, None, headers, share)
+                return self._outbound(entry.record, None, headers, receipt)
         return None
 
-    def change(self, share: Share, entry: Change) -> Outbound | None:
-        if isinstance(entry, Recompute):
+    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
+        if not entry.is_record:
             return None
         record = entry.record
         value = entry.state.encode() if isinstance(entry, Item) and entry.state is not None else None
-        return Outbound(self.topics.state, record.partition, record.key, value, (), ChangeReceipt(share))
+        return Outbound(self.topics.state, record.partition, record.key, value, (), receipt)
 
     def _outbound(
-        self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], share: Share
+        self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], receipt: Receipt
     ) -> Outbound:
-        return Outbound(self.topics.outputs, record.partition, record.key, value, headers, share)
+        return Outbound(self.topics.outputs, record.partition, record.key, value, headers, receipt)
 
 
 class ItemsRole:

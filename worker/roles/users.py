@@ -11,7 +11,8 @@ from schemas import encode_user_vector
 from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import LogPort, Outbound
 from worker.monitoring.metrics import Metrics
-from worker.partitions.tenure import ChangeReceipt, Share, Tenure
+from worker.partitions.batch_slice import Receipt
+from worker.partitions.tenure import Tenure
 from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
 from worker.stages.decode import DecodedRecords, EventDecoder
 from worker.stages.fuse import Embedder, Vector
@@ -35,7 +36,7 @@ class UserFormat:
     def dead_letter_topic(self) -> str:
         return self.topics.dead_letters
 
-    def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
+    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         if vector is None:
             return None
         assert isinstance(entry, User | Recompute)
@@ -50,13 +51,13 @@ class UserFormat:
             produced_at_ms=now_ms,
         )
         record = entry.record
-        return Outbound(self.topics.outputs, record.partition, record.key, value, carried_headers(record), share)
+        return Outbound(self.topics.outputs, record.partition, record.key, value, carried_headers(record), receipt)
 
-    def change(self, share: Share, entry: Change) -> Outbound | None:
+    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
         if not isinstance(entry, User):
             return None
         record = entry.record
-        return Outbound(self.topics.state, record.partition, record.key, entry.state.encode(), (), ChangeReceipt(share))
+        return Outbound(self.topics.state, record.partition, record.key, entry.state.encode(), (), receipt)
 
 
 class UsersRole:

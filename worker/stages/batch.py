@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.partitions.tenure import Share, Tenure
-from worker.records import Change, Entry, Item, Recompute, User
+from worker.partitions.batch_slice import BatchSlice
+from worker.partitions.tenure import Tenure
+from worker.records import Entry
 from worker.settings import BatchSettings
 
 BACKLOG_MAX_WAIT_MS = 200  # a backlog that ends without notice must not hold its last batch
 
 
 class MicroBatch(NamedTuple):
-    """Records computed together. Every record is in exactly one share."""
+    """Records computed together. Every record is in exactly one slice."""
 
-    shares: list[Share]
+    slices: list[BatchSlice]
     reason: str
     """Why it was closed: one of `metrics.CLOSE_REASONS`."""
     oldest_ms: float
@@ -86,16 +87,17 @@ class MicroBatcher:
 
         Inputs of one item that meet in a batch become one output, the newest.
         """
-        shares: dict[int, Share] = {}
+        slices: dict[Tenure, BatchSlice] = {}
         num_outputs, num_bytes, oldest_ms = 0, 0, float("inf")
         max_records, max_bytes = self._settings.max_records, self._settings.max_bytes
         while self._chunks and num_outputs < max_records and num_bytes < max_bytes:
             chunk = self._chunks[0]
             oldest_ms = min(oldest_ms, chunk.origin_ms(backlog=False))
-            share = shares.get(id(chunk.tenure)) or shares.setdefault(id(chunk.tenure), chunk.tenure.open_share())
+            if (opened := slices.get(chunk.tenure)) is None:
+                opened = slices[chunk.tenure] = chunk.tenure.open_slice()
             position, before = chunk.start, num_bytes
             for entry in chunk.entries[chunk.start :] if chunk.start else chunk.entries:
-                num_outputs += share.add(entry)
+                num_outputs += opened.add(entry)
                 num_bytes += len(entry.record.value or b"")
                 position += 1
                 if num_outputs >= max_records or num_bytes >= max_bytes:
@@ -106,7 +108,7 @@ class MicroBatcher:
             chunk.start = position
             if chunk.start == len(chunk.entries):
                 self._chunks.popleft()
-        return MicroBatch(list(shares.values()), reason, oldest_ms, num_outputs)
+        return MicroBatch(list(slices.values()), reason, oldest_ms, num_outputs)
 
     def discard(self, tenure: Tenure | None = None) -> None:
         """Drop what waits of a tenure, or of all."""
@@ -114,13 +116,3 @@ class MicroBatcher:
         self._chunks = deque(kept)
         self.num_records = sum(len(chunk.entries) - chunk.start for chunk in kept)
         self.num_bytes = sum(chunk.num_bytes for chunk in kept)
-
-
-def to_compute(batch: MicroBatch) -> list[tuple[Share, Change]]:
-    """The entries whose vectors the batch needs, in order."""
-    return [(share, entry) for share in batch.shares for entry in share.newest.values() if needs_vector(entry)]
-
-
-def needs_vector(entry: Change) -> bool:
-    kind = type(entry)
-    return kind is User or kind is Recompute or (kind is Item and not entry.is_overtaken)  # type: ignore[union-attr]

@@ -41,15 +41,15 @@ class ComputeStage(Stage):
         metrics.batch_fill.set(self.batch_fill)
         fused = fuse(batch, self._embedder, metrics.out_of_memory.inc)
         metrics.without_vector.labels(metrics.topic).inc(fused.num_without)
-        if fused.vectors:
-            metrics.padding.set(1 - len(fused.vectors) / self._embedder.padded_size(len(fused.vectors)))
+        if fused.num_vectors:
+            metrics.padding.set(1 - fused.num_vectors / self._embedder.padded_size(fused.num_vectors))
         elapsed_s = time.monotonic() - started
         self.busy_s += elapsed_s
         metrics.stage_duration.labels("fuse").observe(elapsed_s)
         self._hand_over(fused)
 
     def _hand_over(self, fused: Fused) -> None:
-        while any(share.tenure.is_live for share in fused.batch.shares):
+        while any(each.read.tenure.is_live for each in fused.slices):
             try:
                 self._fused.put(fused, timeout=STEP_TIMEOUT_S)
                 return

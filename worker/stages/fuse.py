@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 from schemas import Reason
 from worker.align import OutOfMemoryError
 from worker.errors import SystemicError
-from worker.partitions.tenure import Share
+from worker.partitions.batch_slice import BatchSlice
 from worker.records import Change
-from worker.stages.batch import MicroBatch, needs_vector, to_compute
+from worker.stages.batch import MicroBatch
 
 log = logging.getLogger(__name__)
 
@@ -63,37 +63,51 @@ class Embedder(Protocol):
         ...
 
 
+class FusedSlice(NamedTuple):
+    """A slice, frozen, with what became of each of its newest entries."""
+
+    read: BatchSlice
+    results: Sequence[tuple[Change, Vector | None]]
+    """In order. None where there is no vector to publish: deletes, overtaken inputs, nothing to make one of."""
+
+
 class Fused(NamedTuple):
     """A micro-batch with its vectors."""
 
-    batch: MicroBatch
-    vectors: dict[int, Vector]
-    """By `id` of the entry; rejections have taken the place of entries that failed."""
+    slices: Sequence[FusedSlice]
+    num_vectors: int
     num_without: int = 0
     """Entries of which no vector could be made."""
 
 
 def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None]) -> Fused:
-    """Compute the vectors of a batch. Entries that cannot be computed become rejections of their share.
+    """Compute the vectors of a batch. Entries that cannot be computed become rejections of their slice.
 
     An older input that such an entry had displaced takes its place, as if the batch had been computed one by one.
     Raises `SystemicError` when the fault is not in the entries.
     """
-    vectors: dict[int, Vector] = {}
+    vectors: dict[BatchSlice, dict[str, Vector]] = {each: {} for each in batch.slices}
     num_without = 0
-    work = to_compute(batch)
+    work = [(each, entry) for each in batch.slices for entry in each.newest.values() if entry.needs_vector]
     while work:
         results = isolate([entry for _, entry in work], embedder, on_out_of_memory)
         failed = []
-        for (share, entry), result in zip(work, results, strict=True):
+        for (read, entry), result in zip(work, results, strict=True):
             if isinstance(result, Vector):
-                vectors[id(entry)] = result
+                vectors[read][entry.id] = result
             elif isinstance(result, NoVector):
                 num_without += 1
             else:
-                failed.append((share, _reject(share, entry, result)))
-        work = [(share, displaced) for share, displaced in failed if displaced is not None and needs_vector(displaced)]
-    return Fused(batch, vectors, num_without)
+                failed.append((read, _reject(read, entry, result)))
+        work = [(read, displaced) for read, displaced in failed if displaced is not None and displaced.needs_vector]
+    return Fused(
+        [_frozen(each, found) for each, found in vectors.items()], sum(map(len, vectors.values())), num_without
+    )
+
+
+def _frozen(read: BatchSlice, vectors: Mapping[str, Vector]) -> FusedSlice:
+    read.freeze()
+    return FusedSlice(read, [(entry, vectors.get(entry.id)) for entry in read.newest.values()])
 
 
 def isolate(
@@ -131,6 +145,6 @@ def _require_working_model(embedder: Embedder, cause: Exception) -> None:
         raise SystemicError(f"the model fails on everything, even on what is known to be good: {cause}") from error
 
 
-def _reject(share: Share, entry: Change, result: Exception | None) -> Change | None:
+def _reject(read: BatchSlice, entry: Change, result: Exception | None) -> Change | None:
     detail = "the vector is not finite" if result is None else f"{type(result).__name__}: {result}"
-    return share.reject(entry, Reason.MODEL_FAILURE, STAGE, detail[:1000])
+    return read.reject(entry, Reason.MODEL_FAILURE, STAGE, detail[:1000])

@@ -1,7 +1,7 @@
 """Vectors, tombstones and dead letters to the output topics.
 
 An output goes to the partition with the same number as its input's, so the outputs of one key keep the order of its
-inputs and a new owner of the partition finds them in one place. Receipts go to the shares; nothing waits here for a
+inputs and a new owner of the partition finds them in one place. Receipts go to the slices; nothing waits here for a
 single record, only for room among the unacknowledged ones and for the lease.
 """
 
@@ -10,17 +10,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas import DeadLetter, Reason, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
+from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
-from worker.partitions.tenure import DeadLetterReceipt, Share
-from worker.records import Change, Headers, Record, Rejection
-from worker.stages.fuse import Fused, Vector
+from worker.records import Change, Headers, Recompute, Record, Rejection
+from worker.stages.fuse import Fused, FusedSlice, Vector
 
 STAGE = "publish"
 _CARRIED_HEADERS = frozenset({"traceparent", "tracestate"})
@@ -49,16 +49,16 @@ class OutputFormat(Protocol):
     @property
     def space_id(self) -> str: ...
 
-    def output(self, share: Share, entry: Change, vector: Vector | None, now_ms: int) -> Outbound | None:
+    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         """The record for readers; None where there is nothing to tell them."""
         ...
 
-    def change(self, share: Share, entry: Change) -> Outbound | None:
+    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
         """The changelog record of what is to be remembered; None where that is nothing new."""
         ...
 
 
-def dead_letter(output: OutputFormat, share: Share, rejection: Rejection, now_ms: int) -> Outbound:
+def dead_letter(output: OutputFormat, rejection: Rejection, now_ms: int, receipt: Receipt) -> Outbound:
     record = rejection.record
     letter = DeadLetter(
         key=record.key,
@@ -80,7 +80,7 @@ def dead_letter(output: OutputFormat, share: Share, rejection: Rejection, now_ms
         record.topic.encode(), record.partition, record.offset,
     )  # fmt: skip
     value, headers = encode(letter), carried_headers(record)
-    return Outbound(output.dead_letter_topic, None, key, value, headers, DeadLetterReceipt(share))
+    return Outbound(output.dead_letter_topic, None, key, value, headers, receipt)
 
 
 def carried_headers(record: Record) -> Headers:
@@ -96,38 +96,38 @@ class Unacknowledged:
     def __init__(self, max_records: int) -> None:
         self._max_records = max_records
         self._changed = threading.Condition()
-        self._shares: dict[int, int] = {}
+        self._slices: dict[Written, int] = {}
         self.num_records = 0
 
     def wait_for_room(self, num_records: int, timeout_s: float) -> bool:
         with self._changed:
             return self._changed.wait_for(
-                lambda: not self._shares or self.num_records + num_records <= self._max_records, timeout_s
+                lambda: not self._slices or self.num_records + num_records <= self._max_records, timeout_s
             )
 
     def wait_for_none(self, timeout_s: float) -> bool:
         """Whether everything sent has been settled in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._shares, timeout_s)
+            return self._changed.wait_for(lambda: not self._slices, timeout_s)
 
     def wait_for_change(self, timeout_s: float) -> None:
         with self._changed:
             self._changed.wait(timeout_s)
 
-    def add(self, share: Share, num_records: int) -> None:
+    def add(self, written: Written, num_records: int) -> None:
         with self._changed:
-            self._shares[id(share)] = num_records
+            self._slices[written] = num_records
             self.num_records += num_records
 
-    def remove(self, share: Share) -> None:
+    def remove(self, written: Written) -> None:
         with self._changed:
-            self.num_records -= self._shares.pop(id(share), 0)
+            self.num_records -= self._slices.pop(written, 0)
             self._changed.notify_all()
 
     def clear(self) -> None:
         """Nothing sent so far counts any more: its producer is gone."""
         with self._changed:
-            self._shares.clear()
+            self._slices.clear()
             self.num_records = 0
             self._changed.notify_all()
 
@@ -163,10 +163,10 @@ class Publisher:
         self._max_bytes[topic] = max_bytes
 
     def publish(self, fused: Fused) -> None:
-        for share in fused.batch.shares:
-            outbound = self._outbound(share, fused)
-            if outbound is not None and self._may_send(share, len(outbound)):
-                self._send(share, outbound)
+        for each in fused.slices:
+            outbound = self._outbound(each)
+            if outbound is not None and self._may_send(each.read, len(outbound)):
+                self._send(each.read, outbound)
 
     def tick(self) -> None:
         """Called after each `publish`, and when `wait_s` has passed without one."""
@@ -175,44 +175,46 @@ class Publisher:
         """For how long there is nothing to do without a new batch."""
         return _WAIT_S
 
-    def _outbound(self, share: Share, fused: Fused) -> list[Outbound] | None:
-        """The records of a share; None if it failed here."""
-        now_ms = time.time_ns() // 1_000_000
+    def _outbound(self, fused: FusedSlice) -> list[Outbound] | None:
+        """The records of a slice; None if it failed here."""
+        read, now_ms, receipts = fused.read, time.time_ns() // 1_000_000, fused.read.written.receipts()
         made: list[Outbound] = []
-        for entry in list(share.newest.values()):
-            self._add_records(share, entry, fused, now_ms, made)
-        for rejection in share.rejections:
-            letter = dead_letter(self._output, share, rejection, now_ms)
-            if not self._fits(letter):
-                letter.receipt.failed(
-                    RecordTooLargeError(
-                        f"a dead letter of {letter.num_bytes()} bytes does not fit topic {letter.topic} "
-                        f"(max.message.bytes={self._max_bytes[letter.topic]}): raise the topic's limit"
-                    )
-                )
-                return None
-            made.append(letter)
-        return made
+        changes: dict[str, bytes | None] = {}
+        without_output: set[str] = set()
+        refused: list[tuple[Change, str]] = []
+        for entry, vector in fused.results:
+            change = self._output.change(entry, receipts.state)
+            output = self._output.output(entry, vector, now_ms, receipts.vectors)
+            if (too_large := next(itertools.filterfalse(self._fits, (output, change)), None)) is not None:
+                refused.append((entry, _too_large(too_large)))
+                continue
+            if output is not None:
+                made.append(output)
+            else:
+                without_output.add(entry.id)
+            if change is not None:
+                changes[entry.id] = change.value
+                made.append(change)
+        rejections, num_restored = _refusals(read, refused)
+        read.written.note(
+            changes, without_output, rejections, frozenset(entry.id for entry, _ in refused), num_restored
+        )
+        letters = self._letters([*read.rejections, *rejections], now_ms, receipts)
+        return None if letters is None else made + letters
 
-    def _add_records(self, share: Share, entry: Change, fused: Fused, now_ms: int, made: list[Outbound]) -> None:
-        """The output of an entry and what is to be remembered of it. Where one of them is too large, the entry is
-        rejected, and what it had displaced with it: the next older one is no smaller."""
-        change = self._output.change(share, entry)
-        output = self._output.output(share, entry, fused.vectors.get(id(entry)), now_ms)
-        refused = next(itertools.filterfalse(self._fits, (output, change)), None)
-        if refused is not None:
-            detail = f"the record of {refused.num_bytes()} bytes exceeds max.message.bytes of topic {refused.topic}"
-            displaced: Change | None = entry
-            while displaced is not None:
-                displaced = share.reject(displaced, Reason.PUBLISH_REFUSED, STAGE, detail)
-            return
-        if output is not None:
-            made.append(output)
-        else:
-            share.without_output.add(entry.id)
-        if change is not None:
-            share.changes[entry.id] = change.value
-            made.append(change)
+    def _letters(self, rejections: Sequence[Rejection], now_ms: int, receipts: Receipts) -> list[Outbound] | None:
+        """None if one of them does not fit its topic: then the slice has failed."""
+        letters = [dead_letter(self._output, each, now_ms, receipts.dead_letters) for each in rejections]
+        too_large = next(itertools.filterfalse(self._fits, letters), None)
+        if too_large is None:
+            return letters
+        receipts.dead_letters.failed(
+            RecordTooLargeError(
+                f"a dead letter of {too_large.num_bytes()} bytes does not fit topic {too_large.topic} "
+                f"(max.message.bytes={self._max_bytes[too_large.topic]}): raise the topic's limit"
+            )
+        )
+        return None
 
     def _fits(self, outbound: Outbound | None) -> bool:
         if outbound is None:
@@ -220,30 +222,30 @@ class Publisher:
         limit = self._max_bytes.get(outbound.topic)
         return limit is None or outbound.num_bytes() <= limit
 
-    def _may_send(self, share: Share, num_records: int) -> bool:
-        """Wait for a producer, for room and for the lease; False once the share's tenure has ended."""
+    def _may_send(self, read: BatchSlice, num_records: int) -> bool:
+        """Wait for a producer, for room and for the lease; False once the slice's tenure has ended."""
         lease, started = self._lease, time.monotonic()
         for condition in (
             self._has_producers,
             lambda: self._unacknowledged.wait_for_room(num_records, _WAIT_S),
             lambda: lease is None or lease.wait_valid(_WAIT_S),
         ):
-            while share.tenure.is_live and not condition():
+            while read.tenure.is_live and not condition():
                 self._beat()
         self.waited_s += time.monotonic() - started
-        return share.tenure.is_live
+        return read.tenure.is_live
 
     def _has_producers(self) -> bool:
         if self._producers is None:
             time.sleep(_WAIT_S)
         return self._producers is not None
 
-    def _send(self, share: Share, outbound: list[Outbound]) -> None:
-        producers = self._producers
-        self._unacknowledged.add(share, len(outbound))
-        share.expect(len(outbound), lambda: self._unacknowledged.remove(share))
-        if producers is None or not share.tenure.is_live:
-            self._unacknowledged.remove(share)
+    def _send(self, read: BatchSlice, outbound: list[Outbound]) -> None:
+        producers, written = self._producers, read.written
+        self._unacknowledged.add(written, len(outbound))
+        written.expect(len(outbound), lambda: self._unacknowledged.remove(written))
+        if producers is None or not read.tenure.is_live:
+            self._unacknowledged.remove(written)
             return
         letters = [record for record in outbound if record.topic == self._output.dead_letter_topic]
         others = [record for record in outbound if record.topic != self._output.dead_letter_topic]
@@ -253,3 +255,23 @@ class Publisher:
             except WorkerError as error:
                 records[0].receipt.failed(error)
                 return
+
+
+def _too_large(record: Outbound) -> str:
+    return f"the record of {record.num_bytes()} bytes exceeds max.message.bytes of topic {record.topic}"
+
+
+def _refusals(read: BatchSlice, refused: Sequence[tuple[Change, str]]) -> tuple[list[Rejection], int]:
+    """The inputs whose output or state no topic takes, and how many of them had been displaced: they are refused with
+    the newest, because an older one is no smaller."""
+    rejections: list[Rejection] = []
+    num_displaced = 0
+    for newest, detail in refused:
+        displaced = read.displaced_by(newest)
+        num_displaced += sum(each.is_record for each in displaced)
+        rejections += [
+            Rejection(each.record, Reason.PUBLISH_REFUSED, STAGE, detail)
+            for each in (newest, *reversed(displaced))
+            if not isinstance(each, Recompute)  # of that there is no record to keep
+        ]
+    return rejections, num_displaced

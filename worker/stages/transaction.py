@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from worker.errors import CallTimeoutError, ClientError, FencedError, NotMemberError, ReplacedError, WorkerError
 from worker.kafka.port import Membership, Outbound, TransactionalProducerPort
-from worker.partitions.tenure import Share, Tenure, after
+from worker.partitions.batch_slice import BatchSlice
+from worker.partitions.tenure import Tenure, after
 from worker.settings import TransactionSettings
 from worker.stages.fuse import Fused
 from worker.stages.publish import OutputFormat, Producers, Publisher, Unacknowledged
@@ -36,7 +37,7 @@ class _Transaction:
 
     producers: Producers
     began_at: float
-    shares: list[Share] = field(default_factory=list)
+    slices: list[BatchSlice] = field(default_factory=list)
     num_records: int = 0
 
     @property
@@ -46,11 +47,11 @@ class _Transaction:
 
     @property
     def tenures(self) -> dict[Tenure, None]:
-        return dict.fromkeys(share.tenure for share in self.shares)
+        return dict.fromkeys(each.tenure for each in self.slices)
 
 
 class TransactionalPublisher(Publisher):
-    """A `Publisher` whose shares are done when their transaction is committed."""
+    """A `Publisher` whose slices are done when their transaction is committed."""
 
     def __init__(
         self,
@@ -78,25 +79,26 @@ class TransactionalPublisher(Publisher):
         return failure
 
     def publish(self, fused: Fused) -> None:
-        for share in fused.batch.shares:
-            if share.tenure.is_blocked or not share.tenure.is_live:
+        for each in fused.slices:
+            read = each.read
+            if read.tenure.is_blocked or not read.tenure.is_live:
                 continue
-            outbound = self._outbound(share, fused)
+            outbound = self._outbound(each)
             if outbound is None:
-                share.tenure.is_blocked = True
-            elif self._may_send(share, len(outbound)):
-                self._add(share, outbound)
+                read.tenure.block()
+            elif self._may_send(read, len(outbound)):
+                self._add(read, outbound)
 
-    def _add(self, share: Share, outbound: list[Outbound]) -> None:
+    def _add(self, read: BatchSlice, outbound: list[Outbound]) -> None:
         try:
             transaction = self._opened()
         except WorkerError as error:
-            share.failed(error)
+            read.written.give_up(error)
             return
-        transaction.shares.append(share)
+        transaction.slices.append(read)
         transaction.num_records += len(outbound)
-        share.hold()
-        self._send(share, outbound)
+        read.written.await_commit()
+        self._send(read, outbound)
 
     def _has_producers(self) -> bool:
         if self._producers is not None and self._producers is self._spent:
@@ -139,8 +141,8 @@ class TransactionalPublisher(Publisher):
         try:
             self._await_receipts(transaction)
             commits = {tenure: tenure.sent for tenure in transaction.tenures}
-            for share in transaction.shares:
-                commits[share.tenure] = after(commits[share.tenure], share)
+            for each in transaction.slices:
+                commits[each.tenure] = after(commits[each.tenure], each)
             membership = self._membership(transaction)
             transaction.producer.commit({tenure.partition: commit for tenure, commit in commits.items()}, membership)
         except WorkerError as error:
@@ -148,9 +150,9 @@ class TransactionalPublisher(Publisher):
             return
         self._open = None
         for tenure, commit in commits.items():
-            tenure.sent = commit
-        for share in transaction.shares:
-            share.release()
+            tenure.note_sent(commit)
+        for each in transaction.slices:
+            each.written.committed()
         self.num_committed += 1
         self._on_ended(self._clock() - transaction.began_at, None)
 
@@ -164,13 +166,13 @@ class TransactionalPublisher(Publisher):
                     "the outputs of a transaction are not acknowledged within transaction.timeout_ms"
                 )
         self._require_intact(transaction)
-        if not all(share.has_receipts for share in transaction.shares):
+        if not all(each.written.has_receipts for each in transaction.slices):
             raise ClientError("the producer has been given up")
 
     def _require_intact(self, transaction: _Transaction) -> None:
-        for share in transaction.shares:
-            if share.error is not None:
-                raise share.error
+        for each in transaction.slices:
+            if each.written.error is not None:
+                raise each.written.error
 
     def _membership(self, transaction: _Transaction) -> Membership:
         """By which place in the group all partitions are held.
@@ -198,8 +200,8 @@ class TransactionalPublisher(Publisher):
                 if self._is_contested():
                     error = FencedError(f"another process uses our transactional id: set transaction.id ({error})")
             self._failure = error
-        for share in transaction.shares:
-            share.give_up(error)
+        for each in transaction.slices:
+            each.written.give_up(error)
         self._on_ended(self._clock() - transaction.began_at, error)
 
     def _is_contested(self) -> bool:

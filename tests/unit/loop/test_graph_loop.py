@@ -30,6 +30,7 @@ from worker.synthetic import Audience, Catalogue
 from worker.topics import topics_of
 from worker.train.run import item_parts
 
+START_MS = 1_700_000_000_000
 SPEC = SpaceSpec(
     dim=8,
     width=8,
@@ -155,7 +156,10 @@ def test_what_training_found_and_evaluation_judged_is_what_is_served(tmp_path: P
     made = Catalogue(3, missing_share=0.3)
     items = list(made.items(60))
     messages = [each.message(1, 0) for each in items]
-    events = [each.message() for each in Audience(made, 40, seed=0, start_ms=0).events(items, 900, end_ms=10**9)]
+    events = [
+        each.message()
+        for each in Audience(made, 40, seed=0, start_ms=START_MS).events(items, 900, end_ms=START_MS + 10**9)
+    ]
     loaded = assemble(messages, events, WEIGHTS)
     split = split_by_time(loaded.dataset.events, np.zeros(60, bool), np.arange(60) % 5 == 0)
     space, learned = trained(tmp_path / "space", loaded.dataset, split, epochs=1, graph=True)

@@ -34,10 +34,10 @@ def take(held: Held, offsets: range, at: float) -> None:
 def finish(held: Held, offsets: range) -> None:
     tenure = held.tenure
     assert tenure is not None
-    share = tenure.open_share()
+    read = tenure.open_slice()
     for offset in offsets:
-        share.add(Delete(FakeRecord(offset=offset), str(offset)))
-    share.expect(0, lambda: None)
+        read.add(Delete(FakeRecord(offset=offset), str(offset)))
+    read.written.expect(0, lambda: None)
     tenure.settle()
 
 

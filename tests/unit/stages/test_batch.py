@@ -7,7 +7,7 @@ from worker.kafka.port import Commit
 from worker.partitions.tenure import Tenure
 from worker.records import Item, Superseded, TopicPartition
 from worker.settings import BatchSettings
-from worker.stages.batch import BACKLOG_MAX_WAIT_MS, MicroBatcher, to_compute
+from worker.stages.batch import BACKLOG_MAX_WAIT_MS, MicroBatcher
 
 SETTINGS = BatchSettings(max_records=4, max_bytes=1_024, max_age_ms=20, queue_records=16)
 
@@ -30,7 +30,7 @@ def test_a_batch_closes_when_full():
     batcher.add(tenure(1), items("d", "e"), now_ms=1_000)
     assert batcher.due_reason(1_000, backlog=False) == "full"
     batch = batcher.take("full")
-    assert [item.id for _, item in to_compute(batch)] == ["a", "b", "c", "d"]
+    assert [name for each in batch.slices for name in each.newest] == ["a", "b", "c", "d"]
     assert batcher.num_records == 1
 
 
@@ -82,8 +82,8 @@ def test_repeated_items_do_not_use_up_a_batch():
     batcher.add(tenure(), items("a", "a", "a", "b", "c", "d", "e"), now_ms=1_000)
     batch = batcher.take("full")
     assert batch.num_outputs == 4
-    assert batch.shares[0].num_records == 6
-    assert batch.shares[0].next_offset == 6
+    assert batch.slices[0].num_records == 6
+    assert batch.slices[0].next_offset == 6
 
 
 def test_discarding_a_tenure_keeps_the_others():
@@ -92,7 +92,7 @@ def test_discarding_a_tenure_keeps_the_others():
     batcher.add(second, items("c"), now_ms=0)
     batcher.discard(first)
     assert batcher.num_records == 1
-    assert [share.tenure for share in batcher.take("drain").shares] == [second]
+    assert [each.tenure for each in batcher.take("drain").slices] == [second]
 
 
 @given(
@@ -110,12 +110,12 @@ def test_every_record_is_in_exactly_one_share_and_in_order(chunks, max_records):
     taken = [0, 0, 0]
     while batcher.due_reason(10**9, backlog=False):
         batch = batcher.take("age")
-        assert batch.num_outputs == sum(len(share.newest) for share in batch.shares) <= max_records
-        for share in batch.shares:
-            partition = share.tenure.partition.partition
-            assert share.num_records == sum(share.superseded.values()) + share.num_same_batch + len(share.newest)
-            taken[partition] += share.num_records
-            assert share.next_offset == taken[partition]
+        assert batch.num_outputs == sum(len(each.newest) for each in batch.slices) <= max_records
+        for each in batch.slices:
+            partition = each.tenure.partition.partition
+            assert each.num_records == sum(each.superseded.values()) + each.num_same_batch + len(each.newest)
+            taken[partition] += each.num_records
+            assert each.next_offset == taken[partition]
     assert taken == ends
     assert (batcher.num_records, batcher.num_bytes) == (0, 0)
 

@@ -23,10 +23,10 @@ def items(*fills: float) -> list[Item]:
 
 
 def batch_of(*fills: float) -> MicroBatch:
-    share = Tenure(TopicPartition("items", 0), Commit(0)).open_share()
+    read = Tenure(TopicPartition("items", 0), Commit(0)).open_slice()
     for item in items(*fills):
-        share.add(item)
-    return MicroBatch([share], "full", 0.0, len(fills))
+        read.add(item)
+    return MicroBatch([read], "full", 0.0, len(fills))
 
 
 def no_call() -> None:
@@ -74,10 +74,10 @@ def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_a
 def test_rejections_say_what_happened():
     batch = batch_of(1.0, POISON, 2.0)
     fused = fuse(batch, FakeEmbedder(POISON), no_call)
-    (share,) = batch.shares
-    assert list(share.newest) == ["i0", "i2"]
-    assert set(fused.vectors) == {id(item) for item in share.newest.values()}
-    (rejection,) = share.rejections
+    ((read, results),) = fused.slices
+    assert list(read.newest) == ["i0", "i2"]
+    assert [entry for entry, vector in results if vector is not None] == list(read.newest.values())
+    (rejection,) = read.rejections
     assert (rejection.reason, rejection.stage) == (Reason.MODEL_FAILURE, "fuse")
     assert "this item breaks the model" in rejection.detail
 
@@ -85,14 +85,14 @@ def test_rejections_say_what_happened():
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([None, 1.0, 2.0, POISON])), min_size=1, max_size=12))
 def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
     """As if each input had been a batch of its own: the last good one of an item is what remains."""
-    share = Tenure(TopicPartition("items", 0), Commit(0)).open_share()
+    read = Tenure(TopicPartition("items", 0), Commit(0)).open_slice()
     for offset, (name, fill) in enumerate(inputs):
         record = FakeRecord(offset=offset)
-        share.add(Delete(record, name) if fill is None else Item(record, name, 1, 0, {"text": feature(fill=fill)}))
-    fuse(MicroBatch([share], "full", 0.0, len(share.newest)), FakeEmbedder(POISON), no_call)
+        read.add(Delete(record, name) if fill is None else Item(record, name, 1, 0, {"text": feature(fill=fill)}))
+    fuse(MicroBatch([read], "full", 0.0, len(read.newest)), FakeEmbedder(POISON), no_call)
     one_by_one = {name: offset for offset, (name, fill) in enumerate(inputs) if fill != POISON}
-    assert {name: entry.record.offset for name, entry in share.newest.items()} == one_by_one
-    assert share.num_records == len(share.newest) + len(share.rejections) + share.num_same_batch
+    assert {name: entry.record.offset for name, entry in read.newest.items()} == one_by_one
+    assert read.num_records == len(read.newest) + len(read.rejections) + read.num_same_batch
 
 
 def test_a_vector_that_is_not_finite_is_rejected():
@@ -103,7 +103,7 @@ def test_a_vector_that_is_not_finite_is_rejected():
 
     batch = batch_of(1.0, 2.0)
     fuse(batch, NotFinite(), no_call)
-    assert [rejection.detail for rejection in batch.shares[0].rejections] == ["the vector is not finite"]
+    assert [rejection.detail for rejection in batch.slices[0].rejections] == ["the vector is not finite"]
 
 
 def test_a_broken_model_ends_the_process_instead_of_dead_lettering_the_topic():

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from schemas import ItemVector, decode
+from schemas import DeadLetter, ItemVector, Reason, decode
 from tests.fakes import FakeClient, FakeCluster, FakeRecord, feature
 from worker.kafka.port import Commit
 from worker.partitions.lease import MembershipLease, boottime
@@ -10,8 +10,7 @@ from worker.partitions.tenure import Tenure
 from worker.records import Delete, Item, TopicPartition
 from worker.roles.items import ItemFormat
 from worker.settings import Settings
-from worker.stages.batch import MicroBatch
-from worker.stages.fuse import Fused, Vector
+from worker.stages.fuse import Fused, FusedSlice, Vector
 from worker.stages.publish import Producers, Publisher, Unacknowledged, carried_headers
 from worker.topics import topics_of
 
@@ -32,12 +31,13 @@ def lease() -> MembershipLease:
 
 
 def fused(tenure: Tenure, *items: Item | Delete) -> Fused:
-    share = tenure.open_share()
+    read = tenure.open_slice()
     for item in items:
-        share.add(item)
+        read.add(item)
     tenure.num_consumed += len(items)
-    vectors = {id(item): VECTOR for item in items if isinstance(item, Item)}
-    return Fused(MicroBatch([share], "full", 0, len(items)), vectors)
+    read.freeze()
+    results = [(entry, VECTOR if isinstance(entry, Item) else None) for entry in read.newest.values()]
+    return Fused([FusedSlice(read, results)], len(results))
 
 
 def item(item_id: str, offset: int, headers=()) -> Item:
@@ -50,6 +50,10 @@ def publisher(cluster: FakeCluster, lease: MembershipLease, unacknowledged: Unac
     made = Publisher(OUTPUT, lease, unacknowledged or Unacknowledged(100), lambda: None)
     made.use(Producers(client.producer(), client.producer()))
     return made
+
+
+def letters_of(cluster: FakeCluster) -> list[DeadLetter]:
+    return [decode(DeadLetter, record.value) for record in cluster.records("dead-letters")]
 
 
 @pytest.fixture
@@ -68,12 +72,12 @@ def test_a_vector_says_where_it_comes_from(cluster, lease, tenure):
     assert (vector.space_id, vector.modalities, vector.vector.data) == ("space", ("text",), VECTOR.data)
 
 
-def test_receipts_finish_the_share(cluster, lease, tenure):
+def test_receipts_finish_the_slice(cluster, lease, tenure):
     publisher(cluster, lease).publish(
         fused(tenure, item("a", 0), Delete(FakeRecord(partition=1, offset=1, key=b"b"), "b"))
     )
-    (share,) = tenure.settle()
-    assert share.vectors_end == 2
+    (done,) = tenure.settle()
+    assert done.written.vectors_end == 2
     assert tenure.commit.offset == 2
 
 
@@ -118,15 +122,39 @@ def test_a_vector_too_large_for_its_topic_becomes_a_dead_letter(cluster, lease, 
     assert len(tenure.settle()) == 1
 
 
-def test_unacknowledged_records_are_bounded_but_a_large_share_gets_through(tenure):
+def test_what_a_refused_input_had_displaced_is_refused_with_it(cluster, lease, tenure):
+    """An older message of the item is no smaller, and its record must not vanish."""
+    made = publisher(cluster, lease)
+    made.limit("item-vectors", 140)
+    made.publish(
+        fused(
+            tenure,
+            item("a", 0),
+            item("a", 1),
+            Delete(FakeRecord(partition=1, offset=2, key=b"b"), "b", is_overtaken=True),
+        )
+    )
+    assert [letter.offset for letter in letters_of(cluster)] == [1, 0]
+    (done,) = tenure.settle()
+    assert [entry.id for entry in done.kept()] == ["b"]
+    assert done.num_same_batch - done.written.num_restored == 0
+
+
+def test_a_slice_does_not_change_once_it_is_handed_over(tenure):
+    work = fused(tenure, item("a", 0)).slices[0]
+    with pytest.raises(AssertionError):
+        work.read.reject(work.results[0][0], Reason.MODEL_FAILURE, "fuse", "")
+
+
+def test_unacknowledged_records_are_bounded_but_a_large_slice_gets_through(tenure):
     unacknowledged = Unacknowledged(10)
-    share, large = tenure.open_share(), tenure.open_share()
+    small, large = tenure.open_slice().written, tenure.open_slice().written
     assert unacknowledged.wait_for_room(50, 0)
-    unacknowledged.add(share, 8)
+    unacknowledged.add(small, 8)
     assert unacknowledged.wait_for_room(2, 0)
     assert not unacknowledged.wait_for_room(3, 0)
-    unacknowledged.remove(share)
-    unacknowledged.remove(share)
+    unacknowledged.remove(small)
+    unacknowledged.remove(small)
     assert unacknowledged.num_records == 0
     unacknowledged.add(large, 50)
     assert not unacknowledged.wait_for_room(1, 0)

@@ -371,7 +371,7 @@ def test_a_transaction_ends_when_it_is_large_enough():
     assert setup.num_visible == 3
 
 
-def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_shares():
+def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_slices():
     setup = Setup(interval_ms=1)
     setup.publish(0)
     setup.replace()
@@ -379,7 +379,7 @@ def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_shares(
     setup.publisher.tick()
     failed = setup.tenure.failure()
     assert failed is not None
-    assert "given up" in str(failed.error)
+    assert "given up" in str(failed.written.error)
     assert setup.publisher.take_failure() is None
     assert setup.num_visible == 0
 
@@ -408,7 +408,7 @@ def test_two_places_in_the_group_are_never_mixed(monkeypatch):
     assert abort_reason(setup.publisher.take_failure()) == "rebalance"
 
 
-def test_nothing_after_a_share_that_failed_is_committed():
+def test_nothing_after_a_slice_that_failed_is_committed():
     setup = Setup(interval_ms=1)
     setup.publisher.limit("dead-letters", 10)
     setup.publisher.limit("item-state", 10)
@@ -418,7 +418,7 @@ def test_nothing_after_a_share_that_failed_is_committed():
     setup.clock.now = 1.0
     setup.publisher.tick()
     assert setup.cluster.commits == {}
-    assert isinstance(setup.tenure.failure().error, RecordTooLargeError)
+    assert isinstance(setup.tenure.failure().written.error, RecordTooLargeError)
 
 
 def test_an_old_transaction_that_is_shut_out_has_timed_out():
