@@ -1,11 +1,13 @@
 """Decoders in processes of their own: a file that crashes, hangs or bloats one costs that file and nothing else.
 
 A thread cannot be ended while C code holds it; a process can. The processes are started with a fresh interpreter, not
-forked, because the worker has threads and perhaps a GPU. They start at the first file, in about half a second.
+forked, because the worker has threads and perhaps a GPU, and with next to nothing of its environment, because that has
+passwords. They start at the first file, in about half a second.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import subprocess
@@ -22,12 +24,16 @@ from typing import Any, NamedTuple
 import msgpack
 
 from schemas import Reason
+from worker.encode.confinement import environment
 from worker.encode.decoder_process import LENGTH_BYTES
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, MediaLimits, Part, form_to_plain, part_from_plain
 from worker.errors import SystemicError
 from worker.settings import DECODER_START_S
 
+log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "worker.encode.decoder_process")
 MAX_REPLY_BYTES = 2**30
 MAX_FILES = 20_000  # of one process, so that what its libraries leak is bounded
 CHUNK_BYTES = 2**20
@@ -76,6 +82,7 @@ class DecoderPool:
         self._lock = threading.Lock()
         self._running: set[_Decoder] = set()
         self._is_closed = False
+        self._has_told = False
         self.num_started = 0
 
     def decode_all(self, jobs: Sequence[Job]) -> Iterator[tuple[list[Part | None] | ContentError, float]]:
@@ -139,6 +146,14 @@ class DecoderPool:
         with self._lock:
             self._running.add(decoder)
             is_closed = self._is_closed
+            is_news = bool(decoder.missing) and not self._has_told
+            self._has_told = self._has_told or is_news
+        if is_news:
+            log.warning(
+                "decoders of media files run with less protection than they should: %s",
+                "; ".join(decoder.missing),
+                extra={"action": "decoders_unconfined"},
+            )
         if is_closed:  # `close` has not seen it
             decoder.kill()
         return decoder
@@ -154,12 +169,11 @@ class _Decoder:
 
     def __init__(self, setup: dict[str, Any]) -> None:
         root = str(Path(__file__).parents[2])
-        search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.encode.decoder_process"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=environment(os.environ, [root, *sys.path]),
             bufsize=0,
         )
         assert self._process.stdin is not None
@@ -168,7 +182,8 @@ class _Decoder:
         os.set_blocking(self._in.fileno(), False)
         self.num_files = 0
         try:
-            self._exchange(setup, DECODER_START_S)
+            self.missing: list[str] = [str(each) for each in self._exchange(setup, DECODER_START_S)["missing"]]
+            """What the platform does not protect the process from."""
         except BaseException:
             self.end()
             raise

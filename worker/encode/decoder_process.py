@@ -1,15 +1,14 @@
 """What runs in a decoder's process: one file after the other, from standard input to standard output.
 
-C libraries that read files from anywhere crash, hang and eat memory now and then. Here that costs one file: the process
-has bounded memory, ends itself when a file takes too long (even if nobody is left to end it), and talks to its
-parent in plain values only.
+C libraries that read files from anywhere crash, hang and eat memory now and then, and now and then do what a file tells
+them to. Here that costs one file: the process has bounded memory, can reach nothing (`confinement.py`), ends itself
+when a file takes too long (even if nobody is left to end it), and talks to its parent in plain values only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from schemas import Reason
+from worker.encode.confinement import confine
 from worker.encode.media.decoding import decode
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import MediaLimits, form_from_plain, part_to_plain
@@ -28,17 +28,28 @@ ALARM_AFTER_S = 1.0  # later than the parent, who then knows that it was the tim
 def main() -> None:
     requests, replies = _take_streams()
     setup = msgpack.unpackb(_read(requests) or sys.exit(0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (setup["memory_bytes"], setup["memory_bytes"]))
+    _load()
+    missing = confine(setup["memory_bytes"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent drains, and needs its decoders for that
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limits = MediaLimits(**setup["limits"])
-    _write(replies, {})  # ready
+    _write(replies, {"missing": missing})  # ready
     while (request := _read(requests)) is not None:
         signal.setitimer(signal.ITIMER_REAL, setup["timeout_s"] + ALARM_AFTER_S)
         reply = _answer(msgpack.unpackb(request), limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(replies, reply)
+
+
+def _load() -> None:
+    """All the code that decoding may come to, as none can be loaded later."""
+    b"".decode("utf-8-sig")
+    with contextlib.suppress(ImportError):  # without the extra `media`, text can still be read
+        from worker.encode.media import container, film, pictures, sound
+
+        container.load()
+        pictures.load()
+        del film, sound
 
 
 def _answer(request: Any, limits: MediaLimits) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +24,13 @@ MICROSECOND = 1e-6
 MAX_BROKEN_PACKETS = 1_000
 
 av.logging.set_level(None)
+
+
+def load() -> None:
+    """Load all of PyAV now rather than with the first file that needs it."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith(("__main__", "datasets")):
+            importlib.import_module(module.name)
 
 
 @contextmanager

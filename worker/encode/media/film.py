@@ -157,7 +157,7 @@ def _shown(container: InputContainer, stream: VideoStream, limits: MediaLimits) 
 
 
 def _upright(frame: VideoFrame) -> Image.Image:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    image = Image.fromarray(frame.to_ndarray(format="rgb24", threads=1))
     turns = round(frame.rotation / 90) % 4
     return image.rotate(90 * turns, expand=True) if turns else image
 

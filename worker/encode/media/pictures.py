@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import warnings
 
@@ -21,6 +22,13 @@ RESAMPLING = {
 DRAFT_FACTOR = 2  # a JPEG may be decoded at a half, a quarter or an eighth, as long as it stays this much too large
 
 Image.MAX_IMAGE_PIXELS = None  # `MediaLimits.pixels` is checked instead
+
+
+def load() -> None:
+    """Load Pillow's readers, and what they load on their way, now rather than with the first file that needs them."""
+    Image.init()
+    for name in ("ExifTags", "ImageChops", "ImageColor", "ImageFile", "ImagePalette", "MpoImagePlugin", "TiffTags"):
+        importlib.import_module(f"PIL.{name}")
 
 
 def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimits) -> Pictures:
