@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -83,8 +83,14 @@ def film(
     rate: int = 48_000,
     title: str = "",
     options: Mapping[str, str] | None = None,
+    ticks: Sequence[int] | None = None,
+    matrix: Sequence[int] | None = None,
+    pixel_aspect: Fraction | None = None,
 ) -> bytes:
-    """A film file; silent without `sound_codec`."""
+    """A film file; silent without `sound_codec`.
+
+    `ticks` are the times of the frames, in 1/`fps` s; `matrix` is the display matrix of the picture track.
+    """
     if frames is None:
         frames = [scene(at=at) for at in np.linspace(0.2, 0.8, 16)]
     file = io.BytesIO()
@@ -95,18 +101,36 @@ def film(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = fps
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if codec == "libvpx-vp9":
             stream.codec_context.options = {"deadline": "realtime", "cpu-used": "8"}
         audio = writer.add_stream(sound_codec, rate=rate, layout="mono") if sound_codec else None
         for index, pixels in enumerate(frames):
             frame = VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
+            frame.pts, frame.time_base = index if ticks is None else ticks[index], Fraction(1, fps)
             writer.mux(stream.encode(frame))
         writer.mux(stream.encode())
         if audio is not None:
             seconds = len(frames) / fps
-            _encode_sound(writer, audio, tone(seconds, rate=rate) if samples_CT is None else samples_CT, rate)
+            heard = tone(seconds, rate=rate) if samples_CT is None else samples_CT
+            _encode_sound(writer, audio, heard, rate, rate * ticks[0] // fps if ticks else 0)
     return file.getvalue()
+
+
+def with_id3(data: bytes, *, cover: bytes | None = None) -> bytes:
+    """A sound behind an ID3 tag with a title, and with a cover where there is one."""
+    frames = _id3_frame(b"TIT2", b"\0A song")
+    if cover is not None:
+        frames += _id3_frame(b"APIC", b"\0image/png\0\x03\0" + cover)
+    size = bytes((len(frames) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + size + frames + data
+
+
+def _id3_frame(name: bytes, content: bytes) -> bytes:
+    return name + len(content).to_bytes(4) + b"\0\0" + content
 
 
 def with_subtitles(subrip: str, *, title: str = "") -> bytes:
@@ -127,12 +151,12 @@ def _write_sound(writer: Any, codec: str, samples_CT: NDArray[np.float32], rate:
     _encode_sound(writer, stream, samples_CT, rate)
 
 
-def _encode_sound(writer: Any, stream: Any, samples_CT: NDArray[np.float32], rate: int) -> None:
+def _encode_sound(writer: Any, stream: Any, samples_CT: NDArray[np.float32], rate: int, begin: int = 0) -> None:
     step = 1_024
     for start in range(0, samples_CT.shape[1], step):
         part = np.ascontiguousarray(samples_CT[:, start : start + step])
         frame = AudioFrame.from_ndarray(part, format="fltp", layout=LAYOUTS[len(part)])
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, begin + start, Fraction(1, rate)
         writer.mux(stream.encode(frame))
     writer.mux(stream.encode())
 
@@ -143,6 +167,7 @@ EVERY_KIND: Mapping[str, Callable[[], bytes]] = {
     "png": lambda: picture("PNG"),
     "webp": lambda: picture("WEBP"),
     "gif": animated_gif,
+    "avif": lambda: picture("AVIF"),
     "wav": wav,
     "flac": lambda: sound("flac", "flac"),
     "ogg_opus": lambda: sound("ogg", "libopus"),

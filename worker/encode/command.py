@@ -27,7 +27,7 @@ SHOWN_REFUSALS = 20
 
 SUFFIXES = {
     "text": (".txt",),
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif"),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
     "video": (".mp4", ".mov", ".webm", ".mkv"),
 }

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import av
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.subtitles.subtitle import AssSubtitle, BitmapSubtitle
 from av.video.frame import VideoFrame
@@ -43,7 +44,7 @@ def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContain
         # Without protocols nothing in the file can name another file or host.
         options = {"protocol_whitelist": "none"}
         with av.open(io.BytesIO(data), mode="r", format=name, options=options) as container:
-            require_short_enough(declared_seconds(container) or 0.0, limits)
+            require_short_enough(declared_seconds(container), limits)
             yield container
     except (ContentError, MemoryError):
         raise
@@ -51,10 +52,11 @@ def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContain
         raise undecodable(f"the {name} file cannot be read: {error}") from error
 
 
-def declared_seconds(container: InputContainer) -> float | None:
-    """What the file says of its length; None if it says nothing."""
-    duration = container.duration
-    return duration * MICROSECOND if duration is not None and duration > 0 else None
+def declared_seconds(container: InputContainer) -> float:
+    """What the file says of its length; 0 if it says nothing. Some formats give the time on the clock at its end, so
+    what that clock begins with is no part of it; where it may be, the length is found out later."""
+    duration, start = container.duration or 0, container.start_time or 0
+    return (duration - start if 0 < start < duration else duration) * MICROSECOND
 
 
 def require_short_enough(seconds: float, limits: MediaLimits) -> None:
@@ -72,11 +74,10 @@ def one_thread(stream: Stream) -> None:
     stream.codec_context.thread_count = 1
 
 
-def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:
-    """What can be decoded of a track. Broken packets are left out, up to a number; a broken container ends it."""
-    num_broken = 0
+def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet[Stream]]:
+    """The packets of a track. A broken container ends them."""
     packets = container.demux(stream)
-    while num_broken < MAX_BROKEN_PACKETS:
+    while True:
         try:
             packet = next(packets, None)
         except MemoryError:
@@ -85,11 +86,20 @@ def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:
             return
         if packet is None:
             return
+        yield packet
+
+
+def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:
+    """What can be decoded of a track. Broken packets are left out, up to a number."""
+    num_broken = 0
+    for packet in packets_of(container, stream):
         try:
             frames = packet.decode()
         except MemoryError:
             raise
         except av.error.FFmpegError:
             num_broken += 1
+            if num_broken >= MAX_BROKEN_PACKETS:
+                return
             continue
         yield from frames

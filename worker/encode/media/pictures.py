@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import struct
 import warnings
+import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, features
 
 from worker.encode.media.errors import too_large, undecodable
 from worker.encode.media.forms import MediaLimits, PictureForm, Pictures
@@ -20,6 +23,21 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 DRAFT_FACTOR = 2  # a JPEG may be decoded at a half, a quarter or an eighth, as long as it stays this much too large
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by the orientation that EXIF says it has."""
+ON_THEIR_SIDE = (5, 6, 7, 8)
+PNG_HEAD_BYTES = 8
+MAX_TEXT_BYTES = 2**20
+TEXTS_THAT_TURN = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
 
 Image.MAX_IMAGE_PIXELS = None  # `MediaLimits.pixels` is checked instead
 
@@ -29,6 +47,9 @@ def load() -> None:
     Image.init()
     for name in ("ExifTags", "ImageChops", "ImageColor", "ImageFile", "ImagePalette", "MpoImagePlugin", "TiffTags"):
         importlib.import_module(f"PIL.{name}")
+    if features.check("avif"):
+        avif: Any = importlib.import_module("PIL.AvifImagePlugin")
+        avif.DEFAULT_MAX_THREADS = 1
 
 
 def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimits) -> Pictures:
@@ -36,49 +57,126 @@ def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimit
 
     Raises `ContentError` for a picture that is broken anywhere: half of one would pass for the whole.
     """
+    if name == "AVIF" and not features.check("avif"):
+        raise undecodable("an AVIF picture, which the installed Pillow cannot read")
+    if name == "PNG":
+        data = without_texts(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks about odd metadata
         try:
             with Image.open(io.BytesIO(data), formats=[name]) as image:
                 if image.width * image.height > limits.pixels:
                     raise too_large(f"{image.width} x {image.height} pixels are over the limit of {limits.pixels}")
+                if getattr(image, "default_image", False):
+                    image.seek(1)  # the picture for programs that show no animation is not part of it
+                orientation = _orientation(image)
                 if name == "JPEG":
-                    image.draft(None, (form.width * DRAFT_FACTOR, form.height * DRAFT_FACTOR))
+                    side = (form.width, form.height) if orientation not in ON_THEIR_SIDE else (form.height, form.width)
+                    image.draft(None, (side[0] * DRAFT_FACTOR, side[1] * DRAFT_FACTOR))
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                pixels = fitted(rgb(upright), form)
+                if name == "PNG":
+                    _mend_transparency(image, data)
+                pixels = fitted(upright(rgb(image), orientation), form)
         except MemoryError:
             raise
         except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, AttributeError,
-                AssertionError, NotImplementedError) as error:  # fmt: skip
+                AssertionError, RuntimeError, struct.error, zlib.error) as error:  # fmt: skip
             # Pillow's parsers raise whatever a broken file trips them over.
             raise undecodable(f"{name} picture cannot be read: {error}") from error
     return Pictures(pixels[None], (0.0,))
 
 
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Eight bits of red, green and blue."""
-    if image.mode == "RGB":
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and key is None:
         return image
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        eight = (values.astype(np.uint32) >> 8).astype(np.uint8)
+        if isinstance(key, int):
+            eight = np.where(values == key, np.uint8(255), eight)
+        return Image.fromarray(eight).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = 65_535.0 if values.max(initial=0.0) > 255.0 else 255.0  # 16-bit PNGs are opened as "I"
         return Image.fromarray((values.clip(0, top) * (255.0 / top)).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or key is not None:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def fitted(image: Image.Image, form: PictureForm) -> NDArray[np.uint8]:
-    """The picture in the size of the form, [H, W, 3]."""
+def fitted(image: Image.Image, form: PictureForm, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+    """The picture in the size of the form, [H, W, 3]. `pixel_aspect` is how much wider than high its pixels are."""
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
     if form.fit == "crop":
-        scale = min(image.width / form.width, image.height / form.height) * form.keep
-        width, height = form.width * scale, form.height * scale
+        scale = min(image.width * pixel_aspect / form.width, image.height / form.height) * form.keep
+        width, height = form.width * scale / pixel_aspect, form.height * scale
         left, top = (image.width - width) / 2, (image.height - height) / 2
         box = (max(0.0, left), max(0.0, top), min(image.width, left + width), min(image.height, top + height))
     resized = image.resize((form.width, form.height), RESAMPLING[form.resample], box=box)
     return np.asarray(resized, dtype=np.uint8)
+
+
+def without_texts(png: bytes) -> bytes:
+    """A PNG without its texts and colour profile, which are not looked at.
+
+    Pillow refuses a picture for texts longer than it wants to hold. Those that may say how the picture is turned are
+    kept, one of each, unless they are that long.
+    """
+    kept = [png[:PNG_HEAD_BYTES]]
+    seen: set[bytes] = set()
+    start = PNG_HEAD_BYTES
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        kind = png[start + 4 : start + 8]
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = png[start + 8 : min(end, start + 8 + 80)].partition(b"\0")[0]
+            if keyword in TEXTS_THAT_TURN and keyword not in seen and _is_short(kind, png[start + 8 : end - 4]):
+                seen.add(keyword)
+                kept.append(png[start:end])
+        elif kind != b"iCCP":
+            kept.append(png[start:end])
+        start = end
+    return b"".join([*kept, png[start:]])
+
+
+def _is_short(kind: bytes, text: bytes) -> bool:
+    if len(text) > MAX_TEXT_BYTES:
+        return False
+    _, _, rest = text.partition(b"\0")
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] != b"\1"):
+        return True
+    packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    try:
+        return len(zlib.decompressobj().decompress(packed, MAX_TEXT_BYTES)) < MAX_TEXT_BYTES
+    except zlib.error:
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF or XMP; upright if what there is of them cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception:  # whatever broken metadata trips a parser over, the picture is none the worse
+        return 1
+
+
+def _mend_transparency(image: Image.Image, png: bytes) -> None:
+    """The colour that stands for transparent, in the depth that Pillow has made of the picture.
+
+    A PNG gives it in its own depth, and Pillow hands it on as it is.
+    """
+    key, depth = image.info.get("transparency"), png[24]
+    if isinstance(key, int) and image.mode == "L" and depth < 8:
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif isinstance(key, tuple) and image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
