@@ -63,12 +63,23 @@ def wav(samples_CT: NDArray[np.float32] | None = None, *, rate: int = RATE) -> b
     return file.getvalue()
 
 
-def sound(container: str, codec: str, samples_CT: NDArray[np.float32] | None = None, *, rate: int = 48_000) -> bytes:
+def sound(
+    container: str,
+    codec: str,
+    samples_CT: NDArray[np.float32] | None = None,
+    *,
+    rate: int = 48_000,
+    bit_rate: int | None = None,
+    options: Mapping[str, str] | None = None,
+) -> bytes:
     """A sound file by FFmpeg's names: `flac` in `flac`, `libopus` in `ogg`, …"""
     samples_CT = tone(rate=rate) if samples_CT is None else samples_CT
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as writer:
-        _write_sound(writer, codec, samples_CT, rate)
+    with av.open(file, "w", format=container, options=dict(options or {})) as writer:
+        stream = writer.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples_CT)])
+        if bit_rate is not None:
+            stream.bit_rate = bit_rate
+        _encode_sound(writer, stream, samples_CT, rate)
     return file.getvalue()
 
 
@@ -144,11 +155,6 @@ def with_subtitles(subrip: str, *, title: str = "") -> bytes:
                 packet.stream = track
                 writer.mux(packet)
     return file.getvalue()
-
-
-def _write_sound(writer: Any, codec: str, samples_CT: NDArray[np.float32], rate: int) -> None:
-    stream = writer.add_stream(codec, rate=rate, layout=LAYOUTS[len(samples_CT)])
-    _encode_sound(writer, stream, samples_CT, rate)
 
 
 def _encode_sound(writer: Any, stream: Any, samples_CT: NDArray[np.float32], rate: int, begin: int = 0) -> None:

@@ -7,6 +7,7 @@ when a file takes too long (even if nobody is left to end it), and talks to its 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import signal
@@ -43,7 +44,8 @@ def main() -> None:
 
 def _load() -> None:
     """All the code that decoding may come to, as none can be loaded later."""
-    b"".decode("utf-8-sig")
+    for encoding in ("utf-8-sig", "utf-8", "latin-1", "ascii", "utf-16", "utf-16-le", "utf-16-be"):
+        codecs.lookup(encoding)
     with contextlib.suppress(ImportError):  # without the extra `media`, text can still be read
         from worker.encode.media import container, film, pictures, sound
 

@@ -21,6 +21,9 @@ from worker.encode.uris import PORTS, WebUri
 
 CHUNK_BYTES = 256 * 1_024
 REDIRECTS = (301, 302, 303, 307, 308)
+MAX_LINE_BYTES = 65_536
+MAX_SIZE_DIGITS = 16
+MAX_TRAILERS = 100
 MAX_INTERIM = 16  # answers before the answer, as 100 Continue and 103 Early Hints
 
 Resolved = Sequence[tuple[int, Any]]
@@ -73,13 +76,44 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         raise too_large(f"{declared} bytes are over the limit of {max_bytes}")
     response.length = declared
     body = bytearray()
-    while chunk := response.read1(CHUNK_BYTES) if response.chunked else response.read(CHUNK_BYTES):
-        body += chunk
+    for part in _chunks(response) if response.chunked else iter(lambda: response.read(CHUNK_BYTES), b""):
+        body += part
         if len(body) > max_bytes:
             raise too_large(f"more bytes than the limit of {max_bytes}")
     if declared is not None and len(body) < declared:
         raise http.client.IncompleteRead(b"", declared - len(body))
     return bytes(body)
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Read here, because the base class takes half a line with a 0 in it for the last chunk."""
+    while (size := _chunk_size(_line(response))) > 0:
+        while size:
+            part = response.fp.read(min(size, CHUNK_BYTES))
+            if not part:
+                raise http.client.IncompleteRead(b"", size)
+            size -= len(part)
+            yield part
+        if _line(response).strip():
+            raise http.client.HTTPException("a chunk is longer than it says")
+    for _ in range(MAX_TRAILERS):
+        if not _line(response).strip():
+            return
+    raise http.client.HTTPException(f"more than {MAX_TRAILERS} trailers")
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip()
+    if not 0 < len(digits) <= MAX_SIZE_DIGITS or digits.strip(b"0123456789abcdefABCDEF"):
+        raise http.client.HTTPException("a chunk without a size")
+    return int(digits, 16)
+
+
+def _line(response: http.client.HTTPResponse) -> bytes:
+    line = response.fp.readline(MAX_LINE_BYTES)
+    if not line.endswith(b"\n"):
+        raise http.client.IncompleteRead(line)
+    return line
 
 
 def _declared_bytes(response: http.client.HTTPResponse) -> int | None:

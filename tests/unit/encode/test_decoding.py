@@ -428,6 +428,17 @@ def songs() -> dict[str, bytes]:
     }
 
 
+def test_a_song_that_begins_softly_is_not_taken_for_a_long_one() -> None:
+    """Without a table, the length of an MP3 is estimated by the size of its first frames."""
+    plain = {"write_xing": "0", "id3v2_version": "0"}
+    soft, loud = (
+        media_files.sound("mp3", "libmp3lame", media_files.tone(seconds, rate=48_000), bit_rate=rate, options=plain)
+        for seconds, rate in ((2, 32_000), (12, 320_000))
+    )
+    assert len(one(soft + loud, SAMPLES, MediaLimits(seconds=20)).times_s) == 2  # type: ignore[union-attr]
+    assert refusal(soft + loud, SAMPLES, MediaLimits(seconds=10)).reason is Reason.TOO_LARGE
+
+
 @pytest.mark.parametrize("name", sorted(songs()))
 def test_a_song_is_heard_and_its_cover_is_no_film(name: str) -> None:
     song = songs()[name]

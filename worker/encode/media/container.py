@@ -23,6 +23,8 @@ Decoded = VideoFrame | AudioFrame | AssSubtitle | BitmapSubtitle
 
 MICROSECOND = 1e-6
 MAX_BROKEN_PACKETS = 1_000
+ESTIMATED = ("mp3",)
+"""Formats that declare no length: FFmpeg's estimate, by the first frames, may be ten times too long."""
 
 av.logging.set_level(None)
 
@@ -44,7 +46,8 @@ def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContain
         # Without protocols nothing in the file can name another file or host.
         options = {"protocol_whitelist": "none"}
         with av.open(io.BytesIO(data), mode="r", format=name, options=options) as container:
-            require_short_enough(declared_seconds(container), limits)
+            if name not in ESTIMATED:
+                require_short_enough(declared_seconds(container), limits)
             yield container
     except (ContentError, MemoryError):
         raise
