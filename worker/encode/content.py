@@ -7,7 +7,6 @@ One content that cannot be used refuses its item, because a vector made of the r
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import Content, Feature, Reason
-from worker.align import OutOfMemoryError
 from worker.align.device import device_failures
+from worker.align.halving import each_by_itself
 from worker.encode.batching import cost_batches
 from worker.encode.cache import FeatureCache, content_digest
 from worker.encode.decoder_pool import DecoderPool, Job
@@ -28,8 +27,6 @@ from worker.encode.fetch import Fetcher
 from worker.encode.media.errors import ContentError, undecodable
 from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
 from worker.errors import SystemicError
-
-log = logging.getLogger(__name__)
 
 Known = Mapping[str, tuple[bytes, Feature]]
 """What was made of an item's contents before, by modality: the digest of the content, and the feature."""
@@ -323,29 +320,29 @@ def isolate(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float3
 
     Raises `SystemicError` if the encoder fails on a piece known to be good, or a single one finds no memory.
     """
-    try:
-        with device_failures():
-            rows = encoder.encode(pieces)
-    except SystemicError:
-        raise
-    except Exception as error:  # whatever a model raises, only the piece that causes it may suffer
-        if len(pieces) == 1:
-            if isinstance(error, OutOfMemoryError):
-                raise SystemicError(f"no memory to encode one piece with {encoder.name}: {error}") from error
-            _require_working(encoder, error)
-            return [ContentError(Reason.MODEL_FAILURE, f"{encoder.name} fails: {type(error).__name__}: {error}")]
-        log.warning("batch of %d failed, halving it: %s", len(pieces), error, extra={"action": "bisect"})
-        middle = len(pieces) // 2
-        return isolate(encoder, pieces[:middle]) + isolate(encoder, pieces[middle:])
-    finite = [bool(np.isfinite(row).all()) for row in rows]
-    if len(pieces) > 1:
-        # What is not finite may have spoilt its neighbours in the batch: each is judged by what it gives alone.
-        return [
-            row if is_finite else isolate(encoder, [piece])[0]
-            for piece, row, is_finite in zip(pieces, rows, finite, strict=True)
-        ]
-    bad = ContentError(Reason.MODEL_FAILURE, f"{encoder.name} gives a vector that is not finite")
-    return [row if is_finite else bad for row, is_finite in zip(rows, finite, strict=True)]
+    results = each_by_itself(
+        pieces,
+        lambda batch: _finite_rows(encoder, batch),
+        lambda cause: _require_working(encoder, cause),
+        f"no memory to encode one piece with {encoder.name}",
+    )
+    return [_row_or_error(encoder, result) for result in results]
+
+
+def _finite_rows(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float32] | None]:
+    with device_failures():
+        rows = encoder.encode(pieces)
+    return [row if np.isfinite(row).all() else None for row in rows]
+
+
+def _row_or_error(
+    encoder: Encoder, result: NDArray[np.float32] | Exception | None
+) -> NDArray[np.float32] | ContentError:
+    if result is None:
+        return ContentError(Reason.MODEL_FAILURE, f"{encoder.name} gives a vector that is not finite")
+    if isinstance(result, Exception):
+        return ContentError(Reason.MODEL_FAILURE, f"{encoder.name} fails: {type(result).__name__}: {result}")
+    return result
 
 
 def _require_working(encoder: Encoder, cause: Exception | None) -> None:

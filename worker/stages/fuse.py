@@ -1,24 +1,21 @@
 """Micro-batches to vectors, so that one bad item or user costs only itself.
 
-A batch that fails is halved until the entry that breaks it is alone; memory that runs out halves it too. One that
-fails alone is blamed only if the model still works on what is known to be good: otherwise the fault is not in the
-data, and the process ends rather than send the whole topic to the dead letters.
+A batch that fails is halved until the entry that breaks it is alone (`align/halving.py`); memory that runs out halves
+it too. One that fails alone is blamed only if the model still works on what is known to be good: otherwise the fault is
+not in the data, and the process ends rather than send the whole topic to the dead letters.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas import Reason
-from worker.align import OutOfMemoryError
+from worker.align.halving import each_by_itself
 from worker.errors import SystemicError
 from worker.partitions.batch_slice import BatchSlice
 from worker.records import Change
 from worker.stages.batch import MicroBatch
-
-log = logging.getLogger(__name__)
 
 STAGE = "fuse"
 
@@ -112,30 +109,15 @@ def _frozen(read: BatchSlice, vectors: Mapping[str, Vector]) -> FusedSlice:
 
 def isolate(
     entries: Sequence[Change], embedder: Embedder, on_out_of_memory: Callable[[], None]
-) -> list[Result | Exception]:
+) -> Sequence[Result | Exception]:
     """One result per entry: what the model gives, or the error that the entry alone causes."""
-    if not entries:
-        return []
-    try:
-        results: list[Result | Exception] = list(embedder.vectors(entries))
-        if len(entries) > 1 and None in results:
-            # What is not finite may have spoilt its neighbours in the batch: each is judged by what it gives alone.
-            for index in [index for index, result in enumerate(results) if result is None]:
-                results[index] = isolate(entries[index : index + 1], embedder, on_out_of_memory)[0]
-        return results
-    except OutOfMemoryError as error:
-        on_out_of_memory()
-        if len(entries) == 1:
-            raise SystemicError(f"no memory for a batch of one: {error}; set device or lower dtype") from error
-    except SystemicError:
-        raise
-    except Exception as error:  # whatever a model raises, only the entry that causes it may suffer
-        if len(entries) == 1:
-            _require_working_model(embedder, error)
-            return [error]
-        log.warning("batch of %d failed, halving it: %s", len(entries), error, extra={"action": "bisect"})
-    middle = len(entries) // 2
-    return isolate(entries[:middle], embedder, on_out_of_memory) + isolate(entries[middle:], embedder, on_out_of_memory)
+    return each_by_itself(
+        entries,
+        embedder.vectors,
+        lambda cause: _require_working_model(embedder, cause),
+        "no memory for a batch of one; set device or lower dtype",
+        on_out_of_memory,
+    )
 
 
 def _require_working_model(embedder: Embedder, cause: Exception) -> None:
