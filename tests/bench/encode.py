@@ -24,7 +24,7 @@ import torch
 
 from schemas import Content
 from tests.bench.host import host_line
-from worker.encode.batching import cost_batches, padding_ratio
+from worker.encode.batching import cost_batches
 from worker.encode.content import ContentEncoder, Route
 from worker.encode.decoder_pool import DecoderPool
 from worker.encode.encoder import Encoder, Piece
@@ -98,6 +98,12 @@ def main() -> None:
     first, fixed = best[f"encoder, micro-batches of {arguments.batch}"], best[f"fixed number of {arguments.batch}"]
     print(f"stage / encoder {first / best[f'stage, micro-batches of {arguments.batch}']:.2f}")
     print(f"cost / fixed {fixed / first:.2f}")
+
+
+def padding_ratio(costs: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """Share of the padded cost that is padding."""
+    padded = sum(len(batch) * max(costs[index] for index in batch) for batch in batches if batch)
+    return 1 - sum(costs) / padded if padded else 0.0
 
 
 if __name__ == "__main__":

@@ -23,9 +23,3 @@ def cost_batches(costs: Sequence[int], batch_cost: int) -> list[list[int]]:
         batches[-1].append(index)
         room -= 1
     return batches
-
-
-def padding_ratio(costs: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Share of the padded cost that is padding."""
-    padded = sum(len(batch) * max(costs[index] for index in batch) for batch in batches if batch)
-    return 1 - sum(costs) / padded if padded else 0.0

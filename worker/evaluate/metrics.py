@@ -8,7 +8,6 @@ candidate with the same score, so equal scores for all earn nothing, and the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,8 +107,3 @@ def estimate(values_Q: Values, users_Q: Ints) -> Estimate:
 def difference(these_Q: Values, those_Q: Values, users_Q: Ints) -> Estimate:
     """How much better these are than those, question by question: much surer than the difference of two estimates."""
     return estimate(these_Q - those_Q, users_Q)
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; of one seed the deviation is NaN."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

@@ -1,4 +1,9 @@
-"""The only package that knows a Kafka client library."""
+"""The port to Kafka, and its adapter: the stream knows a client library nowhere else. The demo, which plays the shop
+beside the worker, talks to the broker with a client of its own.
+
+In: settings. Out: consumers, producers and readers, behind `port.py`. The library has threads of its own; each class
+says which of its methods are called on them.
+"""
 
 from worker.kafka.port import (
     ClientPort,

@@ -1,4 +1,4 @@
-"""The kafka-python adapter: this module makes its parts, which lie beside it. Nothing else imports the library.
+"""Makes the parts of the kafka-python adapter, which lie beside this module.
 
 What is set here on purpose, and why, is measured in `tests/bench/README.md` or follows from a known behaviour of the
 library, named beside it.

@@ -1,6 +1,6 @@
-"""What the status page and `/status.json` show: plain values, put together by the pipeline on request.
+"""What the status page and `/status.json` show: plain values, put together by `StatusBoard`.
 
-The pipeline replaces its `Status` as a whole, from its own thread; the HTTP threads only read the last one.
+The board replaces its `Status` as a whole; the HTTP threads only read the last one.
 """
 
 from __future__ import annotations

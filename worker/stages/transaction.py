@@ -7,6 +7,7 @@ for committed that are not: its producer is thrown away, and everything begins a
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -68,6 +69,9 @@ class TransactionalPublisher(Publisher):
         self._clock = clock
         self._open: _Transaction | None = None
         self._failure: WorkerError | None = None
+        self._failure_lock = threading.Lock()
+        """The publish thread puts a failure there, the poll thread takes it: one that got lost would hold the publisher
+        back for good."""
         self._spent: Producers | None = None
         """Those with which a transaction has failed: they are not used again."""
         self._replaced_at: deque[float] = deque(maxlen=NUM_REPLACED)
@@ -75,7 +79,8 @@ class TransactionalPublisher(Publisher):
 
     def take_failure(self) -> WorkerError | None:
         """Why the producers must be replaced, once; None while they need not. Poll thread."""
-        failure, self._failure = self._failure, None
+        with self._failure_lock:
+            failure, self._failure = self._failure, None
         return failure
 
     def publish(self, fused: Fused) -> None:
@@ -199,7 +204,8 @@ class TransactionalPublisher(Publisher):
                 self._replaced_at.append(self._clock())
                 if self._is_contested():
                     error = FencedError(f"another process uses our transactional id: set transaction.id ({error})")
-            self._failure = error
+            with self._failure_lock:
+                self._failure = error
         for each in transaction.slices:
             each.written.give_up(error)
         self._on_ended(self._clock() - transaction.began_at, error)

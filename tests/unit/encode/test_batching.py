@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.encode.batching import cost_batches, padding_ratio
+from worker.encode.batching import cost_batches
 
 COSTS = st.lists(st.integers(1, 500), max_size=80)
 
@@ -31,9 +31,3 @@ def test_pieces_of_like_cost_are_together(costs, batch_cost):
 def test_short_pieces_fit_in_greater_numbers():
     batches = cost_batches([100, 10] * 20, 200)
     assert [len(batch) for batch in batches] == [2] * 10 + [20]
-
-
-def test_padding_is_what_is_computed_for_nothing():
-    assert padding_ratio([10, 5], [[0, 1]]) == 0.25
-    assert padding_ratio([10, 5], [[0], [1]]) == 0
-    assert padding_ratio([], []) == 0

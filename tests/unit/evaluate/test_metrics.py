@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.evaluate import metrics
-from worker.evaluate.metrics import Ranking, difference, estimate, mean_and_spread, ranks_of
+from worker.evaluate.metrics import Ranking, difference, estimate, ranks_of
 
 
 def ranking(*ranks_of_questions: list[int]) -> Ranking:
@@ -100,8 +100,3 @@ def test_a_difference_is_taken_question_by_question():
     result = difference(these, those, np.arange(3))
     assert result.mean == pytest.approx(0.1)
     assert result.standard_error == pytest.approx(0.0, abs=1e-9)
-
-
-def test_the_spread_of_one_seed_is_unknown():
-    assert mean_and_spread([0.25, 0.75]) == (0.5, pytest.approx(math.sqrt(0.125)))
-    assert math.isnan(mean_and_spread([0.5])[1])
