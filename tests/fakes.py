@@ -229,6 +229,7 @@ class FakeConsumer:
         self.evicted = False
         self.silent_since: float | None = None
         """Monotonic time since when no broker answers."""
+        self.has_left = False
         self.commit_calls: list[Mapping[TopicPartition, Commit]] = []
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
@@ -310,6 +311,9 @@ class FakeConsumer:
     def close(self, timeout_s: float) -> None:
         if self._positions:
             self._apply("revoked", list(self._positions))
+
+    def leave(self, timeout_s: float) -> None:
+        self.has_left = True
 
 
 class FakeProducer:

@@ -11,7 +11,7 @@ import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -43,6 +43,8 @@ from worker.printable import shortened
 ENV_PREFIX = "ALIGN_"
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
+CALL_SLACK_S = 5.0
+"""What a call to a broker may take beyond the time-out of its request."""
 DECODER_START_S = 30.0
 """How long the process that reads media files may take to start."""
 
@@ -165,20 +167,31 @@ class KafkaSettings(_Group):
     """Which client library carries the records."""
     client_id: str = "align-worker"
     """Name shown in the broker's logs and quotas."""
-    group_instance_id: str | None = None
-    """Static member name (one per pod, stable across restarts). Restarts then move no partition, but a removed pod's
-    partitions wait for `session_timeout_ms`."""
+    group_instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    """Name of this member in its group: one per process, the same after a restart, as a pod's name is. A process that
+    comes back under its name within `session_timeout_ms` has its partitions again, and nobody else stops for it.
+    Default: a name that is remembered on this machine, see `remember_member`."""
+    remember_member: bool = True
+    """Without `group_instance_id`: take the name of a process that has died on this machine, or a new one. Names lie in
+    files in the temporary directory, and a file is in use for as long as its process lives. With false, a worker that
+    is killed and started again is a stranger: the whole group waits until the session of the dead one has ended."""
+    leave_group: bool | None = None
+    """Whether a worker that stops, or is ended by the watchdog, leaves the group, so that others have its partitions at
+    once. Right where its name does not come back (a Deployment). With false the partitions wait for it for
+    `session_timeout_ms`, and nobody else stops (a StatefulSet). Default: true, unless `group_instance_id` is set."""
     assignor: Literal["range", "roundrobin", "cooperative-sticky"] = "range"
     """How partitions are shared out. All members must agree. `tests/bench/README.md` compares them."""
-    session_timeout_ms: int = Field(45_000, ge=1_000)
+    session_timeout_ms: int = Field(30_000, ge=1_000)
     """A member silent for this long loses its partitions. Too low: pauses look like deaths. Too high: the
-    partitions of a dead worker wait this long."""
+    partitions of a dead worker that does not come back wait this long, and so does the whole group when a new one
+    joins meanwhile. `tests/bench/README.md` has what it costs. The broker has bounds of its own:
+    `group.min.session.timeout.ms` and `group.max.session.timeout.ms`."""
     heartbeat_interval_ms: int = Field(1_000, ge=100)
     """At most a third of `session_timeout_ms`. A member hears of a rebalance with its next heartbeat; with the
     cooperative assignor all partitions stand still until every member has."""
-    max_poll_interval_ms: int = Field(60_000, ge=5_000)
-    """Longest pause between polls before the client leaves the group; also how long a rebalance waits for a slow
-    member."""
+    max_poll_interval_ms: int = Field(30_000, ge=5_000)
+    """Longest pause between polls before the client leaves the group; also the rebalance time-out: how long all others
+    wait for a member that does not join again."""
     fetch_max_bytes: int = Field(8 * 2**20, ge=2**16)
     """Most bytes of one fetch, and so of client memory per broker."""
     client_rack: str | None = None
@@ -233,6 +246,18 @@ class KafkaSettings(_Group):
             raise ValueError("kafka.delivery_timeout_ms must be at most half of kafka.session_timeout_ms")
         if self.request_timeout_ms + self.linger_ms > self.delivery_timeout_ms:
             raise ValueError("kafka.delivery_timeout_ms must exceed kafka.request_timeout_ms + kafka.linger_ms")
+        if self.fetch_max_wait_ms >= self.request_timeout_ms:
+            raise ValueError("kafka.request_timeout_ms must exceed kafka.fetch_max_wait_ms: no fetch would be answered")
+        if self.request_timeout_ms >= self.max_poll_interval_ms:
+            raise ValueError(
+                "kafka.max_poll_interval_ms must exceed kafka.request_timeout_ms: one slow answer would cost the "
+                "place in the group"
+            )
+        if self.leave_group is False and self.group_instance_id is None and not self.remember_member:
+            raise ValueError(
+                "kafka.leave_group=false needs kafka.group_instance_id or kafka.remember_member: nobody else could "
+                "come back to the partitions"
+            )
         if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
             raise ValueError(f"kafka.sasl_mechanism is required with kafka.security_protocol={self.security_protocol}")
         if self.sasl_mechanism is not None and not self.security_protocol.startswith("SASL"):
@@ -249,6 +274,17 @@ class KafkaSettings(_Group):
             if path is not None and not path.is_file():
                 raise ValueError(f"kafka.{name}: no such file: {path}")
         return self
+
+    @property
+    def leaves_group(self) -> bool:
+        """Whether a worker that stops leaves the group."""
+        return self.group_instance_id is None if self.leave_group is None else self.leave_group
+
+    @property
+    def longest_rebalance_s(self) -> float:
+        """How long a rebalance may take in which nothing is wrong with this member: until the session of one that has
+        died has ended, and then until the slowest of the others has joined."""
+        return (self.session_timeout_ms + self.max_poll_interval_ms) / 1000
 
 
 class TopicSettings(_Group):
@@ -382,8 +418,9 @@ class TransactionSettings(_Group):
     max_records: int = Field(8_192, ge=1)
     """Records written after which a transaction is committed before its time."""
     timeout_ms: int = Field(30_000, ge=2_000)
-    """A transaction that is open for this long is ended by the broker, and its inputs are computed again. At most the
-    broker's `transaction.max.timeout.ms`."""
+    """A transaction that is open for this long is ended by the broker, and its inputs are computed again. What a dead
+    worker has left open holds up whoever takes its partitions for as long. At most the broker's
+    `transaction.max.timeout.ms`."""
 
 
 class StateSettings(_Group):
@@ -454,17 +491,19 @@ class LogSettings(_Group):
 class ShutdownSettings(_Group):
     drain_timeout_s: float = Field(20.0, gt=0)
     """After SIGTERM: how long accepted records may take to be published and committed. The pod's grace period must
-    exceed it by 10 s or more."""
+    exceed it by 10 s or more; `kafka.max_poll_interval_ms` must be longer, because nothing is polled meanwhile."""
     revoke_timeout_s: float = Field(2.0, gt=0)
-    """When a partition is handed over: how long its batches in work may take. Far below the session time-out,
-    because it holds up the whole group."""
+    """When a partition is handed over: how long its batches in work may take. Far below `kafka.session_timeout_ms`,
+    because it holds up the whole group and no heartbeat is sent meanwhile."""
 
 
 class WatchdogSettings(_Group):
-    group_unstable_s: float = Field(30.0, gt=0)
-    """A group that is not stable for this long, with a reachable broker, ends the process."""
+    group_unstable_s: float = Field(120.0, gt=0)
+    """A group that is not stable for this long, with a reachable broker, ends the process. Longer than
+    `kafka.session_timeout_ms` and `kafka.max_poll_interval_ms` together: a rebalance may wait for others as long."""
     stalled_s: float = Field(60.0, gt=0)
-    """A poll, encode, compute or publish thread that has work and does not move for this long ends the process."""
+    """A poll, encode, compute or publish thread that has work and does not move for this long ends the process. Longer
+    than any call to a broker may take (`kafka.request_timeout_ms`) and than a file or a URI may."""
 
 
 class Settings(BaseSettings):
@@ -512,13 +551,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.delivery == "exactly_once":
-            if self.kafka.delivery_timeout_ms + self.transaction.interval_ms > self.transaction.timeout_ms:
-                raise ValueError(
-                    "transaction.timeout_ms must exceed kafka.delivery_timeout_ms + transaction.interval_ms"
-                )
-            if self.transaction.interval_ms * 2 > self.shutdown.revoke_timeout_s * 1000:
-                raise ValueError("transaction.interval_ms must be at most half of shutdown.revoke_timeout_s")
+        for problem in self._time_problems():
+            raise ValueError(problem)
         longest_s = max(self.encode.decode_timeout_s + DECODER_START_S, self.encode.fetch.timeout_s)
         if self.encode.encoders and longest_s >= self.watchdog.stalled_s:
             raise ValueError(
@@ -526,6 +560,43 @@ class Settings(BaseSettings):
                 f"{DECODER_START_S:g} s: a slow file would pass for a stalled worker"
             )
         return self
+
+    def _time_problems(self) -> Iterator[str]:
+        """Times of different groups of settings whose order matters, and that are out of it."""
+        kafka, transaction, shutdown, watchdog = self.kafka, self.transaction, self.shutdown, self.watchdog
+        session_s, poll_s = kafka.session_timeout_ms / 1000, kafka.max_poll_interval_ms / 1000
+        if watchdog.group_unstable_s <= kafka.longest_rebalance_s:
+            yield (
+                f"watchdog.group_unstable_s={watchdog.group_unstable_s:g} must exceed kafka.session_timeout_ms + "
+                f"kafka.max_poll_interval_ms ({kafka.longest_rebalance_s:g} s): for that long a rebalance may wait for "
+                "a member that has died, and nothing is wrong with this one"
+            )
+        if watchdog.stalled_s <= kafka.request_timeout_ms / 1000 + CALL_SLACK_S:
+            yield (
+                f"watchdog.stalled_s={watchdog.stalled_s:g} must exceed kafka.request_timeout_ms by "
+                f"{CALL_SLACK_S:g} s: a slow answer would pass for a stalled worker"
+            )
+        if shutdown.revoke_timeout_s >= session_s:
+            yield (
+                f"shutdown.revoke_timeout_s={shutdown.revoke_timeout_s:g} must be below kafka.session_timeout_ms "
+                f"({session_s:g} s), far below best: no heartbeat is sent meanwhile"
+            )
+        if shutdown.drain_timeout_s >= poll_s:
+            yield (
+                f"shutdown.drain_timeout_s={shutdown.drain_timeout_s:g} must be below kafka.max_poll_interval_ms "
+                f"({poll_s:g} s): nothing is polled meanwhile, and what is finished could not be committed"
+            )
+        if self.delivery == "exactly_once":
+            if kafka.delivery_timeout_ms + transaction.interval_ms > transaction.timeout_ms:
+                yield "transaction.timeout_ms must exceed kafka.delivery_timeout_ms + transaction.interval_ms"
+            if transaction.timeout_ms / 1000 > kafka.longest_rebalance_s:
+                yield (
+                    f"transaction.timeout_ms={transaction.timeout_ms} must be at most kafka.session_timeout_ms + "
+                    "kafka.max_poll_interval_ms: what a dead worker has left open would hold up the next owner of its "
+                    "partitions beyond the rebalance"
+                )
+            if transaction.interval_ms * 2 > shutdown.revoke_timeout_s * 1000:
+                yield "transaction.interval_ms must be at most half of shutdown.revoke_timeout_s"
 
     @classmethod
     def settings_customise_sources(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.errors import ConfigError, TopicError
+from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, TopicDescription
 from worker.settings import Settings
 
@@ -139,7 +140,8 @@ def warnings(settings: Settings, described: Mapping[str, TopicDescription]) -> l
 
 def check_topics(client: ClientPort, settings: Settings) -> list[str]:
     """Raise `TopicError` unless the worker can use its topics; returns warnings."""
-    described = client.describe_topics(list(needed_topics(settings)))
+    needed = list(needed_topics(settings))
+    described = patiently("asking for topics", lambda: client.describe_topics(needed), *patience(settings.kafka))
     if found := problems(settings, described):
         raise TopicError(
             f"{'; '.join(found)} (make them with `align-worker topics create`; a topic that we may not describe looks "
@@ -154,11 +156,17 @@ def create_topics(client: ClientPort, settings: Settings, num_partitions: int, r
     if num_partitions < 1 or replication < 1:
         raise ConfigError("--partitions and --replication must be at least 1")
     wanted = wanted_topics(settings)
-    described = client.describe_topics(list(wanted))
-    missing = {name: config for name, config in wanted.items() if name not in described}
-    for count, names in _by_partitions(settings, missing, described, num_partitions).items():
-        client.create_topics({name: missing[name] for name in names}, count, replication)
-    return list(missing)
+    created: dict[str, None] = {}
+
+    def create() -> None:
+        described = client.describe_topics(list(wanted))  # a try without an answer may have made some
+        missing = {name: config for name, config in wanted.items() if name not in described}
+        for count, names in _by_partitions(settings, missing, described, num_partitions).items():
+            created.update(dict.fromkeys(names))
+            client.create_topics({name: missing[name] for name in names}, count, replication)
+
+    patiently("making topics", create, *patience(settings.kafka))
+    return [name for name in wanted if name in created]
 
 
 def _by_partitions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,10 @@ class Fleet:
         self.members.append(member)
         return member
 
-    def kill(self, member: Member) -> None:
-        """SIGKILL, and a new process in its place."""
+    def kill(self, member: Member, pause_s: float = 0.0) -> None:
+        """SIGKILL, and after a pause a new process in its place."""
         member.worker.kill()
+        time.sleep(pause_s)
         self._replace(member)
 
     def freeze(self, member: Member) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.acceptance.conftest import StreamMaker, worker_on
 from tests.brokers import Broker, RealKafka
 from tests.brokers.broker import embedded, real
-from tests.integration.stream import Stream, names
+from tests.integration.stream import SHORT_SESSION, Stream, names
 from tests.worker_process import ROOT, WorkerProcess
 from worker.kafka.embedded import EmbeddedBroker
 
@@ -287,13 +287,20 @@ def test_an_outage_is_waited_out(make_stream: StreamMaker, start_kafka: Callable
     """No probe asks for a restart, which would not help, however long the broker is away."""
     kafka = start_kafka()
     stream = make_stream(real(kafka.bootstrap_servers))
-    unstable_s = 3.0
-    with worker_on(stream, {"watchdog.group_unstable_s": unstable_s}) as worker:
+    unstable_s = 8.5
+    changes = {
+        **SHORT_SESSION,
+        "kafka.heartbeat_interval_ms": 500,
+        "kafka.max_poll_interval_ms": 5_000,
+        "shutdown.drain_timeout_s": 4,
+        "watchdog.group_unstable_s": unstable_s,
+    }
+    with worker_on(stream, changes) as worker:
         worker.wait_ready()
         stream.feed_items(names(200))
         worker.wait_until(lambda: stream.is_committed(stream.ends()), name="done")
         kafka.kill()
-        until = time.monotonic() + 4 * unstable_s
+        until = time.monotonic() + 2 * unstable_s
         while time.monotonic() < until:
             assert probes(worker) == READY
             time.sleep(0.2)

@@ -11,7 +11,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, Ne
 
 from schemas import Reason
 from tests.brokers import Broker
-from tests.integration.stream import Stream, names
+from tests.integration.stream import SHORT_SESSION, Stream, names
 from tests.integration.worker_thread import WorkerThread
 from worker.errors import StalledError
 from worker.kafka.connection import connection_config
@@ -81,7 +81,17 @@ class TestAJoinThatNobodyDrivesOn:
         self, stream: Stream, admin: KafkaAdminClient, provoked: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(KafkaPythonConsumer, "_drive_join_on", lambda consumer: None)
-        worker = WorkerThread(stream.settings({"watchdog.group_unstable_s": 2}))
+        worker = WorkerThread(
+            stream.settings(
+                {
+                    **SHORT_SESSION,
+                    "kafka.heartbeat_interval_ms": 500,
+                    "kafka.max_poll_interval_ms": 5_000,
+                    "shutdown.drain_timeout_s": 4,
+                    "watchdog.group_unstable_s": 8.5,
+                }
+            )
+        )
         worker.expect_stall()
 
         def ended_or_works_on(count: int) -> bool:

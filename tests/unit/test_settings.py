@@ -78,6 +78,38 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_KAFKA__SSL_CAFILE": "/no/such/file"}, "kafka.ssl_cafile: no such file: /no/such/file"),
         ({"ALIGN_KAFKA__HEARTBEAT_INTERVAL_MS": "20000"}, "kafka.heartbeat_interval_ms must be at most a third"),
         ({"ALIGN_KAFKA__DELIVERY_TIMEOUT_MS": "40000"}, "kafka.delivery_timeout_ms must be at most half"),
+        (
+            {"ALIGN_KAFKA__FETCH_MAX_WAIT_MS": "8000"},
+            "kafka.request_timeout_ms must exceed kafka.fetch_max_wait_ms",
+        ),
+        (
+            {"ALIGN_KAFKA__MAX_POLL_INTERVAL_MS": "8000"},
+            "kafka.max_poll_interval_ms must exceed kafka.request_timeout_ms",
+        ),
+        (
+            {"ALIGN_KAFKA__LEAVE_GROUP": "false", "ALIGN_KAFKA__REMEMBER_MEMBER": "false"},
+            "kafka.leave_group=false needs kafka.group_instance_id or kafka.remember_member",
+        ),
+        ({"ALIGN_KAFKA__GROUP_INSTANCE_ID": "pod 1"}, "kafka.group_instance_id (ALIGN_KAFKA__GROUP_INSTANCE_ID)"),
+        ({"ALIGN_WATCHDOG__GROUP_UNSTABLE_S": "60"}, "watchdog.group_unstable_s=60 must exceed kafka.session_timeout"),
+        (
+            {"ALIGN_WATCHDOG__GROUP_UNSTABLE_S": "30", "ALIGN_KAFKA__SESSION_TIMEOUT_MS": "45000"},
+            "kafka.session_timeout_ms + kafka.max_poll_interval_ms (75 s)",
+        ),
+        ({"ALIGN_KAFKA__SESSION_TIMEOUT_MS": "90000"}, "watchdog.group_unstable_s=120 must exceed"),
+        ({"ALIGN_WATCHDOG__STALLED_S": "13"}, "watchdog.stalled_s=13 must exceed kafka.request_timeout_ms by 5 s"),
+        (
+            {"ALIGN_SHUTDOWN__REVOKE_TIMEOUT_S": "30"},
+            "shutdown.revoke_timeout_s=30 must be below kafka.session_timeout_ms",
+        ),
+        (
+            {"ALIGN_SHUTDOWN__DRAIN_TIMEOUT_S": "30"},
+            "shutdown.drain_timeout_s=30 must be below kafka.max_poll_interval_ms",
+        ),
+        (
+            {"ALIGN_DELIVERY": "exactly_once", "ALIGN_TRANSACTION__TIMEOUT_MS": "60001"},
+            "transaction.timeout_ms=60001 must be at most kafka.session_timeout_ms + kafka.max_poll_interval_ms",
+        ),
         ({"ALIGN_TOPICS__ITEMS": "events"}, "events is used for more than one topic"),
         ({"ALIGN_DEVICE": "gpu"}, "device (ALIGN_DEVICE)"),
         ({"ALIGN_BATCH__PADDED_SIZES": "512,64"}, "batch.padded_sizes must rise"),
@@ -272,3 +304,24 @@ def test_a_slow_file_cannot_pass_for_a_stalled_worker():
     assert load({**slow, "watchdog.stalled_s": "80"}).encode.decode_timeout_s == 40
     with pytest.raises(ConfigError, match=r"watchdog\.stalled_s"):
         load({"encode.fetch.timeout_s": "60", "encode.encoders": "text=builtin-text"})
+
+
+def test_the_settings_as_shipped_leave_a_rebalance_its_time():
+    """It waits for a dead member until its session ends, and then for the slowest of the others."""
+    settings = load()
+    kafka = settings.kafka
+    assert settings.watchdog.group_unstable_s * 1000 > kafka.session_timeout_ms + kafka.max_poll_interval_ms
+    assert settings.watchdog.group_unstable_s > kafka.longest_rebalance_s
+
+
+@pytest.mark.parametrize(
+    ("given", "leaves"),
+    [
+        ({}, True),
+        ({"kafka.group_instance_id": "pod-1"}, False),
+        ({"kafka.group_instance_id": "pod-1", "kafka.leave_group": "true"}, True),
+        ({"kafka.leave_group": "false"}, False),
+    ],
+)
+def test_a_member_leaves_unless_its_name_comes_back(given, leaves):
+    assert load(given).kafka.leaves_group is leaves

@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas import DeadLetter, SchemaError, decode
 from worker.errors import CallTimeoutError, TopicError, WorkerError
+from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Outbound, ProducerPort
 from worker.kafka.whole_topic import read_whole
 from worker.records import Record
@@ -131,7 +132,7 @@ def replay(
     neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
     Returns how many were sent; on an error, `on_sent` has been called for exactly those that are acknowledged.
     """
-    producer = client.producer()
+    producer = patiently("opening a producer", client.producer, *patience(settings.kafka))
     num_sent = 0
     try:
         waiting: list[Stored] = []

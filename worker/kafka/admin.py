@@ -48,6 +48,8 @@ def _max_message_bytes(admin: KafkaAdminClient, names: Sequence[str], has_config
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         described = admin.describe_configs(resources, config_filter="all")[ConfigResourceType.TOPIC.name.lower()]
     except KafkaError as error:
+        if error.retriable:  # a limit that is guessed too low refuses good records
+            raise
         log.warning("cannot read topic limits: %s", error, extra={"action": "topic_limits_unknown"})
         return limits
     for name in names:

@@ -88,7 +88,7 @@ class KafkaPythonClient:
             )
         unpack_quickly(consumer)
         note_fetches(consumer, answers)
-        return KafkaPythonConsumer(consumer, answers)
+        return KafkaPythonConsumer(consumer, answers, settings, self._common)
 
     def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
         settings, fence = self._settings, Fence(lease)

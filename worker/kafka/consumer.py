@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import KafkaError
+from kafka.errors import (
+    GroupMaxSizeReachedError,
+    InconsistentGroupProtocolError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+)
 from kafka.structs import MemberState
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
+from worker.errors import ConfigError
 from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.kafka.contact import Answers
+from worker.kafka.membership import leave_group
 from worker.kafka.port import Commit, Contact, Membership, PartitionListener
 from worker.kafka.structs import kafka_commits, kafka_partition
 from worker.kafka.translation import translated
 from worker.records import Record, TopicPartition
+from worker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +34,14 @@ log = logging.getLogger(__name__)
 class KafkaPythonConsumer:
     """A member of the consumer group."""
 
-    def __init__(self, consumer: KafkaConsumer, answers: Answers) -> None:
+    def __init__(
+        self, consumer: KafkaConsumer, answers: Answers, settings: KafkaSettings, common: Mapping[str, Any]
+    ) -> None:
+        """`common`: how all clients connect."""
         self._consumer = consumer
         self._answers = answers
+        self._settings = settings
+        self._common = common
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
         with translated("subscribing"):
@@ -40,7 +54,8 @@ class KafkaPythonConsumer:
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
         self._free_place_in_line()
         with translated("polling"):
-            polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
+            with self._refusals_explained():
+                polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
             self._drive_join_on()
             return polled
 
@@ -64,6 +79,27 @@ class KafkaPythonConsumer:
         fetcher = self._consumer._fetcher  # noqa: SLF001  # nothing public empties it
         if not fetcher._next_partition_records:  # noqa: SLF001
             fetcher._next_partition_records = None  # noqa: SLF001
+
+    @contextlib.contextmanager
+    def _refusals_explained(self) -> Iterator[None]:
+        """What the group will not have us with, however often we ask: which setting it is about."""
+        settings, group = self._settings, self._consumer.config["group_id"]
+        try:
+            yield
+        except InvalidSessionTimeoutError as error:
+            raise ConfigError(
+                f"kafka.session_timeout_ms={settings.session_timeout_ms} is not between the broker's "
+                "group.min.session.timeout.ms and group.max.session.timeout.ms: change the one or the others"
+            ) from error
+        except InconsistentGroupProtocolError as error:
+            raise ConfigError(
+                f"kafka.assignor={settings.assignor} is not that of the other members of the group {group!r}: all must "
+                "have the same, so stop them all before it is changed; a program of another kind needs another group"
+            ) from error
+        except GroupMaxSizeReachedError as error:
+            raise ConfigError(
+                f"the group {group!r} (kafka.group_id) has as many members as the broker's group.max.size allows"
+            ) from error
 
     def is_stable(self) -> bool:
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
@@ -127,7 +163,16 @@ class KafkaPythonConsumer:
 
     def close(self, timeout_s: float) -> None:
         with translated("closing the consumer"):
+            if self._settings.leaves_group:
+                # The client never takes a member with a name out of its group, and nothing public asks it to.
+                self._consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001
             self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
+
+    def leave(self, timeout_s: float) -> None:
+        member = self._consumer.group_metadata()
+        if self._settings.leaves_group and member.member_id:
+            with translated("leaving the group"):
+                leave_group(self._common, member, timeout_s)
 
 
 class _ListenerBridge(AsyncConsumerRebalanceListener):  # type: ignore[misc]

@@ -145,7 +145,15 @@ class ConsumerPort(Protocol):
         """As far as is known locally; None before that. Never waits."""
         ...
 
-    def close(self, timeout_s: float) -> None: ...
+    def close(self, timeout_s: float) -> None:
+        """Commit what the listener returns, and leave the group; with `kafka.leave_group` false, stay until the session
+        ends or the name comes back."""
+        ...
+
+    def leave(self, timeout_s: float) -> None:
+        """Take this member out of its group by a connection of its own, even while another call of it is stuck. Any
+        thread. Nothing may be asked of it afterwards; raises when it does not come to it in time."""
+        ...
 
 
 class ProducerPort(Protocol):

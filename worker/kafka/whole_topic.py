@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from worker.errors import TopicError
-from worker.kafka.port import ClientPort
+from worker.errors import ClientError, TopicError
+from worker.kafka.patience import patiently
+from worker.kafka.port import ClientPort, LogPort
 from worker.records import Record, TopicPartition
 
 READ_TIMEOUT_S = 30.0
+RETRY_S = 1.0
 
 
 def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]:
@@ -18,14 +21,34 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
     The ends are those at the first step, all at once: what comes later is left out, in every partition. Raises
     `TopicError`, naming the setting, for a topic that does not exist.
     """
-    described = client.describe_topics([topic])
+    described = patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S)
     if topic not in described:
         raise TopicError(f"{setting}: topic {topic!r} does not exist")
     partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
     with closing(client.log()) as log:
-        ends = [log.end(partition, READ_TIMEOUT_S) for partition in partitions]
+        ends = [_end(log, partition) for partition in partitions]
         for partition, end in zip(partitions, ends, strict=True):
-            for records in log.read(partition, None, timeout_s=READ_TIMEOUT_S):
+            yield from _read(log, partition, end)
+
+
+def _end(log: LogPort, partition: TopicPartition) -> int:
+    doing = f"asking for the end of {partition.topic}/{partition.partition}"
+    return patiently(doing, lambda: log.end(partition, READ_TIMEOUT_S), READ_TIMEOUT_S)
+
+
+def _read(log: LogPort, partition: TopicPartition, end: int) -> Iterator[Record]:
+    """What lies before the end. A broker that goes meanwhile is waited for, as long as there is progress."""
+    start: int | None = None
+    moved_at = time.monotonic()
+    while True:
+        try:
+            for records in log.read(partition, start, timeout_s=READ_TIMEOUT_S):
+                start, moved_at = records[-1].offset + 1, time.monotonic()
                 yield from (record for record in records if record.offset < end)
-                if records[-1].offset >= end:
+                if start > end:
                     break
+            return
+        except ClientError as error:
+            if not error.retriable or time.monotonic() - moved_at > READ_TIMEOUT_S:
+                raise
+            time.sleep(RETRY_S)

@@ -12,7 +12,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from worker.errors import (
     AccessError,
@@ -28,6 +28,7 @@ from worker.errors import (
     TopicError,
     WorkerError,
 )
+from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Commit
 from worker.loop.assignment import Assignment, Held
 from worker.loop.catch_up import Goal
@@ -59,12 +60,19 @@ NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a 
 OBSERVE_INTERVAL_S = 0.5
 NUM_QUIET_LOOKS = 2
 DEAD_LETTER_RETRY_S = 15.0
+WAIT_STEP_S = 0.1
+
+T = TypeVar("T")
 
 
 class StopFlag(Protocol):
     """A `threading.Event`, as far as the loop is concerned."""
 
     def is_set(self) -> bool: ...
+
+
+class _StoppedError(Exception):
+    """The process is to end before it has begun."""
 
 
 class Pipeline:
@@ -124,7 +132,10 @@ class Pipeline:
             role.forget,
             commits_itself=self._is_transactional,
         )
-        self._consumer = client.consumer(role.topics.group_id)
+        self._consumer = patiently(
+            "opening a consumer", lambda: client.consumer(role.topics.group_id), *patience(settings.kafka)
+        )
+        self._has_subscribed = False
         self._source = Source(
             self._consumer, self.assignment, self._queue, role.encoding, 2 * settings.batch.max_records, metrics
         )
@@ -149,7 +160,11 @@ class Pipeline:
 
         `observe` is called twice a second on this thread, after figures have been refreshed.
         """
-        self._start()
+        try:
+            self._start(stop)
+        except _StoppedError:
+            self._close()
+            return
         while not stop.is_set() and not self.is_caught_up:
             self._require_stages()  # a dead stage ends the process
             self._recover()  # failed outputs: back to the watermark
@@ -168,17 +183,37 @@ class Pipeline:
             self._look_for_end()
         self._drain(observe)
 
-    def _start(self) -> None:
+    def _start(self, stop: StopFlag) -> None:
+        """Some brokers may be down meanwhile. What can be had later is had later; the rest is waited for, until `stop`
+        is set."""
         self._outputs.learn_limits()
         if self._until_caught_up:
-            described = self._client.describe_topics([self._topic])
-            self._goal = Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
-        self._outputs.open()
+            self._goal = self._await("asking where the inputs end", self._find_goal, stop)
+        self._outputs.open_soon()
         for stage in self._stages:
             stage.start()
-        self._consumer.subscribe([self._topic], self.assignment)
+        self._await("subscribing", lambda: self._consumer.subscribe([self._topic], self.assignment), stop)
+        self._has_subscribed = True
         self._metrics.silence.ask([self._topic], lambda: self._consumer.contact().heard_at)
         self._began_at = time.monotonic()
+
+    def _find_goal(self) -> Goal:
+        described = self._client.describe_topics([self._topic])
+        return Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
+
+    def _await(self, doing: str, call: Callable[[], T], stop: StopFlag) -> T:
+        """The answer to a call at the start, which brokers may keep us waiting for. Raises `_StoppedError`."""
+
+        def pause(seconds: float) -> None:
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                if stop.is_set():
+                    raise _StoppedError
+                time.sleep(min(left, WAIT_STEP_S))
+            self._source.beat()
+
+        self._source.beat()
+        return patiently(doing, call, *patience(self._settings.kafka), sleep=pause)
 
     def _drain(self, observe: Callable[[], None]) -> None:
         """Finish what has been accepted within the budget, commit it, and leave the group.
@@ -222,6 +257,11 @@ class Pipeline:
             self._goal.close()
         self._stores.close()
         self.role.close()
+
+    def leave(self, timeout_s: float) -> None:
+        """Take this member out of its group while the loop is stuck. Any thread; the process ends after it."""
+        self._lease.end()
+        self._consumer.leave(timeout_s)
 
     def abort(self) -> None:
         """Leave without draining, after an error: what is not committed is computed again by the next owner."""
@@ -553,7 +593,8 @@ class Pipeline:
         """For the watchdog; called on its thread."""
         moved_at = {f"{self.role.topics.role} {stage.name}": stage.moved_at for stage in self._stages}
         moved_at[f"{self.role.topics.role} poll"] = self._source.polled_at
-        return Vitals(moved_at, self._consumer.is_stable(), self._client.reachable)
+        is_stable = self._consumer.is_stable() or not self._has_subscribed
+        return Vitals(moved_at, is_stable, self._client.reachable)
 
     @property
     def batch_fill(self) -> float:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 0.5
 RED_BEFORE_EXIT_S = 1.0  # long enough for a probe or a scrape to see the reason
+LEAVE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,16 @@ class Watchdog:
         vitals: Callable[[], Vitals],
         exit_process: Callable[[int], None] = os._exit,
         on_look: Callable[[float], None] = lambda nearness: None,
+        leave: Callable[[float], None] = lambda timeout_s: None,
     ) -> None:
-        """`on_look` is told after each look how near the end is, from 0 to 1."""
+        """`on_look` is told after each look how near the end is, from 0 to 1. `leave` takes the process out of its
+        groups within so many seconds, so that nobody waits for it."""
         self._on_look = on_look
         self._diagnosis = Diagnosis(settings, time.monotonic())
         self._health = health
         self._vitals = vitals
         self._exit_process = exit_process
+        self._leave = leave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -112,6 +116,8 @@ class Watchdog:
             if reason is not None:
                 self._health.dead(reason)
                 log.critical("%s", reason, extra={"action": "stalled"})
-                time.sleep(RED_BEFORE_EXIT_S)
+                red_until = time.monotonic() + RED_BEFORE_EXIT_S
+                self._leave(LEAVE_TIMEOUT_S)
+                time.sleep(max(0.0, red_until - time.monotonic()))
                 self._exit_process(StalledError.exit_code)
                 return

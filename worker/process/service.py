@@ -35,6 +35,7 @@ from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMet
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.device_watch import DeviceWatch
+from worker.process.place import with_member_name
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
@@ -179,6 +180,7 @@ class Service:
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
+        settings, self._place = with_member_name(settings) if client is None else (settings, None)
         self.settings = settings
         self.until_caught_up = until_caught_up
         self._exit_process = exit_process
@@ -224,6 +226,8 @@ class Service:
             raise
         finally:
             self.http.close()
+            if self._place is not None:
+                self._place.close()
 
     def _run(self, stop: threading.Event) -> None:
         settings = self.settings
@@ -246,6 +250,7 @@ class Service:
             lambda: all_vitals(running),
             self._exit_process,
             self.process_metrics.watchdog.set,
+            lambda timeout_s: leave_groups(running, timeout_s),
         )
         device_watch = DeviceWatch(model.runtime.device, self.process_metrics.gpu.set)
         device_watch.start()
@@ -329,6 +334,23 @@ def run_together(
         thread.join()
     if failed:
         raise failed[0]
+
+
+def leave_groups(pipelines: Sequence[Pipeline], timeout_s: float) -> None:
+    """Take the process out of its groups, all at the same time. What does not work in time is left to the session."""
+
+    def leave(pipeline: Pipeline) -> None:
+        try:
+            pipeline.leave(timeout_s)
+        except WorkerError as error:
+            log.warning("%s", error.one_line(), extra={"action": "leave_failed"})
+
+    threads = [threading.Thread(target=leave, args=[each], name="leave", daemon=True) for each in pipelines]
+    deadline = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def all_vitals(pipelines: Sequence[Pipeline]) -> Vitals:

@@ -11,8 +11,9 @@ from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, dec
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
 from worker.data.progress import counted
 from worker.item_vectors.source_offset import of_deletion
+from worker.kafka.patience import patiently
 from worker.kafka.port import ClientPort
-from worker.kafka.whole_topic import read_whole
+from worker.kafka.whole_topic import READ_TIMEOUT_S, read_whole
 from worker.records import Record
 from worker.settings import TopicSettings
 
@@ -102,7 +103,8 @@ class Topics:
 
     def _exists(self, name: str) -> bool:
         topic = getattr(self.names, name)
-        return topic in self.client.describe_topics([topic])
+        described = patiently("asking for topics", lambda: self.client.describe_topics([topic]), READ_TIMEOUT_S)
+        return topic in described
 
     def _of(self, users: Collection[str] | None, name: str) -> Iterator[Record]:
         """By key, which is the user, so that what others did need not be decoded."""

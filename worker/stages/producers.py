@@ -46,6 +46,11 @@ class Outputs:
     def are_open(self) -> bool:
         return self._producers is not None
 
+    def open_soon(self) -> None:
+        """Open them now, or as soon as the brokers let us."""
+        self._reopen_at = 0.0
+        self.reopen_due(0.0)
+
     def open(self) -> None:
         """Raises what the client raises; nothing is open then."""
         if self._settings.delivery == "exactly_once":
@@ -75,7 +80,7 @@ class Outputs:
         try:
             self.open()
         except ClientError as error:
-            self._reopen_at = now + self.failed()
+            self._reopen_at = time.monotonic() + self.failed()
             log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
 
     def replace_for_dead_letters(self) -> None:
@@ -116,6 +121,7 @@ class Outputs:
             described = self._client.describe_topics([topics.outputs, topics.state, topics.dead_letters])
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
+            self._are_limits_doubted = True
             return
         for name, description in described.items():
             self._publisher.limit(name, description.max_message_bytes)

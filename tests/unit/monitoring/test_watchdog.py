@@ -81,3 +81,15 @@ def test_livez_is_red_before_the_process_ends(monkeypatch):
     assert code == 8
     assert not livez.ok
     assert "poll thread" in livez.detail
+
+
+@pytest.mark.timeout(20)
+def test_a_process_that_is_ended_leaves_its_group_first(monkeypatch):
+    monkeypatch.setattr("worker.monitoring.watchdog.CHECK_INTERVAL_S", 0.001)
+    monkeypatch.setattr("worker.monitoring.watchdog.RED_BEFORE_EXIT_S", 0.0)
+    done: list[object] = []
+    stuck = Vitals({"poll": -1_000.0}, True, bool)
+    watchdog = Watchdog(SETTINGS, Health(), lambda: stuck, done.append, leave=done.append)
+    watchdog.start()
+    watchdog._thread.join()
+    assert done == [2.0, 8]
