@@ -12,6 +12,7 @@ from worker.data.files import write_events, write_items
 from worker.data.lists import write_item_list
 
 NUM_TOPICS, NUM_ITEMS, NUM_USERS = 6, 60, 40
+FIRST_MS = 1_700_000_000_000
 COLD_VAL = np.arange(NUM_ITEMS) % 10 == 8
 COLD_TEST = np.arange(NUM_ITEMS) % 10 == 9
 
@@ -39,7 +40,7 @@ def planted(seed: int = 0) -> tuple[Dataset, Split]:
     ]
     order = random.permutation(len(rows))
     users, items = np.array(rows)[order].T
-    times_ms = np.arange(len(rows)) * 3_600_000
+    times_ms = FIRST_MS + np.arange(len(rows)) * 3_600_000
     events = Interactions(users, items, times_ms, np.ones(len(rows), np.float32))
     features = {
         "image": _features(random, topic_I, 0.6, np.arange(NUM_ITEMS) % 5 != 0, dim=8),
