@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -11,14 +13,18 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from prometheus_client import CollectorRegistry
 
+from tests.contract.deploy import hashed_constraints
 from tests.contract.deploy.artefacts import (
     DOCKERFILE,
     ROOT,
@@ -96,48 +102,172 @@ def test_base_images_are_literal_and_alike() -> None:
     """The virtual environment of one stage runs in the other: their Python must be the same."""
     assert len(stages()) == 2
     (image,) = set(stages())
-    repository, _, tag = image.partition(":")
-    major, minor, patch = re.match(r"(\d+)\.(\d+)\.(\d+)-slim", tag).groups()  # type: ignore[union-attr]
-    assert (repository, int(major), int(minor)) == ("python", 3, 11)
-    assert int(patch) > 0
-    assert PROJECT["requires-python"] == f">={major}.{minor}"
+    found = re.fullmatch(r"python:(3)\.(11)\.(\d+)-slim-bookworm@sha256:[0-9a-f]{64}", image)
+    assert found is not None
+    assert int(found[3]) >= 17
+    assert PROJECT["requires-python"] == f">={found[1]}.{found[2]}"
 
 
 def test_no_package_index_is_named() -> None:
-    hosts = set(re.findall(r"https?://([^/'\s]+)", DOCKERFILE.read_text()))
-    assert hosts == {"127.0.0.1:"}
+    for path in (DOCKERFILE, hashed_constraints.CORE, hashed_constraints.EXTRAS):
+        hosts = set(re.findall(r"https?://([^/'\s]+)", path.read_text()))
+        assert hosts == ({"127.0.0.1:"} if path == DOCKERFILE else set())
     assert 'TORCH_INDEX_URL=""' in texts("ARG")
 
 
+# ---------------------------------------------------------------------- dependencies
+
+(TORCH,) = re.findall(r"^torch==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+WHEEL = b"this is not torch"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., tuple[int, list[list[str]]]]:
+    """Runs a RUN instruction of the first stage where `pip` only notes what it was told, and downloads a wheel."""
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "pip"
+    fake.write_text(
+        f'#!/bin/sh\nprintf "%s\\t" "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls\n'
+        f'[ "$1" != download ] || {{ mkdir -p {tmp_path}/torch; cp {tmp_path}/wheel {tmp_path}/torch/torch-2.whl; }}\n'
+    )
+    fake.chmod(0o755)
+    (tmp_path / "wheel").write_bytes(WHEEL)
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+
+    def run_it(text: str, **variables: str) -> tuple[int, list[list[str]]]:
+        (tmp_path / "calls").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["sh", "-c", text.replace(" /torch", f" {tmp_path}/torch")],
+            env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", **variables}, cwd=tmp_path, capture_output=True, check=False,
+        )  # fmt: skip
+        calls = (tmp_path / "calls").read_text().replace(str(tmp_path), "").splitlines()
+        return done.returncode, [call.rstrip("\t").split("\t") for call in calls]
+
+    return run_it
+
+
+def step(holding: str) -> str:
+    (found,) = [text for text in texts("RUN") if holding in text]
+    return found
+
+
 @pytest.mark.parametrize(
-    ("url", "options"), [("", []), ("https://index.example/cpu", ["--index-url", "https://index.example/cpu"])]
+    ("variables", "index", "wanted"),
+    [
+        ({}, [], TORCH),
+        ({"TORCH_INDEX_URL": "https://index.example/cpu"}, ["--index-url", "https://index.example/cpu"], TORCH),
+        (
+            {"TORCH_INDEX_URL": "https://index.example/all", "CUDA": "cu130"},
+            ["--index-url", "https://index.example/all"],
+            f"{TORCH}+cu130",
+        ),
+        ({"TORCH_INDEX_URL": "", "CUDA": "", "TORCH_SHA256": hashlib.sha256(WHEEL).hexdigest()}, [], TORCH),
+    ],
+    ids=["default index", "an index", "a build of CUDA", "a known hash"],
 )
-def test_the_torch_index_is_an_option_only_where_it_is_given(url: str, options: list[str]) -> None:
-    (install,) = [text for text in texts("RUN") if text.endswith(" torch")]
-    shown = subprocess.run(
-        ["sh", "-c", install.replace("pip install", "printf '%s\\n'")],
-        env={"TORCH_INDEX_URL": url}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert shown.stdout.split() == ["--constraint", "constraints.txt", *options, "torch"]
+def test_torch_is_the_pinned_version_from_the_index_that_is_named(
+    variables: dict[str, str], index: list[str], wanted: str, shell: Callable[..., tuple[int, list[list[str]]]]
+) -> None:
+    code, (download, install) = shell(step("/torch"), **variables)
+    assert code == 0
+    assert download == ["download", "--no-deps", "--dest", "/torch", *index, wanted]
+    assert install == ["install", "--constraint", "constraints.txt", *index, "/torch/torch-2.whl"]
 
 
-def test_dependencies_are_taken_from_the_project_file(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (step,) = [text for text in texts("RUN") if "requirements.txt" in text]
-    write, _, install = step.partition("&&")
-    command = write.replace("python", shlex.quote(sys.executable), 1)
-    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
-    assert (tmp_path / "requirements.txt").read_text().splitlines() == PROJECT["dependencies"]
-    assert install.strip() == "pip install --constraint constraints.txt --requirement requirements.txt"
+def test_torch_with_another_hash_than_was_named_is_not_installed(
+    shell: Callable[..., tuple[int, list[list[str]]]],
+) -> None:
+    code, calls = shell(step("/torch"), TORCH_SHA256="0" * 64)
+    assert code != 0
+    assert [call[0] for call in calls] == ["download"]
 
 
-def test_every_dependency_is_pinned() -> None:
-    pins = dict(re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;#]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
-    wanted = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~ ]", each)[0]).lower() for each in PROJECT["dependencies"]}
-    assert wanted <= pinned
-    # A local version (+cpu) is to be had from one index alone.
-    assert not [version for version in pins.values() if "+" in version]
+def test_a_build_of_cuda_is_a_version_that_the_pins_allow() -> None:
+    (pinned,) = Requirement(TORCH).specifier
+    assert Version(f"{pinned.version}+cu130") in Requirement(TORCH).specifier
+
+
+@pytest.mark.parametrize("extras", ["", "media", "encoders", "media,parquet"])
+def test_the_package_is_installed_from_what_was_checked(
+    extras: str, shell: Callable[..., tuple[int, list[list[str]]]]
+) -> None:
+    code, (call,) = shell(step("/wheels --constraint").replace('PIP_ONLY_BINARY="" ', ""), EXTRAS=extras)
+    assert code == 0
+    wanted = f".[{extras}]" if extras else "."
+    assert call == ["install", "--no-index", "--find-links", "/wheels", "--constraint", "constraints.txt", wanted]
+
+
+def test_everything_but_torch_and_the_package_is_held_to_a_hash() -> None:
+    pips = [text for text in texts("RUN") if "pip " in text]
+    assert len(pips) == 4
+    assert pips[0] == "pip install --no-deps --require-hashes --requirement constraints-hashed.txt"
+    assert "download --no-deps --require-hashes --requirement constraints-hashed-extras.txt --dest /wheels" in pips[2]
+    assert "PIP_ONLY_BINARY=:all:" in " ".join(texts("ENV"))  # nothing is built of sources, which may do anything
+
+
+def canonical(name: str) -> str:
+    return str(canonicalize_name(name))
+
+
+def pins() -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;#]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    return {canonical(name): version for name, version in found}
+
+
+def closure(extras: Iterable[str], *, also: Iterable[str] = ()) -> set[str]:
+    """Everything that the worker needs, as what is installed here says, but torch. Skips where something is missing."""
+    seen: set[tuple[str, str]] = set()
+    left = [Requirement(each) for each in (*PROJECT["dependencies"], *also)]
+    left += [Requirement(each) for name in extras for each in PROJECT["optional-dependencies"][name]]
+    while left:
+        requirement = left.pop()
+        for extra in ("", *requirement.extras):
+            if (requirement.name, extra) in seen:
+                continue
+            seen.add((requirement.name, extra))
+            if requirement.name == PROJECT["name"]:
+                continue
+            try:
+                needs = importlib.metadata.requires(requirement.name) or []
+            except importlib.metadata.PackageNotFoundError:
+                missing(f"{requirement.name} is not installed: what the image needs cannot be told")
+            left += [
+                each
+                for each in map(Requirement, needs)
+                if each.marker is None or each.marker.evaluate({"extra": extra})
+            ]
+    return {canonical(name) for name, _ in seen} - {"torch", PROJECT["name"]}
+
+
+def test_hashed_versions_are_the_pinned_ones() -> None:
+    core = hashed_constraints.versions(hashed_constraints.CORE)
+    extras = hashed_constraints.versions(hashed_constraints.EXTRAS)
+    assert not core.keys() & extras.keys()
+    for name, version in {**core, **extras}.items():
+        assert pins().get(canonical(name)) == version, f"{name}: run python -m tests.contract.deploy.hashed_constraints"
+    # A local version (+cpu) is to be had from one index alone, and what torch is depends on the index.
+    assert not [version for version in pins().values() if "+" in version]
+    assert "torch" not in {**core, **extras}
+
+
+def test_hashed_are_all_that_the_worker_needs_and_nothing_else() -> None:
+    core = {canonical(name) for name in hashed_constraints.versions(hashed_constraints.CORE)}
+    extras = {canonical(name) for name in hashed_constraints.versions(hashed_constraints.EXTRAS)}
+    torch_needs = [each for each in importlib.metadata.requires("torch") or [] if "nvidia" not in each]
+    torch_needs = [each for each in torch_needs if "extra ==" not in each and "triton" not in each]
+    assert core == closure([], also=torch_needs)
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert core | extras == closure(hashed_constraints.EXTRA_NAMES, also=[*torch_needs, *build])
+
+
+def test_every_hash_is_one() -> None:
+    for path in (hashed_constraints.CORE, hashed_constraints.EXTRAS):
+        text = path.read_text()
+        assert sum(entry.count("--hash=sha256:") for entry in hashed_constraints.entries(text).values()) == text.count(
+            "--hash="
+        )
+        for line in text.splitlines():
+            assert re.fullmatch(r"#.*|[\w.-]+==\S+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
 
 
 # ---------------------------------------------------------------------- what is copied
