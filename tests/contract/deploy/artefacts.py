@@ -36,9 +36,11 @@ TARGETS = (
     "overlays/users",
 )
 COMPONENT_NAMES = (
-    "keda", "monitoring", "networkpolicy", "next-space", "scram", "seeded-space", "state-volume", "strimzi", "users",
+    "gpu", "hpa", "keda", "monitoring", "networkpolicy", "next-space", "rack", "scram", "seeded-space",
+    "service-monitor", "state-volume", "strimzi", "users",
 )  # fmt: skip
-CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1")
+"""In an order in which they can be listed together."""
+CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1", "autoscaling/v2")
 
 Document = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ import promql_parser
 from prometheus_client import CollectorRegistry
 
 from tests.contract.deploy.artefacts import RULES, Document, document
-from worker.monitoring.metrics import Metrics, ProcessMetrics
+from worker.monitoring.metrics import EncodeMetrics, Metrics, ProcessMetrics
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
 """Put there by Prometheus, not by the worker."""
@@ -27,7 +27,12 @@ def exposed_samples() -> Samples:
     metrics = Metrics(registry, "items")
     metrics.lag.labels("items", "0").set(0)
     metrics.position_lag.labels("items", "0").set(0)
-    ProcessMetrics(registry).space_info.info({"space_id": "0f3a", "dim": "256"})
+    EncodeMetrics(metrics, ["text"], ["text"])
+    process = ProcessMetrics(registry)
+    process.space_info.info({"space_id": "0f3a", "dim": "256"})
+    process.device_info.info(
+        dict.fromkeys(("device_requested", "device_active", "dtype_requested", "dtype_active"), "cpu")
+    )
     found: dict[str, list[Mapping[str, str]]] = {"up": [{}]}
     for family in registry.collect():
         for sample in family.samples:
@@ -76,6 +81,7 @@ def _check_selector(selector: Any, samples: Samples, recorded: Mapping[str, set[
         assert {matcher.name for matcher in matchers} <= recorded[name], f"{name} has no such label"
         return
     assert name in samples, f"no metric {name}"
+    matchers = [matcher for matcher in matchers if matcher.name not in TARGET_LABELS]
     assert all(matcher.op == promql_parser.MatchOp.Equal for matcher in matchers), "only = can be checked"
-    wanted = {matcher.name: matcher.value for matcher in matchers if matcher.name not in TARGET_LABELS}
+    wanted = {matcher.name: matcher.value for matcher in matchers}
     assert any(wanted.items() <= labels.items() for labels in samples[name]), f"{name} has no series with {wanted}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.deploy import dashboard
 from tests.contract.deploy.artefacts import (
     COMPONENTS,
     COMPOSE,
@@ -80,14 +81,14 @@ def test_it_has_as_long_to_drain_as_in_a_cluster() -> None:
 
 def test_nothing_is_reachable_from_other_machines() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
 def test_files_it_mounts_are_there() -> None:
     mounted = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
     files = [DEPLOY / volume.split(":")[0] for volume in mounted if volume.startswith(".")]
-    assert len(files) == 2
+    assert len(files) == 5
     assert all(path.is_file() for path in files)
     volumes = {volume.split(":")[0] for volume in mounted if not volume.startswith(".")}
     assert volumes == set(document(COMPOSE)["volumes"])
@@ -208,3 +209,20 @@ def test_prometheus_finds_its_files_where_they_are_mounted() -> None:
     (named,) = [each.partition("=")[2] for each in SERVICES["prometheus"]["command"] if "config.file" in each]
     assert Path(named) in places
     assert {Path(named).parent / each for each in config["rule_files"]} <= places
+
+
+# ---------------------------------------------------------------------- Grafana
+
+
+def test_grafana_asks_prometheus_and_finds_its_dashboard() -> None:
+    (source,) = document(DEPLOY / "grafana" / "datasources.yaml")["datasources"]
+    name, _, port = source["url"].removeprefix("http://").partition(":")
+    assert name in SERVICES
+    assert SERVICES[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    places = dict(volume.split(":")[:2][::-1] for volume in SERVICES["grafana"]["volumes"])
+    (provider,) = document(DEPLOY / "grafana" / "dashboards.yaml")["providers"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert str(Path(home).parent) == provider["options"]["path"]
+    assert DEPLOY / places[home] == dashboard.TARGET
+    for kind in ("datasources", "dashboards"):
+        assert places[f"/etc/grafana/provisioning/{kind}/align-worker.yaml"] == f"./grafana/{kind}.yaml"

@@ -3,8 +3,9 @@ against what their definitions do not say."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.contract.deploy.artefacts import (
     document,
     documents,
     of_kind,
+    pod_spec,
     rendered,
     the,
     with_components,
@@ -33,12 +35,22 @@ from worker.topics import needed_topics, topics_of_roles, wanted_topics
 
 SCALED_OBJECT = COMPONENTS / "keda" / "scaledobject.yaml"
 POD_MONITOR = COMPONENTS / "monitoring" / "podmonitor.yaml"
+SERVICE_MONITOR = COMPONENTS / "service-monitor" / "servicemonitor.yaml"
 PROMETHEUS_RULE = COMPONENTS / "monitoring" / "prometheusrule.yaml"
 TOPICS = COMPONENTS / "strimzi" / "kafkatopics.yaml"
 NEXT_TOPICS = DEPLOY / "next-space-topics.yaml"
 USER = COMPONENTS / "strimzi" / "kafkauser.yaml"
 TRIGGER_AUTHENTICATION = DEPLOY / "overlays" / "full" / "triggerauthentication.yaml"
-FILES = (SCALED_OBJECT, POD_MONITOR, PROMETHEUS_RULE, TOPICS, NEXT_TOPICS, USER, TRIGGER_AUTHENTICATION)
+FILES = (
+    SCALED_OBJECT,
+    POD_MONITOR,
+    SERVICE_MONITOR,
+    PROMETHEUS_RULE,
+    TOPICS,
+    NEXT_TOPICS,
+    USER,
+    TRIGGER_AUTHENTICATION,
+)
 
 FULL = ("overlays/full", "overlays/full-users")
 
@@ -46,6 +58,7 @@ API_VERSIONS = {
     "ScaledObject": "keda.sh/v1alpha1",
     "TriggerAuthentication": "keda.sh/v1alpha1",
     "PodMonitor": "monitoring.coreos.com/v1",
+    "ServiceMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
     "KafkaTopic": "kafka.strimzi.io/v1",  # v1beta2 is gone since Strimzi 1.0
     "KafkaUser": "kafka.strimzi.io/v1",
@@ -99,6 +112,7 @@ def test_rendered_resources_obey_their_definitions(schemas: Schemas) -> None:
     [
         (SCALED_OBJECT, {"pollInterval": 5}, "pollInterval"),
         (POD_MONITOR, {"podMetricEndpoints": []}, "podMetricEndpoints"),
+        (SERVICE_MONITOR, {"endpoint": []}, "endpoint"),
         (TRIGGER_AUTHENTICATION, {"secretTargetRef": [{"name": "x"}]}, "parameter"),
         (USER, {"authentication": {"type": "scram"}}, "scram"),
     ],
@@ -149,7 +163,8 @@ def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPa
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(client, "KafkaConsumer", lambda **config: given.update(config))
-    monkeypatch.setattr(client, "unpack_quickly", lambda consumer: None)
+    for name in ("unpack_quickly", "note_fetches"):  # they reach into the consumer that there is none of
+        monkeypatch.setattr(client, name, lambda *arguments: None)
     client.KafkaPythonClient(Settings().kafka).consumer("group")
     assert metadata_of(document(SCALED_OBJECT))["offsetResetPolicy"] == given["auto_offset_reset"]
 
@@ -232,8 +247,14 @@ def test_in_full_keda_signs_in_where_and_as_the_worker_does(
     user = the("KafkaUser", rendered("overlays/full"))["metadata"]["name"]
     assert variables[username["name"]]["value"] == user  # Strimzi's user name, and that of its Secret
     secrets = {each["parameter"]: (each["name"], each["key"]) for each in authentication["spec"]["secretTargetRef"]}
-    password = variables["ALIGN_KAFKA__SASL_PASSWORD"]["valueFrom"]["secretKeyRef"]
-    assert secrets["password"] == (password["name"], password["key"]) == (user, "password")
+    path = PurePosixPath(variables["ALIGN_KAFKA__SASL_PASSWORD_FILE"]["value"])
+    (mount,) = [each for each in worker["volumeMounts"] if each["mountPath"] == str(path.parent)]
+    (volume,) = [
+        each["secret"] for each in pod_spec(the("Deployment", resources))["volumes"] if each["name"] == mount["name"]
+    ]
+    assert volume["items"] == [{"key": "password", "path": path.name}]
+    assert volume["optional"] is False  # the pod waits until Strimzi has made it
+    assert secrets["password"] == (volume["secretName"], "password") == (user, "password")
     assert secrets["ca"] == ("kafka-cluster-ca-cert", "ca.crt")
 
 
@@ -321,6 +342,27 @@ def test_the_pod_monitor_scrapes_the_port_that_serves_metrics() -> None:
     assert ports[endpoint["port"]] == Settings().http.port
     assert endpoint["path"] == "/metrics"
     assert int(endpoint["scrapeTimeout"].removesuffix("s")) <= int(endpoint["interval"].removesuffix("s"))
+
+
+def test_the_service_monitor_is_the_pod_monitor_by_another_way(tmp_path: Path) -> None:
+    """The same workers, port, path and times; a `job` for each deployment; and nobody is scraped twice."""
+    resources = with_components(tmp_path, "monitoring", "service-monitor")
+    assert not of_kind("PodMonitor", resources)
+    pods, services = document(POD_MONITOR)["spec"], the("ServiceMonitor", resources)["spec"]
+    ((of_pods,), (of_services,)) = pods["podMetricsEndpoints"], services["endpoints"]
+    (relabeling,) = of_services.pop("relabelings")
+    assert of_services == of_pods
+    label = re.sub(r"\W", "_", pods["jobLabel"])
+    assert relabeling["sourceLabels"] == [f"__meta_kubernetes_pod_label_{label}"]
+    assert relabeling["targetLabel"] == "job"
+    service = the("Service", resources)
+    assert services["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["spec"]["selector"] == pods["selector"]["matchLabels"]
+    (port,) = service["spec"]["ports"]
+    ports = {each["name"]: each["containerPort"] for each in container(base_deployment())["ports"]}
+    assert (port["name"], ports[port["targetPort"]]) == (of_services["port"], port["port"])
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
 
 
 @pytest.mark.parametrize("target", FULL)

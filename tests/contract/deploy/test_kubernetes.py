@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.contract.deploy.artefacts import (
     COMPONENT_NAMES,
     CORE_GROUPS,
     DEPLOY,
+    RUNBOOK,
     SPACE_VOLUME,
     TARGETS,
     Document,
@@ -28,24 +30,27 @@ from tests.contract.deploy.artefacts import (
     of_kind,
     pod_spec,
     rendered,
+    target_with,
     the,
     with_components,
     workers_of,
 )
+from tests.contract.deploy.queries import Samples
 from worker import __version__
 from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.monitoring.health import Health
 from worker.monitoring.http import make_routes
 from worker.monitoring.metrics import Metrics
-from worker.settings import Settings
+from worker.settings import Settings, variable
 
 KUBERNETES_VERSIONS = ("1.29", kubernetes_validate.latest_version())
+PATCHES = ("gpu", "next-space", "rack", "scram", "seeded-space", "users")
 CORE_FILES = sorted(
     path
     for path in DEPLOY.rglob("*.yaml")
     if "apiVersion" in path.read_text()
     and documents(path)[0].get("apiVersion") in CORE_GROUPS
-    and path.parent.name not in ("scram", "seeded-space", "next-space", "users")  # these hold patches, not objects
+    and path.parent.name not in PATCHES  # these hold patches, not objects
 )
 APART = ("overlays/next-space", "overlays/next-space-users", "overlays/users")
 WORKLOADS = [base_deployment(), *of_kind("Pod", documents(SPACE_VOLUME))]
@@ -115,7 +120,7 @@ def by_kind(resource: Document) -> str:
 def test_full_adds_the_operators_resources() -> None:
     kinds = [each["kind"] for each in rendered("overlays/full")]
     expected = {
-        "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1, "ServiceAccount": 1, "PodMonitor": 1,
+        "ConfigMap": 2, "Deployment": 1, "PodDisruptionBudget": 1, "ServiceAccount": 1, "PodMonitor": 1,
         "PrometheusRule": 1, "ScaledObject": 1, "TriggerAuthentication": 1, "KafkaTopic": 7, "KafkaUser": 1,
         "NetworkPolicy": 1,
     }  # fmt: skip
@@ -161,6 +166,73 @@ def test_workers_with_disks_run_with_as_little_too(tmp_path: Path) -> None:
     require_restricted(the("StatefulSet", with_components(tmp_path, "state-volume")))
 
 
+def test_workers_with_gpus_run_with_as_little_too(tmp_path: Path) -> None:
+    require_restricted(the("Deployment", with_components(tmp_path, "gpu")))
+
+
+def test_a_gpu_is_the_only_thing_that_the_component_adds(tmp_path: Path) -> None:
+    plain, made = (the("Deployment", found) for found in (rendered("base"), with_components(tmp_path, "gpu")))
+    worker = container(made)
+    limits = worker["resources"]["limits"]
+    assert limits.pop("nvidia.com/gpu") == "1"
+    assert worker["resources"] == container(plain)["resources"]
+    assert pod_spec(made)["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert [each for each in worker["env"] if each not in container(plain)["env"]] == [
+        {"name": "ALIGN_DEVICE", "value": "cuda"}
+    ]
+
+
+def test_a_roll_needs_no_second_gpu(tmp_path: Path) -> None:
+    made = the("Deployment", with_components(tmp_path, "gpu"))
+    assert made["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
+def test_the_zone_of_a_worker_is_its_pods_label(tmp_path: Path) -> None:
+    worker = container(the("Deployment", with_components(tmp_path, "rack")))
+    (found,) = [each for each in worker["env"] if each["name"] == variable("kafka.client_rack")]
+    zone = pod_spec(base_deployment())["topologySpreadConstraints"][0]["topologyKey"]
+    assert found["valueFrom"] == {"fieldRef": {"fieldPath": f"metadata.labels['{zone}']"}}
+
+
+def test_a_zone_that_nobody_knows_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable("kafka.client_rack"), "")  # what Kubernetes makes of a label that is not there
+    assert Settings().kafka.client_rack is None
+
+
+# ---------------------------------------------------------------------- autoscaling without KEDA
+
+
+def test_the_plain_autoscaler_alone_sets_the_number_of_workers(tmp_path: Path) -> None:
+    for names, kind in ((("hpa",), "Deployment"), (("hpa", "state-volume"), "StatefulSet")):
+        for target in ("base", "overlays/users"):
+            resources = target_with(tmp_path, target, *names)
+            workers, scaler = the(kind, resources), the("HorizontalPodAutoscaler", resources)
+            assert "replicas" not in workers["spec"]
+            assert scaler["spec"]["scaleTargetRef"] == {
+                "apiVersion": "apps/v1", "kind": kind, "name": workers["metadata"]["name"],
+            }  # fmt: skip
+
+
+def test_the_plain_autoscaler_is_as_patient_as_keda() -> None:
+    plain = document(DEPLOY / "components" / "hpa" / "horizontalpodautoscaler.yaml")["spec"]
+    keda = document(DEPLOY / "components" / "keda" / "scaledobject.yaml")["spec"]
+    assert plain["behavior"] == keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert (plain["minReplicas"], plain["maxReplicas"]) == (keda["minReplicaCount"], keda["maxReplicaCount"])
+
+
+def test_the_lag_can_be_given_to_the_plain_autoscaler_as_the_page_says(
+    worker_settings: Settings, samples: Samples
+) -> None:
+    scaler = document(DEPLOY / "components" / "hpa" / "horizontalpodautoscaler.yaml")
+    (block,) = re.findall(r"```yaml\n(metrics:\n.*?)```", RUNBOOK.read_text(), re.DOTALL)
+    (metric,) = yaml.safe_load(block)["metrics"]
+    validate([{**scaler, "spec": {**scaler["spec"], "metrics": [metric]}}])
+    asked, target = metric["external"]["metric"], metric["external"]["target"]
+    assert asked["name"] in samples
+    assert asked["selector"]["matchLabels"]["topic"] == worker_settings.topics.items
+    assert int(target["averageValue"]) == worker_settings.batch.backlog_records
+
+
 def test_init_containers_run_with_as_little_too(tmp_path: Path) -> None:
     deployment = the("Deployment", with_components(tmp_path, "seeded-space"))
     assert len(all_containers(deployment)) == 2
@@ -179,7 +251,8 @@ def require_restricted(workload: Document) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert each["resources"]["limits"].keys() == each["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert each["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert each["resources"]["limits"].keys() - {"nvidia.com/gpu"} == {"cpu", "memory"}
         assert "/tmp" in {mount["mountPath"] for mount in each["volumeMounts"]}
 
 
@@ -307,7 +380,9 @@ def test_objects_name_each_other_rightly() -> None:
         spec = pod_spec(the("Deployment", resources))
         assert spec["serviceAccountName"] == the("ServiceAccount", resources)["metadata"]["name"]
         (config,) = [each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each]
-        assert config == the("ConfigMap", resources)["metadata"]["name"]
+        assert [config] == [
+            each["metadata"]["name"] for each in of_kind("ConfigMap", resources) if "worker.yaml" in each["data"]
+        ]
         mounts = {mount["name"] for each in spec["containers"] for mount in each["volumeMounts"]}
         assert mounts == {volume["name"] for volume in spec["volumes"]}
 

@@ -32,7 +32,7 @@ SECRET = "not-a-real-password"
 FILE_VARIABLES = {
     variable(name)
     for name in setting_names()
-    if name.rsplit("_", 1)[-1] in ("cafile", "certfile", "keyfile") or name.endswith("token_file")
+    if name.rsplit("_", 1)[-1] in ("cafile", "certfile", "keyfile") or name.endswith("_file")
 }
 
 
@@ -67,7 +67,7 @@ def settings_of(resources: tuple[Document, ...], load_settings: LoadSettings, tm
             assert mounted(value, deployment, configs), f"{name}: nothing is mounted at {value}"
             stand_in = tmp_path / PurePosixPath(value).name
             texts = [data[stand_in.name] for data in configs.values() if stand_in.name in data]
-            stand_in.write_text(texts[0] if texts else "")
+            stand_in.write_text(texts[0] if texts else f"{SECRET}\n")
             if name == CONFIG_FILE_VARIABLE:
                 file = stand_in
                 continue
@@ -95,6 +95,22 @@ def test_scram_signs_in(load_settings: LoadSettings, tmp_path: Path) -> None:
     assert kafka.sasl_password is not None
     assert kafka.sasl_password.get_secret_value() == SECRET
     assert kafka.ssl_check_hostname
+
+
+def test_a_secret_of_ones_own_is_mounted_where_settings_may_read_it() -> None:
+    spec = pod_spec(base_deployment())
+    (volume,) = [each for each in spec["volumes"] if "secret" in each]
+    assert volume["secret"] == {"secretName": "align-worker", "optional": True}
+    (mount,) = [each for each in container(base_deployment())["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    assert f"{mount['mountPath']}/password" in (DEPLOY / "README.md").read_text()
+
+
+def test_no_password_is_in_the_environment() -> None:
+    """There every process of the pod has it, and `kubectl describe` and a crash report show where it is from."""
+    names = {variable(name) for name in setting_names() if f"{name}_file" in setting_names()}
+    for target in TARGETS:
+        assert not names & {each["name"] for each in container(workers_of(rendered(target)))["env"]}
 
 
 def test_no_manifest_holds_a_password() -> None:
