@@ -66,6 +66,21 @@ def test_whoever_is_known_works(stream: Stream, secure_kafka: RealKafka, listene
     assert len(stream.published()) == 20
 
 
+@pytest.mark.parametrize(("written", "is_let_in"), [("{}\n", True), ("{} \n", False)], ids=["as it is", "another"])
+def test_a_password_from_a_file_signs_in(
+    stream: Stream, secure_kafka: RealKafka, tmp_path: Path, written: str, is_let_in: bool
+) -> None:
+    way_in = secure_kafka.client_settings(Listener.SASL_PLAINTEXT, "SCRAM-SHA-512")
+    (tmp_path / "password").write_text(written.format(way_in.pop("sasl_password")))
+    way_in |= {"sasl_password_file": str(tmp_path / "password")}
+    client = make_client(KafkaSettings(**{**way_in, "connect_timeout_s": QUICK_S}))
+    if is_let_in:
+        client.connect()
+    else:
+        with pytest.raises(AccessError):
+            client.connect()
+
+
 def wrong_ways(kafka: RealKafka, stranger: Authority) -> Iterator[tuple[str, dict[str, Any], str]]:
     """What is wrong, the settings that are, and what the error must name."""
 
