@@ -184,7 +184,7 @@ class KafkaSettings(_Group):
     session_timeout_ms: int = Field(30_000, ge=1_000)
     """A member silent for this long loses its partitions. Too low: pauses look like deaths. Too high: the
     partitions of a dead worker that does not come back wait this long, and so does the whole group when a new one
-    joins meanwhile. `tests/bench/README.md` has what it costs. The broker has bounds of its own:
+    joins meanwhile. `tests/README.md` has what it costs. The broker has bounds of its own:
     `group.min.session.timeout.ms` and `group.max.session.timeout.ms`."""
     heartbeat_interval_ms: int = Field(1_000, ge=100)
     """At most a third of `session_timeout_ms`. A member hears of a rebalance with its next heartbeat; with the

@@ -4,6 +4,10 @@ data or, with exactly_once, seen twice.
     python -m tests.acceptance.chaos --delivery exactly_once --nodes 3 --workers 3 --items 300000 --events 1000000 \\
         --kills 20 --restore-kills 6 --stops 8 --joins 5 --leader-kills 7 --coordinator-kills 7 --rolling-restarts 2
 
+With `--as-shipped` the workers have the settings that they come with, and names as in `deploy/base`; without it,
+sessions and commits are shorter, so that more faults go into an hour. With `--graph` items have neighbours, which move
+them.
+
 It starts a real Kafka (KAFKA_HOME) and workers of both roles as processes. Between two faults the fleet must recover:
 every partition worked on by one member, all that was in the log at the fault committed, and more. In the end
 `tests.verifier` judges: the topics and the accounts of the living workers by the rules, and the last vectors and states
@@ -27,14 +31,16 @@ from typing import Any
 
 from tests.acceptance.feeder import Feeder, FeedFailedError
 from tests.acceptance.fleet import Exit, Fleet
-from tests.acceptance.lives import DIMS, PART_SHARE, Events, Inputs
+from tests.acceptance.lives import DIMS, NEIGHBOR_SHARE, PART_SHARE, Events, Inputs
 from tests.brokers import KafkaFailedError, RealKafka, create_topics, find_distribution, leaders
 from tests.brokers.broker import QUICK_GROUP
 from tests.verifier import Rule, Verdict, verify_topics
 from tests.verifier.__main__ import table as verdict_table
 from tests.verifier.finals import FinalVerdict, verify_finals
 from tests.worker_process import WorkerProcess, as_text, in_group
-from worker.align import command
+from worker.align import Space, command, create_space
+from worker.align.spec import GraphSpec, SpaceSpec
+from worker.settings import KafkaSettings
 
 VERIFIED = {"items": "items", "item_vectors": "item-vectors", "dead_letters": "dead-letters"}
 TOPICS = {
@@ -49,8 +55,8 @@ GROUP = "campaign"
 NUM_TRANSACTION_PARTITIONS = 4  # of the brokers that `RealKafka` starts
 QUIET_LOOKS, QUIET_STEP_S = 3, 1.0
 KAFKA = {**QUICK_GROUP, "request_timeout_ms": 2_500}
-SESSION_S = KAFKA["session_timeout_ms"] / 1000
-RECOVERY_TIMEOUT_S = 120.0
+RECOVERY_S = 60.0
+"""What a recovery may take beyond the longest rebalance and what is to be worked off."""
 SINGLE_BROKER = (
     "exactly_once with faults of brokers needs --nodes 3 (or no such faults: --broker-restarts 0): a single broker "
     "that comes back leaves the transactions open that it had (worker/README.md)"
@@ -84,6 +90,13 @@ class Plan:
     events: int = 0
     users: int = 2_000
     delivery: str = "at_least_once"
+    as_shipped: bool = False
+    graph: bool = False
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """Times of the workers' client."""
+        return KafkaSettings() if self.as_shipped else KafkaSettings(**KAFKA)
 
     def faults(self) -> list[str]:
         """In order. A member that joins leaves again before the next one joins."""
@@ -255,7 +268,7 @@ class Campaign:
 
     def _stop(self) -> None:
         member = self.random.choice(self.fleet.members)
-        seconds = SESSION_S + self.random.uniform(1.0, 4.0)
+        seconds = self.plan.kafka.session_timeout_ms / 1000 + self.random.uniform(1.0, 4.0)
         self._log(f"stop {member.name} for {seconds:.1f} s")
         self.fleet.freeze(member)
         self._pass(seconds)
@@ -359,10 +372,11 @@ class Campaign:
         return None
 
     def _wait(self, obstacle: Callable[[], str | None], what: str) -> None:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        timeout_s = 2 * self.plan.kafka.longest_rebalance_s + RECOVERY_S
+        deadline = time.monotonic() + timeout_s
         while (problem := obstacle()) is not None:
             if time.monotonic() > deadline:
-                raise NotRecoveredError(f"{what}: after {RECOVERY_TIMEOUT_S:g} s still {problem}")
+                raise NotRecoveredError(f"{what}: after {timeout_s:g} s still {problem}")
             self._pass(STEP_S)
 
     def _pass(self, seconds: float) -> None:
@@ -386,16 +400,19 @@ def run_campaign(plan: Plan, logs: Path, say: Callable[[str], None]) -> Report:
         options = {"bootstrap_servers": kafka.bootstrap_servers}
         create_topics(options, dict.fromkeys(TOPICS.values(), plan.partitions))
         space_path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))) / "space"
-        space = command.create(space_path, DIMS, dim=16)
-        settings = worker_settings(kafka.bootstrap_servers, space_path, plan.delivery)
+        space = make_space(space_path, graph=plan.graph)
+        settings = worker_settings(kafka.bootstrap_servers, space_path, plan)
 
         def make(slot: int) -> WorkerProcess:
-            return WorkerProcess({**settings, "transaction.id": transaction_id(slot)})
+            return WorkerProcess({**settings, **names(slot, as_shipped=plan.as_shipped)})
 
         fleet = stack.enter_context(Fleet(make, logs, say))
         for _ in range(plan.workers):
             fleet.start()
-        inputs = Inputs(TOPICS["items"], plan.seed, lambda: time.time_ns() // 1_000_000, part_share=PART_SHARE)
+        inputs = Inputs(
+            TOPICS["items"], plan.seed, lambda: time.time_ns() // 1_000_000, part_share=PART_SHARE,
+            neighbor_share=NEIGHBOR_SHARE * plan.graph,
+        )  # fmt: skip
         events = Events(TOPICS["events"], plan.seed, plan.users, plan.items // 4)
         feeders = {
             role: stack.enter_context(Feeder(kafka.bootstrap_servers, records, MIN_PACE))
@@ -426,18 +443,37 @@ def transaction_id(slot: int) -> str:
     return f"slot-{slot}"
 
 
-def worker_settings(bootstrap_servers: str, space_path: Path, delivery: str) -> dict[str, str]:
+def names(slot: int, *, as_shipped: bool) -> dict[str, str]:
+    """Of a process, the same for whoever takes its slot. As shipped they are as in `deploy/base`."""
+    if as_shipped:
+        return {"kafka.group_instance_id": transaction_id(slot), "kafka.leave_group": "true"}
+    return {"transaction.id": transaction_id(slot)}
+
+
+def make_space(path: Path, *, graph: bool) -> Space:
+    """An untrained space; with `graph`, one in which neighbours move an item."""
+    if not graph:
+        return command.create(path, DIMS, dim=16)
+    plain = command.create(path.with_name("plain"), DIMS, dim=16)
+    fields = plain.spec.model_dump(include=set(SpaceSpec.model_fields))
+    return create_space(
+        path, SpaceSpec.model_validate({**fields, "graph": GraphSpec(width=8, max_neighbors=3)}), seed=1
+    )
+
+
+def worker_settings(bootstrap_servers: str, space_path: Path, plan: Plan) -> dict[str, str]:
+    quick = {**in_group("kafka", KAFKA), "transaction.timeout_ms": 10_000, "commit.interval_ms": 200}
     settings = {
-        **in_group("kafka", {**KAFKA, "bootstrap_servers": bootstrap_servers, "group_id": GROUP}),
+        **({} if plan.as_shipped else quick),
+        **in_group("kafka", {"bootstrap_servers": bootstrap_servers, "group_id": GROUP}),
         **in_group("topics", TOPICS),
         "roles": "items,users",
         "users.follow_changes": True,
-        "delivery": delivery,
-        "transaction.timeout_ms": 10_000,
+        "graph.follow_changes": plan.graph,
+        "delivery": plan.delivery,
         "space.path": space_path,
         "device": "cpu",
         "dtype": "float32",
-        "commit.interval_ms": 200,
     }
     return {name: as_text(value) for name, value in settings.items()}
 
@@ -484,7 +520,7 @@ def _parser() -> argparse.ArgumentParser:
         ("events", Plan.events, "events to feed"),
         ("users", Plan.users, "users that they are of"),
         ("kills", Plan.kills, "SIGKILLs of workers"),
-        ("stops", Plan.stops, f"SIGSTOPs of workers, each longer than the session of {SESSION_S:g} s"),
+        ("stops", Plan.stops, "SIGSTOPs of workers, each longer than a session"),
         ("broker-restarts", Plan.broker_restarts, "ends of the broker by SIGKILL or SIGTERM"),
         ("joins", Plan.joins, "members that join and leave"),
         ("restore-kills", Plan.restore_kills, "SIGKILLs of a worker and then of its successor while it restores"),
@@ -503,6 +539,10 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     parser.add_argument(
         "--delivery", choices=["at_least_once", "exactly_once"], default=Plan.delivery, help="(default: %(default)s)"
+    )
+    parser.add_argument("--as-shipped", action="store_true", help="with the settings that the workers come with")
+    parser.add_argument(
+        "--graph", action="store_true", help="in a space with graph fusion, with items that name others"
     )
     parser.add_argument("--logs", metavar="DIR", help="where the workers' logs are kept (default: a new directory)")
     return parser

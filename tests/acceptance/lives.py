@@ -23,6 +23,7 @@ DELETE_SHARE = 0.2
 NUM_OPEN = 300
 """Items that change during the same stretch of the feed: about this many inputs lie between two of one item."""
 ENCODABLE, NOT_A_NUMBER = b"\x11\x11" * DIMS["text"], b"\x00\x7e" * DIMS["text"]
+NEIGHBOR_SHARE, NEAR = 0.5, 200
 PART_SHARE = 0.3
 """Of the inputs: messages of items that come in parts."""
 EPOCH_MS = 1_700_000_000_000
@@ -87,7 +88,10 @@ class Inputs:
         now_ms: Callable[[], int],
         poison_share: float = POISON_SHARE,
         part_share: float = 0.0,
+        neighbor_share: float = 0.0,
     ) -> None:
+        """`neighbor_share`: of the whole messages, those that name neighbours."""
+        self._neighbor_share = neighbor_share
         self._part_share = part_share
         self._topic = topic
         self._random = Random(seed)
@@ -121,8 +125,17 @@ class Inputs:
             revision=step.revision,
             event_time_ms=self._now_ms(),
             features={name: self._random.choice(self._features[name]) for name in step.modalities},
+            neighbors=self._neighbors(item_id),
         )
         return Outgoing(self._topic, message.key, encode(message))
+
+    def _neighbors(self, item_id: str) -> tuple[str, ...]:
+        """Others that live at about the same time: some are there, some will be, some have gone."""
+        if not self._neighbor_share or self._random.random() >= self._neighbor_share:
+            return ()
+        number = int(item_id.rpartition("-")[2])
+        near = {f"item-{max(0, number + self._random.randrange(-NEAR, NEAR)):07d}" for _ in range(_few(self._random))}
+        return tuple(sorted(near - {item_id}))
 
     def _poisoned(self, good: Outgoing) -> Outgoing:
         """The same record, spoiled in one of the ways that producers spoil records."""

@@ -132,6 +132,19 @@ class TestAJoinThatNobodyDrivesOn:
         assert verdict.ok, verdict.explain()
 
 
+class TestALeaderThatComesBack:
+    def test_new_partitions_are_shared_out_all_the_same(
+        self, stream: Stream, admin: KafkaAdminClient, quick_metadata: None
+    ) -> None:
+        """It has its place in the group again without a rebalance, and is not told that it leads."""
+        with WorkerThread(stream.settings({"kafka.group_instance_id": "leader"})) as worker:
+            worker.until(functools.partial(works_on, worker, 2), name="working on 2 partitions")
+        with WorkerThread(stream.settings({"kafka.group_instance_id": "leader"})) as worker:
+            worker.until(functools.partial(works_on, worker, 2), name="working on 2 partitions again")
+            add_partitions(admin, stream, 3)
+            worker.until(functools.partial(works_on, worker, 3), name="working on 3 partitions")
+
+
 class TestAProducerThatARefusalPoisons:
     def test_a_topic_that_takes_less_than_before_refuses_only_what_is_too_large(
         self, stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch

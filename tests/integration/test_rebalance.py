@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
 from tests.worker_process import WorkerProcess
 from worker.kafka.embedded import EmbeddedBroker
+from worker.loop.source import Source
 
 NUM_PARTITIONS = 4
 ASSIGNORS = ("range", "roundrobin", "cooperative-sticky")
@@ -101,6 +103,33 @@ def test_a_static_member_whose_name_is_taken_ends(make_stream: Callable[..., Str
             newer.until(lambda: num_held(newer) == 2)
         (line,) = [line for line in older.stderr.splitlines() if line.startswith("align-worker:")]
         assert "kafka.group_instance_id" in line
+
+
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("identity", [{}, {"kafka.remember_member": False}], ids=["with a name", "without"])
+def test_one_that_the_watchdog_ends_leaves_the_group_and_costs_nobody_a_session(
+    make_stream: Callable[..., Stream], real_kafka: Broker, monkeypatch: pytest.MonkeyPatch, identity: dict[str, Any]
+) -> None:
+    stream = make_stream(real_kafka, NUM_PARTITIONS)
+    long_session = {"kafka.session_timeout_ms": 60_000, "kafka.delivery_timeout_ms": 10_000}
+    settings = stream.settings({**identity, **long_session, "watchdog.stalled_s": 8})
+    stuck, released, poll = threading.Event(), threading.Event(), Source.poll
+    with WorkerThread(settings) as other, WorkerThread(settings) as worker:
+        worker.expect_stall()
+
+        def poll_or_hang(source: Source) -> Any:
+            if stuck.is_set() and threading.get_ident() == worker._thread.ident:
+                released.wait(120)
+            return poll(source)
+
+        monkeypatch.setattr(Source, "poll", poll_or_hang)
+        other.until(lambda: (num_held(other), num_held(worker)) == (2, 2))
+        stuck.set()
+        worker.until(lambda: worker.exit_code is not None, timeout=60, name="ended by its watchdog")
+        try:
+            other.until(lambda: num_held(other) == NUM_PARTITIONS, timeout=30, name="the owner of all partitions")
+        finally:
+            released.set()
 
 
 @pytest.mark.real_kafka

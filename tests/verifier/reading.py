@@ -69,13 +69,15 @@ def verify_topics(
 
 def read_input(record: Any, dims: Mapping[str, int]) -> Input:
     """An input, as far as the rules need it. Deliberately not by way of `schemas`, which is under test too."""
-    kind, revision = Kind.DELETE, 0
+    kind, revision, has_neighbors = Kind.DELETE, 0, False
     if record.value is not None:
         revision_or_none = _revision(record.key, record.value, dims)
         kind, revision = (Kind.UNREADABLE, 0) if revision_or_none is None else (Kind.UPSERT, revision_or_none)
+        has_neighbors = kind is Kind.UPSERT and bool(msgpack.unpackb(record.value).get("neighbors"))
     elif not _is_id(record.key):
         kind = Kind.UNREADABLE
-    return Input(record.partition, record.offset, record.timestamp, record.key, kind, revision, _digest(record.value))
+    place = record.partition, record.offset, record.timestamp, record.key
+    return Input(*place, kind, revision, _digest(record.value), has_neighbors)
 
 
 def _is_id(key: bytes | None) -> bool:

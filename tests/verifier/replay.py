@@ -6,6 +6,7 @@ shown is that batches, order, crashes and duplicates on the way make no differen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -26,7 +27,10 @@ class Replay:
     def __init__(self, space: Space, items: Iterable[Any], events: Iterable[Any] = ()) -> None:
         """`items` and `events` are the records of the two logs, in order within each partition."""
         self._space = space
+        items = list(items)
         lives = _lives(space, items)
+        self.had_neighbors = _with_neighbors(items) if space.spec.graph is not None else frozenset[str]()
+        """Items that have named neighbours at any time, so that one input of them may have several outputs."""
         self.features = _final_features(space, lives)
         """By item: what its messages leave of it."""
         self.neighbors = {item_id: _neighbors(messages) for item_id, messages in lives.items()}
@@ -107,6 +111,15 @@ def features_of(messages: Iterable[NewItem], names: Container[str]) -> dict[str,
             features = {}
         features |= {name: each for name, each in message.features.items() if name in names}
     return dict(sorted(features.items()))
+
+
+def _with_neighbors(records: Iterable[Any]) -> frozenset[str]:
+    found = set()
+    for record in records:
+        with contextlib.suppress(SchemaError):
+            if record.value is not None and (item := decode(NewItem, record.value)).neighbors:
+                found.add(item.item_id)
+    return frozenset(found)
 
 
 def _neighbors(messages: list[NewItem]) -> tuple[str, ...]:

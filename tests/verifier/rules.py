@@ -5,7 +5,8 @@ Pure: values in, a verdict out. The rules, by the names a verdict gives them:
 - accounted: every input is published, superseded by a newer accepted one, or dead-lettered, each of these
   excluding the others, and every output comes from an input.
 - final: the last output of a key is its newest accepted input: a vector of that revision, or a tombstone.
-- order: no output of a key is older than one written before it. Equal ones are duplicates: they are counted.
+- order: no output of a key is older than one written before it. Equal ones are duplicates: they are counted, those of
+  items with neighbours apart, because such an item is computed anew when a neighbour comes, changes or goes.
 - partition: an output lies in the partition with the same number as its input's.
 - vector: every vector decodes, has unit length, and the space and the dimensions of all others.
 - dead_letter: a dead letter holds the very key, value and timestamp of its input, and what cannot be read has one.
@@ -163,6 +164,7 @@ def _drop_unmatched(
 
 def _check_order(findings: Findings, outputs: Iterable[Output], ranks: Mapping[int, tuple[Rank, Input]]) -> None:
     seen: dict[int, bytes] = {}
+    is_recomputed = any(input_.has_neighbors for _, input_ in ranks.values())
     highest = Rank(-1, -1, -1)
     for output in outputs:
         rank, input_ = ranks[output.source_offset or 0]
@@ -172,8 +174,8 @@ def _check_order(findings: Findings, outputs: Iterable[Output], ranks: Mapping[i
         else:
             highest = rank
         if input_.offset in seen:
-            findings.counts["duplicates"] += 1
-            findings.counts["duplicates_differing"] += seen[input_.offset] != output.digest
+            findings.counts["computed_anew" if is_recomputed else "duplicates"] += 1
+            findings.counts["duplicates_differing"] += not is_recomputed and seen[input_.offset] != output.digest
         else:
             seen[input_.offset] = output.digest
             findings.latencies_ms.append(output.timestamp - input_.timestamp)

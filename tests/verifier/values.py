@@ -29,6 +29,8 @@ class Input(NamedTuple):
     """Of an upsert."""
     digest: bytes = b""
     """Of the value; empty for none."""
+    has_neighbors: bool = False
+    """Of an upsert: it may be computed anew when a neighbour comes, changes or goes."""
 
     @property
     def position(self) -> Position:

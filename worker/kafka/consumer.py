@@ -42,6 +42,8 @@ class KafkaPythonConsumer:
         self._answers = answers
         self._settings = settings
         self._common = common
+        self._num_partitions: dict[str, int | None] = {}
+        """Of the topics subscribed to, as last seen."""
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
         with translated("subscribing"):
@@ -50,6 +52,7 @@ class KafkaPythonConsumer:
             # the first poll, there is no second join.
             for topic in topics:
                 self._consumer.partitions_for_topic(topic)
+            self._num_partitions = {topic: self.num_partitions(topic) for topic in topics}
 
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
         self._free_place_in_line()
@@ -57,6 +60,7 @@ class KafkaPythonConsumer:
             with self._refusals_explained():
                 polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
             self._drive_join_on()
+            self._ask_for_new_partitions()
             return polled
 
     def _drive_join_on(self) -> None:
@@ -68,6 +72,18 @@ class KafkaPythonConsumer:
         """
         if self._consumer.group_metadata().state == MemberState.REBALANCING:
             self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing public asks for it
+
+    def _ask_for_new_partitions(self) -> None:
+        """Have the group share out the partitions that a topic has been given.
+
+        Only the leader of a group looks for them, and a member that has come back under the leader's name is one
+        without knowing it (kafka-python 3.0.12, whose join requests are too old to be told). Asked by a member that
+        does not lead, the group stays as it is.
+        """
+        known = {topic: self.num_partitions(topic) for topic in self._num_partitions}
+        if any(count is not None and count > (self._num_partitions[topic] or count) for topic, count in known.items()):
+            self._consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing public asks for it
+        self._num_partitions = {topic: count or self._num_partitions[topic] for topic, count in known.items()}
 
     def _free_place_in_line(self) -> None:
         """Let partitions come back after a pause, which they else do not, without a word.

@@ -35,7 +35,7 @@ from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMet
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.device_watch import DeviceWatch
-from worker.process.place import with_member_name
+from worker.process.member_name import with_member_name
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
@@ -180,7 +180,7 @@ class Service:
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
-        settings, self._place = with_member_name(settings) if client is None else (settings, None)
+        settings, self._member_name = with_member_name(settings) if client is None else (settings, None)
         self.settings = settings
         self.until_caught_up = until_caught_up
         self._exit_process = exit_process
@@ -226,8 +226,8 @@ class Service:
             raise
         finally:
             self.http.close()
-            if self._place is not None:
-                self._place.close()
+            if self._member_name is not None:
+                self._member_name.close()
 
     def _run(self, stop: threading.Event) -> None:
         settings = self.settings

@@ -11,8 +11,9 @@ from schemas import DeadLetter, Feature, ItemVector, NewItem, Reason, Tensor, Us
 from tests.fakes import FakeRecord
 from tests.verifier.finals import FinalVerdict, judge
 from tests.verifier.replay import Replay
-from worker.align import Space, command
+from worker.align import Space, command, create_space
 from worker.align.history import Event
+from worker.align.spec import GraphSpec, SpaceSpec
 from worker.state.items import ItemState, Part
 from worker.state.users import UserState
 
@@ -123,3 +124,21 @@ def test_an_older_output_after_a_newer_one_is_wrong_in_any_delivery(logs: Logs, 
     newer = item_vector(space, np.frombuffer(FEATURE.data, "<f2").astype("<f4"), source_offset=3)
     logs["item_vectors"].insert(0, newer)
     assert "order" in judged(logs, space, strict=False).num_breaches
+
+
+def test_an_item_with_neighbours_may_have_several_outputs_of_one_input(tmp_path: Path) -> None:
+    plain = command.create(tmp_path / "plain", {"text": 4}, dim=4)
+    fields = plain.spec.model_dump(include=set(SpaceSpec.model_fields))
+    spec = SpaceSpec.model_validate({**fields, "graph": GraphSpec(width=2, max_neighbors=2)})
+    space = create_space(tmp_path / "graph", spec, seed=1)
+
+    def order_breaches(neighbors: tuple[str, ...]) -> int:
+        message = NewItem(item_id="i", revision=1, event_time_ms=5, features={"text": FEATURE}, neighbors=neighbors)
+        inputs = [FakeRecord("items", 0, 0, 0, b"i", encode(message))]
+        made = item_vector(space, Replay(space, inputs).items["i"])
+        empty: Logs = {name: [] for name in ("events", "user_vectors", "user_state", "dead_letters", "item_state")}
+        logs = {**empty, "items": inputs, "item_vectors": [made, made]}
+        return judge(logs, space, events_topic="events", strict=True).num_breaches["order"]
+
+    assert order_breaches(("another",)) == 0
+    assert order_breaches(()) == 1

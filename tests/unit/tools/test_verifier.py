@@ -375,6 +375,14 @@ def test_duplicates_are_counted_and_told_apart() -> None:
     assert verdict.counts["duplicate_dead_letters"] == 1
 
 
+def test_an_item_with_neighbours_may_have_been_computed_anew() -> None:
+    run = good_run()
+    run.inputs = [each._replace(has_neighbors=each.kind is Kind.UPSERT) for each in run.inputs]
+    verdict = run.verdict()
+    assert verdict.ok
+    assert (verdict.counts["duplicates"], verdict.counts["computed_anew"]) == (0, 2)
+
+
 def test_dead_letters_of_other_topics_are_left_alone() -> None:
     run = good_run()
     run.letters.append(letter(2, item(99, b"user", 1))._replace(topic="events"))

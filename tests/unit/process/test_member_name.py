@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from worker.process.place import own_directory, take_place, with_member_name
+from worker.process.member_name import own_directory, take_name, with_member_name
 from worker.settings import KafkaSettings, Settings, StateSettings
 
 HOLD = """
 import sys
 from pathlib import Path
-from worker.process.place import take_place
-place = take_place(Path(sys.argv[1]), "group", "boot")
+from worker.process.member_name import take_name
+place = take_name(Path(sys.argv[1]), "group", "boot")
 print(place.name, flush=True)
 sys.stdin.read()
 """
 
 
 def take(directory: Path, key: str = "group", boot_id: str = "boot"):
-    place = take_place(directory, key, boot_id)
+    place = take_name(directory, key, boot_id)
     assert place is not None
     return place
 

@@ -2,7 +2,7 @@
 
 A member that is killed says nothing, so the broker counts it in until its session ends, and when a stranger joins
 meanwhile, all wait for the dead one. With a name (`kafka.group_instance_id`) there is no such trouble: whoever comes
-next under it takes the dead one's place and partitions at once, and nobody else notices.
+next under it takes the dead one's partitions at once, and nobody else notices.
 
 Where nobody gives names, a machine remembers its own: a directory holds a file per name, locked for as long as its
 process lives. The kernel lets go of a lock however the process ends, so the next one to start finds the name free.
@@ -29,14 +29,14 @@ from worker.settings import KafkaSettings, Settings
 
 log = logging.getLogger(__name__)
 
-MAX_PLACES = 1_000
+MAX_NAMES = 1_000
 """On one machine, of one group."""
 MAX_FILE_BYTES = 1_024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
-class Place:
+class TakenName:
     """A name that no other living process has. It is free again when this one has ended, or has let go of it."""
 
     def __init__(self, name: str, descriptor: int) -> None:
@@ -48,16 +48,16 @@ class Place:
         self._let_go()
 
 
-def take_place(directory: Path, key: str, boot_id: str) -> Place | None:
+def take_name(directory: Path, key: str, boot_id: str) -> TakenName | None:
     """The first free name in the directory among those of `key`, or a new one. None: all are in use.
 
     `boot_id`: what tells this run of the machine from others.
     """
-    for number in range(MAX_PLACES):
+    for number in range(MAX_NAMES):
         descriptor = os.open(directory / f"{key}-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return Place(_remembered(descriptor, boot_id), descriptor)
+            return TakenName(_remembered(descriptor, boot_id), descriptor)
         except BlockingIOError:
             os.close(descriptor)
         except BaseException:
@@ -78,7 +78,7 @@ def _remembered(descriptor: int, boot_id: str) -> str:
     return name
 
 
-def with_member_name(settings: Settings) -> tuple[Settings, Place | None]:
+def with_member_name(settings: Settings) -> tuple[Settings, TakenName | None]:
     """The settings with a name for this member of its groups, and what keeps it. Close that when the member has left.
 
     They are as they were where a name is given, or none is to be remembered or can be.
@@ -87,7 +87,7 @@ def with_member_name(settings: Settings) -> tuple[Settings, Place | None]:
     if kafka.group_instance_id is not None or not kafka.remember_member or kafka.api_version is not None:
         return settings, None  # the embedded broker keeps no names
     try:
-        place = take_place(own_directory(Path(tempfile.gettempdir())), _key(settings), _boot_id())
+        taken = take_name(own_directory(Path(tempfile.gettempdir())), _key(settings), _boot_id())
     except OSError as error:
         log.warning(
             "no name can be remembered for this member: %s; killed and started again, it makes the whole group wait "
@@ -95,11 +95,11 @@ def with_member_name(settings: Settings) -> tuple[Settings, Place | None]:
             extra={"action": "no_member_name"},
         )  # fmt: skip
         return settings, None
-    if place is None:
+    if taken is None:
         return settings, None
-    log.info("member name %s", place.name, extra={"action": "member_name"})
-    named: KafkaSettings = kafka.model_copy(update={"group_instance_id": place.name, "leave_group": kafka.leaves_group})
-    return settings.model_copy(update={"kafka": named}), place
+    log.info("member name %s", taken.name, extra={"action": "member_name"})
+    named: KafkaSettings = kafka.model_copy(update={"group_instance_id": taken.name, "leave_group": kafka.leaves_group})
+    return settings.model_copy(update={"kafka": named}), taken
 
 
 def own_directory(parent: Path) -> Path:
