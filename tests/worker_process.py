@@ -41,6 +41,14 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 """Name and labels of a metric's series."""
 
 
+def is_restored(status: Mapping[str, Any]) -> bool:
+    """Whether no partition in a `/status.json` is new or being restored, in a group at rest."""
+    return all(
+        role["group_stable"] and not {each["state"] for each in role["partitions"]} & {"new", "restoring"}
+        for role in status["roles"]
+    )
+
+
 class WorkerProcess:
     """Started on entry, gone on exit: killed with its children, even when the tests themselves are killed.
 
@@ -149,8 +157,13 @@ class WorkerProcess:
             raise TimeoutError(f"the worker still runs after {timeout:g} s\n{self.log_tail()}") from None
 
     def wait_ready(self, timeout: float = READY_TIMEOUT_S) -> WorkerProcess:
-        """Return when `/readyz` is green."""
+        """Return when `/readyz` is green and every partition it has is restored.
+
+        Ready means a member of the group, whatever it still has to read: a test that slows or takes away the broker
+        before that is over waits for a restore that cannot end.
+        """
         self.wait_until(lambda: self.get("/readyz")[0] == 200, timeout, "ready")
+        self.wait_until(lambda: is_restored(self.status()), timeout, "restored")
         return self
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 60.0, name: str = "as expected") -> None:

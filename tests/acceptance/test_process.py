@@ -168,7 +168,7 @@ def assert_refuses(worker: WorkerProcess, code: int, *patterns: str) -> None:
         (["--kafka.group=hunter2"], {}, ["--kafka.group: no such option"]),
         ([], {"ALIGN_KAFKA__GROUPID": "hunter2"}, ["ALIGN_KAFKA__GROUPID: no such setting", "ALIGN_KAFKA__GROUP_ID"]),
         ([], {"ALIGN_KAFKA_GROUP_ID": "hunter2"}, ["ALIGN_KAFKA_GROUP_ID: no such setting", "ALIGN_KAFKA__GROUP_ID"]),
-        (["--batch.max_records=many"], {}, [r"batch.max_records \(ALIGN_BATCH__MAX_RECORDS\)"]),
+        (["--batch.max_records=many"], {}, [r"batch.max_records \(--batch.max_records\)"]),
         (["--kafka.sasl_mechanism=PLAIN"], {}, ["kafka.sasl_mechanism", "kafka.security_protocol"]),
         (["--config=/nowhere/worker.yaml"], {}, ["/nowhere/worker.yaml", "No such file"]),
         (["--kafka.bootstrap_servers=broker"], {"ALIGN_SPACE__PATH": "/x"}, ["kafka.bootstrap_servers: 'broker'"]),

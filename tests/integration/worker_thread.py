@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from tests.worker_process import as_text
+from tests.worker_process import as_text, is_restored
 from worker.errors import StalledError, WorkerError
 from worker.monitoring.status import RoleStatus, Status
 from worker.process.service import Service
@@ -62,7 +62,9 @@ class WorkerThread:
         assert not self._thread.is_alive(), f"the worker has not stopped after {timeout:g} s"
 
     def wait_ready(self, timeout: float = PATIENCE_S) -> WorkerThread:
+        """As `WorkerProcess.wait_ready`: a member of the group, with every partition it has restored."""
         self.until(lambda: self.service.health.readyz().ok, timeout, "ready")
+        self.until(lambda: is_restored(self.status.model_dump()), timeout, "restored")
         return self
 
     def expect_stall(self) -> None:
