@@ -11,6 +11,7 @@
     ├── SystemicError           9    no record can be processed (no memory for a batch of one, …)
     ├── DataError              10    a file of items or events is missing, broken or not what was expected
     ├── StateError             11    the local store cannot be used
+    ├── RefusedError           13    a run is over, and too much of its input was refused
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
@@ -95,6 +96,12 @@ class StateError(WorkerError):
     """The local store cannot be read or written."""
 
     exit_code = 11
+
+
+class RefusedError(WorkerError):
+    """All of what was to be done has been done, and all of it, or more than may be, was refused."""
+
+    exit_code = 13
 
 
 class ClientError(WorkerError):

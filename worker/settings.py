@@ -399,6 +399,12 @@ class PublishSettings(_Group):
     """Records sent and not yet acknowledged. The client has no bound of its own."""
 
 
+class RefusedSettings(_Group):
+    warn_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the recent input (the last five minutes in which there was any) that may become dead letters before the
+    status page turns amber and the log says so. Too low: every bad record does it. All of it always does."""
+
+
 class CommitSettings(_Group):
     interval_ms: int = Field(500, ge=10)
     """How often offsets are committed. What lies between two commits is computed again after a crash."""
@@ -533,6 +539,7 @@ class Settings(BaseSettings):
     batch: BatchSettings = BatchSettings()
     encode: EncodeSettings = EncodeSettings()
     publish: PublishSettings = PublishSettings()
+    refused: RefusedSettings = RefusedSettings()
     commit: CommitSettings = CommitSettings()
     transaction: TransactionSettings = TransactionSettings()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

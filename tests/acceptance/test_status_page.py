@@ -20,13 +20,17 @@ from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
 from worker.monitoring.status import (
     AccountingStatus,
+    Concern,
     DeadLetterStatus,
     EncoderStatus,
+    History,
     Mode,
     PartitionStatus,
     ProcessState,
     RoleStatus,
     Status,
+    Tone,
+    WarningStatus,
 )
 from worker.partitions.state import PartitionState
 
@@ -219,7 +223,7 @@ def test_each_role_has_its_figures_behind_a_tab(world: World) -> None:
     world.run("document.querySelectorAll('#roles button')[1].click()")
     assert (world.text("rate"), world.text("rate-unit")) == ("55", "events/s")
     assert "align-worker-users" in world.text("facts")
-    world.wait(lambda: world.text("rate-note") == "last 1 min, highest 55")
+    world.wait(lambda: world.text("rate-note") == "last 1 min, highest 55, 0 since the start")
 
 
 def test_what_did_not_change_is_left_alone(world: World) -> None:
@@ -231,15 +235,18 @@ def test_what_did_not_change_is_left_alone(world: World) -> None:
     assert world.run(same)
 
 
-def test_the_sparkline_grows_with_what_was_seen(world: World) -> None:
-    def num_points() -> int:
-        return str(world.run("return document.querySelector('#rate-line path:last-child').getAttribute('d')")).count(
-            "L"
-        )
+def test_the_lines_are_those_of_the_worker_and_not_of_how_long_the_page_has_been_open(world: World) -> None:
+    def num_strokes() -> int:
+        path = str(world.run("return document.querySelector('#rate-line path:last-child').getAttribute('d')"))
+        return path.count("L") + path.count("M")
 
-    before = num_points()
-    world.wait(lambda: num_points() >= before + 2)
-    assert world.text("rate-note") == "last 1 min, highest 812"
+    now_ms = time.time_ns() // 1_000_000
+    at_ms = [now_ms - 1_500_000 + 10_000 * step for step in range(150)]
+    history = History(at_ms=at_ms, per_second=[2_000.0, *[500.0] * 149], lag=[None, *range(149)])
+    world.changes = {"history": history, "mean_per_second": 640.0}
+    world.wait(lambda: num_strokes() == 151)
+    assert world.text("rate-note") == "last 25 min, highest 2,000, 640 since the start"
+    assert world.text("lag-note") == "last 25 min, highest 1,500"
 
 
 def test_encoders_are_shown_where_there_are_any(world: World) -> None:
@@ -291,13 +298,52 @@ def test_the_banner_and_the_tab_follow_the_state(world: World, state: ProcessSta
     assert world.browser.title == f"{label} – align-worker"
 
 
-def test_a_stopped_partition_is_in_the_banner(world: World) -> None:
+def concern(tone: Tone, title: str, detail: str = "D.") -> Concern:
+    return Concern(kind=title, tone=tone, title=title, detail=detail)
+
+
+@pytest.mark.parametrize("tone", list(Tone))
+def test_a_concern_is_on_top_in_its_colour(world: World, tone: Tone) -> None:
+    world.changes = {"concerns": [concern(tone, "all of the recent input is refused", "1,700 of the last 1,700")]}
+    world.wait_for_state("Running, all of the recent input is refused")
+    assert world.text("detail") == "1,700 of the last 1,700"
+    assert world.run("return document.getElementById('banner').dataset.tone") == tone.value
+    assert world.lines("concerns") == []
+    world.changes = {}
+    world.wait_for_state("Running")
+    assert world.run("return document.getElementById('banner').dataset.tone") == "ok"
+
+
+def test_the_gravest_concern_comes_first_and_the_others_below_it(world: World) -> None:
+    users = make_role().model_copy(update={"role": "users", "concerns": [concern(Tone.BAD, "no broker answers")]})
+    items = make_role().model_copy(update={"concerns": [concern(Tone.WARN, "restoring takes long", MARKUP)]})
+    world.changes = {"roles": [items, users]}
+    world.wait_for_state("Running, users: no broker answers")
+    assert world.lines("concerns") == [f"items: restoring takes long. {MARKUP}"]
+    assert world.run("return document.getElementById('banner').dataset.tone") == "bad"
+
+
+def test_a_process_that_has_ended_is_not_said_to_run(world: World) -> None:
+    world.changes = {"state": ProcessState.FAILED, "detail": "why", "concerns": [concern(Tone.WARN, "restoring")]}
+    world.wait_for_state("Failed")
+    assert world.lines("concerns") == []
+
+
+def test_the_last_warnings_of_the_log_are_shown_as_text(world: World) -> None:
+    assert world.text("warnings-note") == "none since the start"
+    warning = WarningStatus(at_ms=1_767_225_600_000, level="warning", text=MARKUP, count=1_700)
+    world.changes = {"warnings": [warning]}
+    world.wait(lambda: world.lines("warnings") != [])
+    assert world.lines("warnings") == [f"2026-01-01 00:00:00\twarning\t1,700\t{MARKUP}"]
+    assert world.run("return window.harmed ?? null") is None
+
+
+def test_a_stopped_partition_is_marked(world: World) -> None:
     stopped = PartitionStatus(
         partition=7, state=PartitionState.STOPPED, position=5, committed=5, lag=9, detail="no dead letters"
     )
     world.changes = {"partitions": [*make_role().partitions, stopped]}
-    world.wait_for_state("Running, 1 of 3 partitions stopped")
-    assert world.text("detail") == "Partition 7: no dead letters"
+    world.wait(lambda: len(world.lines("partitions")) == 3)
     assert world.lines("partitions")[2] == "7\t✗ stopped: no dead letters\t5\t5\t9"
 
 

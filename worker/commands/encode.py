@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from worker.commands.arguments import add_command, add_settings, print_json, settings_from, sizes
+from worker.commands.arguments import add_command, add_settings, print_json, settings_from, share, sizes
 from worker.errors import ConfigError
+from worker.monitoring.refusals import MAX_SHARE, check_refused
 
 
 def add_encode(commands: Any) -> None:
@@ -23,6 +24,13 @@ def add_encode(commands: Any) -> None:
         help="vectors of a modality per item, where no space.path says it (default: 1)",
     )
     encode.add_argument("--keep-content", action="store_true", help="write the content, too")
+    encode.add_argument(
+        "--max-refused",
+        type=share,
+        default=MAX_SHARE,
+        metavar="S",
+        help="end with 13 if more than this share of the items was refused, or all (default: %(default)s)",
+    )
     encode.add_argument("--json", action="store_true", help="print what became of the items as JSON")
     add_settings(encode)
 
@@ -50,4 +58,5 @@ def _encode(arguments: argparse.Namespace) -> int:
         print_json(summary.as_dict())
     else:
         print(summary.text())
+    check_refused("items", summary.refused, summary.items, arguments.max_refused)
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.commands.arguments import add_command, pairs, positive, print_json, share, sizes
 from worker.errors import ConfigError, DataError
+from worker.monitoring.refusals import MAX_SHARE, check_refused
 
 if TYPE_CHECKING:
     from worker.data.importers import Imported
@@ -148,6 +149,14 @@ def _add_vectors(command: argparse.ArgumentParser) -> None:
 def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files are written")
     command.add_argument("--compress", choices=("gz", "zst"), help="write compressed files")
+    command.add_argument(
+        "--max-refused",
+        type=share,
+        default=MAX_SHARE,
+        metavar="S",
+        help="with --skip-bad-rows: end with 13 if more than this share of the rows was left out, or all (default: "
+        "%(default)s)",
+    )
     command.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that are wrong, and count them")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -239,7 +248,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace, find: Callable[[Callable[[DataError], None]], Imported]) -> int:
-    from worker.data.importers import save
+    from worker.data.importers import NothingImportedError, save
 
     num_bad = 0
 
@@ -251,10 +260,16 @@ def _save(arguments: argparse.Namespace, find: Callable[[Callable[[DataError], N
         if num_bad <= MAX_BAD_ROWS_SHOWN:
             print(f"left out: {error}", file=sys.stderr)
 
-    summary = save(find(on_bad_row), arguments.out, arguments.compress)
+    try:
+        summary = save(find(on_bad_row), arguments.out, arguments.compress)
+    except NothingImportedError:
+        check_refused("rows", {"bad rows": num_bad}, num_bad, arguments.max_refused)
+        raise
     summary.num_bad_rows = num_bad
     if arguments.json:
         print_json(summary.as_dict())
     else:
         print(summary)
+    num_rows = num_bad + summary.num_items + summary.num_events
+    check_refused("rows", {"bad rows": num_bad}, num_rows, arguments.max_refused)
     return 0

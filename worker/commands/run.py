@@ -8,7 +8,8 @@ import signal
 from types import FrameType
 from typing import Any
 
-from worker.commands.arguments import add_command, add_settings, settings_from
+from worker.commands.arguments import add_command, add_settings, settings_from, share
+from worker.monitoring.refusals import MAX_SHARE
 
 
 def add_run(commands: Any) -> None:
@@ -18,6 +19,14 @@ def add_run(commands: Any) -> None:
         "--until-caught-up",
         action="store_true",
         help="end with 0 once everything is done that was there at the start; items first, then users",
+    )
+    run.add_argument(
+        "--max-refused",
+        type=share,
+        default=MAX_SHARE,
+        metavar="S",
+        help="with --until-caught-up: end with 13 if more than this share became dead letters, or all (default: "
+        "%(default)s)",
     )
     add_settings(run)
 
@@ -31,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.configure(settings.log.level, settings.log.format)
     from worker.process.lifecycle import serve  # takes seconds, so whatever can be refused is refused before
 
-    return serve(settings, until_caught_up=arguments.until_caught_up)
+    return serve(settings, until_caught_up=arguments.until_caught_up, max_refused=arguments.max_refused)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

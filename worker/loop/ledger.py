@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from schemas import Reason
 from worker.monitoring.metrics import Metrics
+from worker.monitoring.refusals import RefusalLog
 from worker.monitoring.status import DeadLetterStatus
 from worker.partitions.batch_slice import BatchSlice
 from worker.records import Item, Rejection, User
@@ -26,6 +27,9 @@ class Books:
         self._metrics = metrics
         self._accounting = metrics.accounting
         self._on_refused = on_refused
+        self._refusals = RefusalLog()
+        self.unaccounted = 0
+        """At the last check."""
         self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
 
     def consumed(self, num_records: int) -> None:
@@ -46,6 +50,7 @@ class Books:
         for reason, count in done.superseded.items():
             accounting.superseded[reason] += count
         rejections = [*done.rejections, *written.rejections]
+        self._refusals.add(rejections)
         accounting.dead_lettered.update(rejection.reason.value for rejection in rejections)
         if written.rejections:
             self._on_refused()
@@ -60,11 +65,14 @@ class Books:
         metrics.freshness.observe_many(topic, [max(0.0, each) / 1000 for each in freshness_ms])
         metrics.clock_skew.labels(topic).inc(sum(each < 0 for each in freshness_ms))
 
-    def check(self, num_in_flight: int) -> None:
-        """Between two steps of the loop: export the counts, and complain if they do not add up."""
-        unaccounted = self._accounting.snapshot(num_in_flight).unaccounted()
-        if unaccounted:
-            log.error("%d records are not accounted for", unaccounted, extra={"action": "accounting_broken"})
+    def check(self, num_in_flight: int, *, is_last: bool = False) -> None:
+        """Between two steps of the loop: export the counts, complain if they do not add up, and tell what was refused.
+        `is_last`: nothing comes after it."""
+        self.unaccounted = self._accounting.snapshot(num_in_flight).unaccounted()
+        if self.unaccounted:
+            log.error("%d records are not accounted for", self.unaccounted, extra={"action": "accounting_broken"})
+        for line in self._refusals.due(time.monotonic(), all_of_them=is_last):
+            log.warning("%s", line.text, extra={"action": "refused", **line._asdict()})
 
 
 def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:

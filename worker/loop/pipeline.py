@@ -148,6 +148,8 @@ class Pipeline:
         self._next_commit = 0.0
         self._next_observation = 0.0
         self._began_at = time.monotonic()
+        self.restoring_since: float | None = None
+        """Monotonic time since when the partition has not been running that is restored, or about to be, longest."""
         self.is_backlog = False
         self.num_values = 0
         self.num_state_bytes = 0
@@ -243,7 +245,7 @@ class Pipeline:
 
     def _close(self) -> None:
         self.assignment.retire_all()
-        self._books.check(self.assignment.in_flight)
+        self._books.check(self.assignment.in_flight, is_last=True)
         self._metrics.silence.set_since([self._topic], None)  # nobody asks the brokers any more
         for stage in self._stages:
             stage.stop(STEP_TIMEOUT_S * 5)
@@ -579,7 +581,8 @@ class Pipeline:
             metrics.stopped_partitions.labels(topic, reason).set(stopped.count(reason))
         restoring = (PartitionState.NEW, PartitionState.RESTORING)
         since = [each.not_running_since for each in held if each.state in restoring]
-        metrics.restoring_seconds.set_since([topic], min(since, default=None))
+        self.restoring_since = min(since, default=None)
+        metrics.restoring_seconds.set_since([topic], self.restoring_since)
 
     def _measure_busy(self, now: float) -> None:
         busy = {stage.name: stage.busy_s for stage in self._stages} | {
@@ -604,6 +607,16 @@ class Pipeline:
     def recent_dead_letters(self) -> Sequence[DeadLetterStatus]:
         """The newest first."""
         return self._books.recent_dead_letters
+
+    @property
+    def unaccounted(self) -> int:
+        """Records that the books have lost, or count twice."""
+        return self._books.unaccounted
+
+    @property
+    def silent_s(self) -> float:
+        """Since a broker has answered."""
+        return time.monotonic() - self._consumer.contact().heard_at
 
     @property
     def restoring(self) -> Progress | None:

@@ -31,6 +31,43 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Tone(StrEnum):
+    """How grave something is, and its colour."""
+
+    WARN = "warn"
+    BAD = "bad"
+
+
+class Concern(_Part):
+    """What somebody ought to know."""
+
+    kind: str
+    """Stays the same while the figures in the texts change."""
+    tone: Tone
+    title: str
+    detail: str
+
+
+class WarningStatus(_Part):
+    """A line of the log."""
+
+    at_ms: int
+    """When it came last."""
+    level: str
+    text: str
+    count: int
+    """How often it came, but for the numbers in it."""
+
+
+class History(_Part):
+    """Points in time, oldest first."""
+
+    at_ms: list[int]
+    per_second: list[float]
+    """Of what was published since the point before."""
+    lag: list[int | None]
+
+
 class PartitionStatus(_Part):
     partition: int
     state: PartitionState
@@ -83,6 +120,12 @@ class RoleStatus(_Part):
     accounting: AccountingStatus
     per_second: float
     """Records whose output is acknowledged, per second, over the last 10 s."""
+    mean_per_second: float = 0.0
+    """The same since the process started."""
+    history: History = History(at_ms=[], per_second=[], lag=[])
+    """Of the last half hour, whoever has looked at it."""
+    concerns: list[Concern] = []
+    """The gravest first."""
     latency_ms: dict[str, float | None]
     """p50 and p99 from append to acknowledgement, over the last 60 s; bucket-interpolated."""
     freshness_ms: dict[str, float | None]
@@ -113,6 +156,8 @@ class Status(_Part):
     device: dict[str, str]
     """device_requested, device_active, dtype_requested, dtype_active."""
     roles: list[RoleStatus]
+    warnings: list[WarningStatus] = []
+    """The last ones of the log, newest first."""
 
     def role(self, name: str) -> RoleStatus:
         return next(role for role in self.roles if role.role == name)

@@ -31,6 +31,29 @@ class Window:
         return [grown / elapsed if elapsed > 0 else 0.0 for grown in self.growth()]
 
 
+class Track:
+    """Points of a line that is drawn over the last `seconds`, one every `step_s`."""
+
+    def __init__(self, seconds: float, step_s: float) -> None:
+        self._step_s = step_s
+        self._points: deque[tuple[int, float, int | None]] = deque(maxlen=round(seconds / step_s))
+        self._last: tuple[float, float] | None = None
+
+    def add(self, now: float, at_ms: int, total: float, level: int | None) -> None:
+        """`total` only grows, and its growth per second is kept; `level` is kept as it is. The first call begins the
+        time and is no point."""
+        if self._last is None:
+            self._last = now, total
+        elif (elapsed := now - self._last[0]) >= self._step_s:
+            self._points.append((at_ms, round((total - self._last[1]) / elapsed, 1), level))
+            self._last = now, total
+
+    def points(self) -> tuple[list[int], list[float], list[int | None]]:
+        """Their times, the growth per second since the point before, and the levels."""
+        points = list(self._points)
+        return [at_ms for at_ms, _, _ in points], [rate for _, rate, _ in points], [level for _, _, level in points]
+
+
 def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> float | None:
     """The `q` quantile of a histogram, interpolated inside its bucket as Prometheus does; None without observations.
 

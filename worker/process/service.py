@@ -215,6 +215,7 @@ class Service:
         that ends the process."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.http.start()
+        logging.getLogger().addHandler(self._board.recent_warnings)
         log.info("serving metrics and status at %s", self.http.address, extra={"action": "http"})
         try:
             self._run(stop)
@@ -225,6 +226,7 @@ class Service:
             time.sleep(RED_BEFORE_EXIT_S)
             raise
         finally:
+            logging.getLogger().removeHandler(self._board.recent_warnings)
             self.http.close()
             if self._member_name is not None:
                 self._member_name.close()

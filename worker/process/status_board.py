@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,23 +14,33 @@ from worker.loop.assignment import Held
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
 from worker.monitoring.accounting import Totals
+from worker.monitoring.concerns import Figures, StoppedPartition, concerns
 from worker.monitoring.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
+from worker.monitoring.recent_warnings import RecentWarnings
 from worker.monitoring.status import (
     AccountingStatus,
+    Concern,
     EncoderStatus,
+    History,
     Mode,
     PartitionStatus,
     ProcessState,
     RoleStatus,
     Status,
 )
-from worker.monitoring.summary import Window, quantile
+from worker.monitoring.summary import Track, Window, quantile
+from worker.partitions.state import PartitionState
 from worker.settings import Settings
 from worker.stages.encode import Encoding
 from worker.topics import RoleName, RoleTopics, topics_of_roles
 
+log = logging.getLogger(__name__)
+
 RATE_WINDOW_S = 10.0
 LATENCY_WINDOW_S = 60.0
+RECENT_WINDOW_S = 300.0
+HISTORY_S, HISTORY_STEP_S = 1_800.0, 10.0
+CONCERN_REPEAT_S = 600.0
 
 
 class StatusBoard:
@@ -37,6 +49,8 @@ class StatusBoard:
             topics.role: RoleBoard(settings, topics, metrics[topics.role]) for topics in topics_of_roles(settings)
         }
         self._lock = threading.Lock()
+        self.recent_warnings = RecentWarnings()
+        """To be a handler of the log."""
         self.status = Status(
             version=__version__,
             state=ProcessState.STARTING,
@@ -65,6 +79,7 @@ class StatusBoard:
 
     def _update(self, **changes: Any) -> None:
         with self._lock:
+            changes["warnings"] = self.recent_warnings.newest_first()
             self.status = self.status.model_copy(update=changes)
 
 
@@ -78,6 +93,12 @@ class RoleBoard:
         self._published = Window(RATE_WINDOW_S)
         self._latency = Window(LATENCY_WINDOW_S)
         self._freshness = Window(LATENCY_WINDOW_S)
+        self._recent = RecentInput(RECENT_WINDOW_S)
+        self._history = Track(HISTORY_S, HISTORY_STEP_S)
+        self._warn_share = settings.refused.warn_share
+        self._concerns = ConcernLog(topics.role)
+        self._began_at: float | None = None
+        self._stable_at = time.monotonic()
         self.status = RoleStatus(
             role=topics.role,
             group_id=topics.group_id,
@@ -109,16 +130,26 @@ class RoleBoard:
         self._published.add(now, [accounting.published])
         self._latency.add(now, metrics.latency.counts(metrics.topic))
         self._freshness.add(now, metrics.freshness.counts(metrics.topic))
+        partitions = [
+            partition_status(held, pipeline.lags.get(held.partition), pipeline.restoring)
+            for held in sorted(pipeline.assignment.all(), key=lambda held: held.partition)
+        ]
+        self._began_at = now if self._began_at is None else self._began_at
+        lags = [each.lag for each in partitions if each.lag is not None]
+        self._history.add(now, time.time_ns() // 1_000_000, accounting.published, sum(lags) if lags else None)
+        self._stable_at = now if pipeline.is_stable else self._stable_at
+        found = concerns(self._figures(pipeline, now), self._warn_share)
+        self._concerns.tell(found, now)
         self.status = self.status.model_copy(
             update={
                 "group_stable": pipeline.is_stable,
                 "mode": Mode.BACKLOG if pipeline.is_backlog else Mode.LIVE,
-                "partitions": [
-                    partition_status(held, pipeline.lags.get(held.partition), pipeline.restoring)
-                    for held in sorted(pipeline.assignment.all(), key=lambda held: held.partition)
-                ],
+                "partitions": partitions,
                 "accounting": accounting,
                 "per_second": round(self._published.rates()[0], 1),
+                "mean_per_second": round(accounting.published / max(1.0, now - self._began_at), 1),
+                "history": History(**dict(zip(History.model_fields, self._history.points(), strict=True))),
+                "concerns": found,
                 "latency_ms": _quantiles_ms(self._latency),
                 "freshness_ms": _quantiles_ms(self._freshness),
                 "batch_fill": pipeline.batch_fill,
@@ -135,6 +166,37 @@ class RoleBoard:
             }
         )
 
+    def _figures(self, pipeline: Pipeline, now: float) -> Figures:
+        metrics, held, encoding = self._metrics, pipeline.assignment.all(), pipeline.role.encoding
+        totals, overflow = metrics.accounting.totals, metrics.waiting_overflow.labels(metrics.topic)
+        encoders = {} if encoding is None else encoding.totals
+        recent = self._recent.growth(
+            now,
+            {
+                "published": {"": sum(totals.published.values())},
+                "superseded": totals.superseded,
+                "refused": totals.dead_lettered,
+                "encoded": {name: each.encoded + each.reused for name, each in encoders.items()},
+                "not_encoded": {name: each.refused for name, each in encoders.items()},
+                "overflown": {"": int(overflow._value.get())},  # noqa: SLF001  # see `raise_to`
+            },
+        )
+        stopped = [each for each in held if each.state == PartitionState.STOPPED]
+        return Figures(
+            published=recent["published"][""],
+            superseded=recent["superseded"],
+            refused=recent["refused"],
+            encoded=recent["encoded"],
+            not_encoded=recent["not_encoded"],
+            num_overflown=recent["overflown"][""],
+            num_partitions=len(held),
+            stopped=[StoppedPartition(each.partition.partition, each.detail) for each in stopped],
+            silent_s=pipeline.silent_s,
+            unstable_s=now - self._stable_at,
+            restoring_s=0.0 if pipeline.restoring_since is None else now - pipeline.restoring_since,
+            unaccounted=pipeline.unaccounted,
+        )
+
     def _transactions(self, now: float) -> dict[str, float | None]:
         metrics = self._metrics
         self._transaction_times.add(now, metrics.transaction_duration.counts(metrics.topic))
@@ -142,6 +204,49 @@ class RoleBoard:
         committed = results.pop("committed")
         times = {f"{name}_ms": value for name, value in _quantiles_ms(self._transaction_times, STAGE_BUCKETS).items()}
         return {"committed": committed, "aborted": sum(results.values()), **times}
+
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+class RecentInput:
+    """How much counts have grown over the last `seconds` in which anything came to an end. While nothing comes, that
+    stays as it was: a worker that has refused all it was sent is not well because nobody sends it more."""
+
+    def __init__(self, seconds: float) -> None:
+        self._window = Window(seconds)
+        self._last: list[int] | None = None
+
+    def growth(self, now: float, counts: Counts) -> dict[str, Counter[str]]:
+        """The names must be the same at each call."""
+        values = [count for group in counts.values() for count in group.values()]
+        if self._last is None:
+            self._window.add(now, [0] * len(values))
+        if values != self._last:
+            self._window.add(now, values)
+            self._last = values
+        grown = iter(self._window.growth())
+        return {group: Counter({name: int(next(grown)) for name in names}) for group, names in counts.items()}
+
+
+class ConcernLog:
+    """Says in the log what begins, goes on for long, and ends."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+        self._told_at: dict[str, float] = {}
+
+    def tell(self, found: Sequence[Concern], now: float) -> None:
+        kinds = {concern.kind: concern for concern in found}
+        for kind, concern in kinds.items():
+            if now - self._told_at.get(kind, -CONCERN_REPEAT_S) >= CONCERN_REPEAT_S:
+                self._told_at[kind] = now
+                log.warning(
+                    "%s: %s. %s", self._role, concern.title, concern.detail, extra={"action": "concern", "kind": kind}
+                )
+        for kind in self._told_at.keys() - kinds.keys():
+            del self._told_at[kind]
+            log.info("%s: it is over: %s", self._role, kind, extra={"action": "concern_over", "kind": kind})
 
 
 def _quantiles_ms(window: Window, buckets: Sequence[float] = LATENCY_BUCKETS) -> dict[str, float | None]:

@@ -121,3 +121,42 @@ def test_nothing_to_import_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     code, _, errors = run(capsys, "jsonl", "--events", tmp_path / "events.jsonl", "--out", tmp_path / "out")
     assert code == 10
     assert "there was nothing to import" in errors
+
+
+@pytest.mark.parametrize(
+    ("num_good", "num_bad", "flags", "code"),
+    [
+        (0, 5, (), 13),
+        (0, 5, ("--max-refused", 1), 13),
+        (4, 5, (), 13),
+        (5, 5, (), 0),
+        (4, 5, ("--max-refused", 0.6), 0),
+    ],
+)
+def test_it_fails_when_all_or_too_many_rows_are_left_out(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    num_good: int,
+    num_bad: int,
+    flags: tuple[object, ...],
+    code: int,
+) -> None:
+    rows = [f"u{number},i,{number}" for number in range(num_good)] + [f"u,i,never {n}" for n in range(num_bad)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,event_time_ms", *rows]))
+    given, _, said = run(
+        capsys, "csv", "--events", tmp_path / "events.csv", "--event-type", "view", "--out", tmp_path / "out",
+        "--skip-bad-rows", *flags,
+    )  # fmt: skip
+    assert given == code, said
+    assert (f"{num_bad} of {num_good + num_bad} rows were refused" in said) is bool(code)
+
+
+def test_files_without_a_row_are_told_from_files_with_bad_rows_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id,event_time_ms\n")
+    code, _, said = run(
+        capsys, "csv", "--events", tmp_path / "events.csv", "--event-type", "view", "--out", tmp_path / "out",
+        "--skip-bad-rows",
+    )  # fmt: skip
+    assert (code, "there was nothing to import" in said) == (10, True)

@@ -91,6 +91,26 @@ def test_the_command_prints_what_became_of_the_items(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
+    ("items", "flags", "code"),
+    [
+        (ITEMS[1:2], [], 13),
+        (ITEMS[1:2], ["--max-refused=1"], 13),
+        (ITEMS, [], 0),
+        (ITEMS, ["--max-refused=0.2"], 13),
+        (ITEMS, ["--max-refused=0.25"], 0),
+    ],
+    ids=["all", "all, whatever may be", "a quarter", "more than may be", "as many as may be"],
+)
+def test_it_fails_when_all_or_too_many_items_are_refused(
+    tmp_path: Path, items: list[NewItem], flags: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_items(tmp_path / "in", items)
+    paths = [str(tmp_path / "in"), str(tmp_path / "out")]
+    assert main(["encode", *paths, "--encode.encoders=text=builtin-text,image=builtin-image", *flags]) == code
+    assert (f"1 of {len(items)} items were refused" in capsys.readouterr().err) is bool(code)
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
         ([], "encode.encoders is not set"),

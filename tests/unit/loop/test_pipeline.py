@@ -57,6 +57,19 @@ def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:
     ]
 
 
+def test_refused_records_are_told_by_reason_with_the_last_place(caplog):
+    cluster = FakeCluster(1)
+    for _ in range(50):
+        cluster.append("items", 0, b"a", b"\xc1")
+    with caplog.at_level("WARNING"), Harness(cluster) as harness:
+        harness.until_committed()
+    told = [record for record in caplog.records if record.__dict__.get("action") == "refused"]
+    assert {record.__dict__["reason"] for record in told} == {"not_msgpack"}
+    assert sum(record.__dict__["num_records"] for record in told) == 50, "the last ones are told at the end"
+    assert (told[-1].__dict__["partition"], told[-1].__dict__["offset"]) == (0, 49)
+    assert 1 <= len(told) <= 2
+
+
 def dead_letters(cluster: FakeCluster) -> list[DeadLetter]:
     return [decode(DeadLetter, record.value) for record in cluster.records("dead-letters")]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from worker.monitoring.summary import Window, quantile
+from worker.monitoring.summary import Track, Window, quantile
 
 
 def test_a_rate_covers_the_window_only():
@@ -10,6 +10,16 @@ def test_a_rate_covers_the_window_only():
     assert window.rates() == [0.0]
     window.add(31, [200])
     assert window.rates() == [10.0]
+
+
+def test_a_track_keeps_a_point_a_step_for_as_long_as_it_is_drawn():
+    track = Track(seconds=60, step_s=10)
+    for now in range(200):
+        track.add(float(now), 1_000 * now, total=5 * now, level=now if now > 50 else None)
+    at_ms, rates, levels = track.points()
+    assert at_ms == [140_000, 150_000, 160_000, 170_000, 180_000, 190_000]
+    assert rates == [5.0] * 6
+    assert levels == [140, 150, 160, 170, 180, 190]
 
 
 def test_a_rate_needs_two_snapshots():

@@ -23,6 +23,10 @@ def refuse(error: DataError) -> None:
     raise error
 
 
+class NothingImportedError(DataError):
+    """There was no row, or none that was right."""
+
+
 @dataclass(frozen=True, slots=True)
 class TitledItem:
     """An item and, for people, what it is called."""
@@ -91,7 +95,7 @@ def save(imported: Imported, directory: Path, compression: Compression | None = 
         summary.lists[name] = write_item_list(directory / f"{name}.txt", item_ids)
         summary.files.append(str(directory / f"{name}.txt"))
     if not summary.num_items + summary.num_events:
-        raise DataError("there was nothing to import: the files have neither items nor events")
+        raise NothingImportedError("there was nothing to import: the files have neither items nor events")
     return summary
 
 
