@@ -27,6 +27,7 @@ def exposed_samples() -> Samples:
     metrics = Metrics(registry, "items")
     metrics.lag.labels("items", "0").set(0)
     metrics.position_lag.labels("items", "0").set(0)
+    metrics.lag_seconds.set_since(["items", "0"], None)
     EncodeMetrics(metrics, ["text"], ["text"])
     process = ProcessMetrics(registry)
     process.space_info.info({"space_id": "0f3a", "dim": "256"})

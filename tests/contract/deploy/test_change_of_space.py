@@ -16,7 +16,7 @@ from schemas import ItemVector, UserVector, decode, encode
 from tests.brokers import Outgoing, RealKafka, produce, read_topic
 from tests.contract.deploy.artefacts import (
     DEPLOY,
-    RUNBOOK,
+    MANUAL,
     Document,
     container,
     rendered,
@@ -31,7 +31,7 @@ from worker.synthetic import MODALITIES, Audience, Catalogue
 
 NUM_ITEMS, NUM_EVENTS, NUM_PARTITIONS = 30, 60, 2
 END_MS = 1_700_000_000_000
-STEPS = RUNBOOK.read_text().partition("## Change the space\n")[2].partition("\n## ")[0]
+STEPS = MANUAL.read_text().partition("## Change the space\n")[2].partition("\n## ")[0]
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.acceptance]
 
