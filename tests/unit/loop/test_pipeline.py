@@ -57,6 +57,45 @@ def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:
     ]
 
 
+def test_a_stage_is_busy_while_it_works_and_not_while_it_waits():
+    cluster = FakeCluster(1)
+    with Harness(cluster) as harness:
+        harness.until(lambda: P0 in harness.pipeline.assignment)
+        idle = {stage.name: stage.busy_s for stage in harness.pipeline._stages}
+        assert idle["compute"] == 0.0, "it has waited for a batch all the time"
+        feed(cluster, 200, 0)
+        harness.until_committed()
+        busy = {stage.name: stage.busy_s for stage in harness.pipeline._stages}
+        harness.until(
+            lambda: (
+                harness.metrics.registry.get_sample_value("align_stage_busy_seconds_total", {"stage": "compute"})
+                >= busy["compute"]
+            )
+        )
+    assert busy["compute"] > 0
+    assert busy["publish"] > 0
+
+
+def test_partitions_are_counted_by_what_they_do_and_stopped_ones_by_why():
+    refusing = [True]
+
+    def refuse(topic, key):
+        return ClientError("no") if topic == "item-vectors" and refusing[0] else None
+
+    cluster = FakeCluster(2)
+    feed(cluster, 5, 0)
+    with Harness(cluster, refuse=refuse) as harness:
+        value = harness.metrics.registry.get_sample_value
+        stopped = {"topic": "items", "reason": "publish_failed"}
+        harness.until(lambda: value("align_stopped_partitions", stopped) == 2)
+        assert value("align_stopped_partitions", {**stopped, "reason": "dead_letter_failed"}) == 0
+        refusing[0] = False
+        harness.until(lambda: value("align_partitions", {"topic": "items", "state": "running"}) == 2)
+        assert value("align_stopped_partitions", stopped) == 0
+        assert value("align_topic_partitions", {"topic": "items"}) == 2
+        harness.until_committed()
+
+
 def test_refused_records_are_told_by_reason_with_the_last_place(caplog):
     cluster = FakeCluster(1)
     for _ in range(50):
