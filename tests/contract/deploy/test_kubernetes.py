@@ -16,7 +16,7 @@ from tests.contract.deploy.artefacts import (
     COMPONENT_NAMES,
     CORE_GROUPS,
     DEPLOY,
-    RUNBOOK,
+    MANUAL,
     SPACE_VOLUME,
     TARGETS,
     Document,
@@ -224,7 +224,7 @@ def test_the_lag_can_be_given_to_the_plain_autoscaler_as_the_page_says(
     worker_settings: Settings, samples: Samples
 ) -> None:
     scaler = document(DEPLOY / "components" / "hpa" / "horizontalpodautoscaler.yaml")
-    (block,) = re.findall(r"```yaml\n(metrics:\n.*?)```", RUNBOOK.read_text(), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(metrics:\n.*?)```", MANUAL.read_text(), re.DOTALL)
     (metric,) = yaml.safe_load(block)["metrics"]
     validate([{**scaler, "spec": {**scaler["spec"], "metrics": [metric]}}])
     asked, target = metric["external"]["metric"], metric["external"]["target"]
