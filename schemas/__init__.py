@@ -8,6 +8,7 @@ from schemas.limits import DEFAULT_LIMITS, Limits
 from schemas.message import SCHEMA_VERSION, Message
 from schemas.reason import Reason, SchemaError
 from schemas.tensor import Dtype, Feature, Tensor, all_finite
+from schemas.times import looks_like_seconds, time_problem
 from schemas.users import UserEvent, UserVector
 
 __all__ = [
@@ -33,5 +34,7 @@ __all__ = [
     "encode_item_vector",
     "encode_user_vector",
     "json_schema",
+    "looks_like_seconds",
     "split_messages",
+    "time_problem",
 ]

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from schemas.limits import AtMost
 from schemas.message import Count, Finite, Id, Message, Name, Vector
 from schemas.tensor import Feature, Tensor
-from schemas.times import InputTimeMs, TimeMs
+from schemas.times import TimeMs
 
 
 class Content(BaseModel):
@@ -56,7 +56,7 @@ class NewItem(Message):
     """The item; also the record's key, in UTF-8."""
     revision: Count
     """Grows with every change of the item; the greatest wins, whatever the order of arrival."""
-    event_time_ms: InputTimeMs
+    event_time_ms: TimeMs
     """When the item changed, milliseconds since 1970, UTC; 0 where that is not known."""
     features: Annotated[dict[Name, Feature], AtMost("modalities")] = Field(default_factory=dict)
     """Encoder outputs by modality (`text`, `image`, …)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from schemas.message import Count, Finite, Id, Message, Name, Vector
 from schemas.tensor import Tensor
-from schemas.times import InputTimeMs, TimeMs
+from schemas.times import TimeMs
 
 
 class UserEvent(Message):
@@ -20,7 +20,7 @@ class UserEvent(Message):
     """The item."""
     event_type: Name
     """What happened, as `view` or `purchase`."""
-    event_time_ms: InputTimeMs
+    event_time_ms: TimeMs
     """When it happened, milliseconds since 1970, UTC."""
     value: Finite | None = None
     """How much of it, where that has a meaning: seconds watched, stars given."""

@@ -41,7 +41,7 @@ _WORDS = {
 }
 """What to say for pydantic's error types, in the words of the wire; pydantic's own text for the others."""
 
-_OF_TIMES = ("time", "greater_than_equal", "less_than_equal")
+_OF_TIMES = ("greater_than_equal", "less_than_equal")
 
 _NAME_CHARS = 64
 
@@ -85,8 +85,7 @@ def _reason(error: ErrorDetails) -> Reason:
 
 def _problem(error: ErrorDetails) -> str:
     if error["type"] in _OF_TIMES and str(error["loc"][-1]).endswith("_ms"):
-        value = error["input"]
-        return time_problem(value) if type(value) is int else f"should be an int, got {wire_type(value)}"
+        return time_problem(error["input"])
     words = _WORDS.get(error["type"])
     text = words.format_map(error.get("ctx", {})) if words else error["msg"].removeprefix("Input ")
     return f"{text}, got {wire_type(error['input'])}" if error["type"].endswith("_type") else text

@@ -72,7 +72,9 @@ def test_the_public_names_are_these():
         "encode_item_vector",
         "encode_user_vector",
         "json_schema",
+        "looks_like_seconds",
         "split_messages",
+        "time_problem",
     ]
     assert all(hasattr(schemas, name) for name in schemas.__all__)
 

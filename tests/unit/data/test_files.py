@@ -108,7 +108,7 @@ def test_items_are_not_taken_for_events(tmp_path):
 def test_a_file_of_something_else_is_an_error(tmp_path):
     path = tmp_path / "items.json"
     path.write_text('{"item_id": "1"}')
-    assert "NewItem 1, at byte 0: the message should be a map" in message_of(read_items, path)
+    assert "NewItem 1, at byte 0: looks like JSON: the message should be a map" in message_of(read_items, path)
 
 
 def test_a_missing_file_is_named(tmp_path):

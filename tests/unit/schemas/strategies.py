@@ -20,13 +20,12 @@ from schemas import (
 )
 from schemas.message import MAX_INT
 from schemas.tensor import ELEMENT_BYTES, MAX_SCALE
-from schemas.times import MAX_TIME_MS, SECONDS_FROM, SECONDS_TO
+from schemas.times import MAX_TIME_MS
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 names = ids
 counts = st.integers(0, MAX_INT)
 times = st.integers(0, MAX_TIME_MS)
-input_times = st.integers(0, SECONDS_FROM - 1) | st.integers(SECONDS_TO, MAX_TIME_MS)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 scales = st.floats(0, MAX_SCALE, exclude_min=True)
 dtypes = st.sampled_from(list(ELEMENT_BYTES))
@@ -71,7 +70,7 @@ new_items = st.builds(
     NewItem,
     item_id=ids,
     revision=counts,
-    event_time_ms=input_times,
+    event_time_ms=times,
     features=st.dictionaries(names, features, max_size=3),
     content=st.dictionaries(names, contents, max_size=3),
     neighbors=st.lists(ids, max_size=4),
@@ -83,7 +82,7 @@ user_events = st.builds(
     user_id=ids,
     item_id=ids,
     event_type=names,
-    event_time_ms=input_times,
+    event_time_ms=times,
     value=st.none() | finite,
 )
 item_vectors = st.builds(
