@@ -98,6 +98,7 @@ CUT_SHORT = {
     "negative-length": answer(BODY, Content_Length="-1"),
     "odd-transfer": answer(BODY, Transfer_Encoding="gzip, chunked"),
     "brotli": answer(BODY, Content_Length=SIZE, Content_Encoding="br"),
+    "long-noise": b"ICY 200\rnoise" + b"x" * 30_000 + b"\r\n",
     "endless-interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000,
 }
 """Answers that are not the whole of a body."""
@@ -508,6 +509,14 @@ def test_what_it_does_is_told(fetch: Fetch, path: str, reason: Reason, said: str
 @pytest.mark.parametrize("path", sorted(CUT_SHORT))
 def test_a_body_that_ends_early_or_makes_no_sense_is_not_taken_for_whole(fetch: Fetch, path: str) -> None:
     assert refusal(fetch, path).reason is Reason.FETCH_FAILED
+
+
+def test_what_a_server_says_is_told_on_one_short_line(fetch: Fetch) -> None:
+    detail = refusal(fetch, "long-noise").detail
+    assert "BadStatusLine: ICY 200 noise" in detail
+    assert len(detail) < 400
+    assert "\n" not in detail
+    assert "\r" not in detail
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(fetch: Fetch) -> None:

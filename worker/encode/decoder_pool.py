@@ -25,16 +25,27 @@ import msgpack
 
 from schemas import Reason
 from worker.encode.confinement import environment
-from worker.encode.decoder_process import LENGTH_BYTES
+from worker.encode.decoder_process import LENGTH_BYTES, MAX_DETAIL_CHARS
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import Form, MediaLimits, Part, form_to_plain, part_from_plain
+from worker.encode.media.forms import (
+    Form,
+    MediaLimits,
+    Part,
+    answers,
+    form_to_plain,
+    part_from_plain,
+    plain_bytes,
+)
 from worker.errors import SystemicError
 from worker.settings import DECODER_START_S
 
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "worker.encode.decoder_process")
-MAX_REPLY_BYTES = 2**30
+REFUSALS = (Reason.UNDECODABLE, Reason.TOO_LARGE, Reason.DECODER_FAILED)
+MAX_REPLY_BYTES = 64 * 1_024  # of an answer without parts
+MAX_REPLY_FIELDS = 64
+MAX_REPLY_ITEMS = 4_096  # of one list
 MAX_FILES = 20_000  # of one process, so that what its libraries leak is bounded
 CHUNK_BYTES = 2**20
 
@@ -192,11 +203,22 @@ class _Decoder:
         return self._process.poll() is None
 
     def ask(self, job: Job, timeout_s: float) -> list[Part | None]:
+        """Its answer, which is not trusted: what has read the files of strangers may say anything.
+
+        Raises `ValueError`, `KeyError` or `TypeError` for one that is no answer to the job.
+        """
         self.num_files += 1
-        reply = self._exchange({"data": job.data, "forms": [form_to_plain(form) for form in job.forms]}, timeout_s)
+        request = {"data": job.data, "forms": [form_to_plain(form) for form in job.forms]}
+        max_bytes = MAX_REPLY_BYTES + sum(plain_bytes(form) for form in job.forms)
+        reply = self._exchange(request, timeout_s, max_bytes)
         if "reason" in reply:
-            raise ContentError(Reason(reply["reason"]), str(reply["detail"]))
-        return [part_from_plain(part) for part in reply["parts"]]
+            if (reason := Reason(reply["reason"])) not in REFUSALS:
+                raise ValueError("a reason that is none of a decoder's")
+            raise ContentError(reason, str(reply["detail"])[:MAX_DETAIL_CHARS])
+        parts = [part_from_plain(part) for part in reply["parts"]]
+        if len(parts) != len(job.forms) or not all(map(answers, parts, job.forms)):
+            raise ValueError("other parts than were asked for")
+        return parts
 
     def kill(self) -> None:
         """From any thread: whoever waits for an answer learns that the process has died."""
@@ -208,14 +230,16 @@ class _Decoder:
         self._in.close()
         self._out.close()
 
-    def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, message: dict[str, Any], timeout_s: float, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         packed: bytes = msgpack.packb(message)
         self._send(len(packed).to_bytes(LENGTH_BYTES, "little") + packed, deadline)
         length = int.from_bytes(self._receive(LENGTH_BYTES, deadline), "little")
-        if length > MAX_REPLY_BYTES:
+        if length > max_bytes:
             raise ValueError(f"a reply of {length} bytes")
-        reply: dict[str, Any] = msgpack.unpackb(self._receive(length, deadline))
+        reply: dict[str, Any] = msgpack.unpackb(
+            self._receive(length, deadline), max_map_len=MAX_REPLY_FIELDS, max_array_len=MAX_REPLY_ITEMS
+        )
         return reply
 
     def _send(self, data: bytes, deadline: float) -> None:

@@ -23,6 +23,7 @@ from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import MediaLimits, form_from_plain, part_to_plain
 
 LENGTH_BYTES = 8
+MAX_DETAIL_CHARS = 1_000
 ALARM_AFTER_S = 1.0  # later than the parent, who then knows that it was the time
 
 
@@ -58,11 +59,11 @@ def _answer(request: Any, limits: MediaLimits) -> dict[str, Any]:
     try:
         parts = decode(request["data"], [form_from_plain(form) for form in request["forms"]], limits)
     except ContentError as error:
-        return {"reason": error.reason.value, "detail": error.detail}
+        return {"reason": error.reason.value, "detail": error.detail[:MAX_DETAIL_CHARS]}
     except MemoryError:
         return {"reason": Reason.DECODER_FAILED.value, "detail": "decoding takes more memory than a decoder may have"}
     except Exception as error:  # whatever else a library raises, this file alone is to blame
-        return {"reason": Reason.DECODER_FAILED.value, "detail": f"{type(error).__name__}: {error}"}
+        return {"reason": Reason.DECODER_FAILED.value, "detail": f"{type(error).__name__}: {error}"[:MAX_DETAIL_CHARS]}
     return {"parts": [part_to_plain(part) for part in parts]}
 
 

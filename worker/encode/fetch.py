@@ -234,7 +234,8 @@ class Fetcher:
                 raise _TransientError(f"TLS: {error}") from error
             raise _failed(f"TLS: {error}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise _TransientError(f"{type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split())[:SHOWN_CHARS]  # some of it is the server's, of any length and form
+            raise _TransientError(f"{type(error).__name__}: {said}") from error
         except ValueError as error:
             raise _failed(str(error)) from error
 

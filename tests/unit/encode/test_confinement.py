@@ -75,7 +75,7 @@ def probed(monkeypatch: pytest.MonkeyPatch, start: str = "") -> dict[str, Any]:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     pool = DecoderPool(1)
-    (part,) = pool.decode(Job(b"", [TextForm(10)]))
+    (part,) = pool.decode(Job(b"", [TextForm(100_000)]))
     pool.close()
     assert isinstance(part, Text)
     return dict(json.loads(part.text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -12,10 +13,11 @@ import pytest
 
 from schemas import Reason
 from tests import media_files
+from worker.encode import decoder_pool
 from worker.encode.decoder_pool import DecoderPool, Job, _DiedError, _LateError
 from worker.encode.media.decoding import decode
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import MediaLimits, PictureForm, SoundForm, Text, TextForm
+from worker.encode.media.forms import MediaLimits, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
 
 FORMS = (PictureForm(24, 32, frames=4), SoundForm(16_000, 0.25, windows=2), TextForm(100))
 GOOD = Job(media_files.picture(), [FORMS[0]])
@@ -50,6 +52,55 @@ def test_a_refusal_comes_back_with_its_reason(pool: DecoderPool) -> None:
     assert isinstance(bad, ContentError)
     assert bad.reason is Reason.UNDECODABLE
     assert isinstance(good, list)
+
+
+PICTURE = {"part": "Pictures", "shape": [1, 8, 8, 3], "data": bytes(192), "times": [0.0]}
+SOUND = {"part": "Sound", "shape": [1, 4], "data": bytes(16), "times": [0.0]}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"parts": []},
+        {"parts": [PICTURE, PICTURE]},
+        {"parts": [SOUND]},
+        {"parts": [{"part": "Text", "text": "x"}]},
+        {"parts": [{**PICTURE, "shape": [1, 4, 16, 3]}]},
+        {"parts": [{**PICTURE, "shape": [192]}]},
+        {"parts": [{**PICTURE, "shape": [0, 8, 8, 3], "data": b"", "times": []}]},
+        {"parts": [{**PICTURE, "times": [float("nan")]}]},
+        {"parts": [{**PICTURE, "times": []}]},
+        {"parts": [{**PICTURE, "data": b"x" * 80_000}]},
+        {"parts": [[[[[]]]]]},
+        {"parts": [None] * 5_000},
+        {"parts": 5},
+        {"reason": "key_mismatch", "detail": "not a decoder's to say"},
+        {"reason": "no such reason", "detail": ""},
+        {"nothing": 1},
+        [],
+        5,
+    ],
+)
+def test_an_answer_that_is_none_costs_the_file_and_nothing_else(reply: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a process that a file has taken over."""
+    start = "from worker.encode import decoder_process as p\nnan = float('nan')\n"
+    code = f"{start}p._answer = lambda *_: {reply!r}\np.main()"
+    pool = DecoderPool(1)
+    with monkeypatch.context() as taken_over:
+        taken_over.setattr(decoder_pool, "COMMAND", (sys.executable, "-c", code))
+        with pytest.raises(ContentError, match="answered with nonsense") as caught:
+            pool.decode(Job(b"", [PictureForm(8, 8)]))
+    assert caught.value.reason is Reason.DECODER_FAILED
+    pool.close()
+
+
+def test_the_largest_answers_are_within_the_bound(pool: DecoderPool) -> None:
+    film = media_files.film(title="T" * 300, samples_CT=media_files.tone(2, rate=48_000))
+    forms = (PictureForm(200, 300, frames=16), SoundForm(48_000, 0.1, windows=20), TextForm(300))
+    pictures, sound, text = pool.decode(Job(film, forms))
+    assert isinstance(pictures, Pictures)
+    assert isinstance(sound, Sound)
+    assert (len(pictures.times_s), len(sound.times_s), text) == (16, 20, Text("T" * 300))
 
 
 def test_a_file_that_takes_too_long_is_given_up_and_the_next_one_is_decoded() -> None:

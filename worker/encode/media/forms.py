@@ -116,3 +116,31 @@ def part_from_plain(plain: Mapping[str, Any] | None) -> Part | None:
     if plain["part"] == "Pictures":
         return Pictures(np.frombuffer(plain["data"], np.uint8).reshape(plain["shape"]), times_s)
     return Sound(np.frombuffer(plain["data"], np.float32).reshape(plain["shape"]), times_s)
+
+
+def answers(part: Part | None, form: Form) -> bool:
+    """Whether a part is what was asked for, in kind, size and number."""
+    if part is None:
+        return True
+    if isinstance(part, Text):
+        return isinstance(form, TextForm) and len(part.text) <= form.chars
+    if len(part.times_s) != len(part[0]) or not np.isfinite(part.times_s).all():
+        return False
+    if isinstance(part, Pictures):
+        shape = part.pixels_NHW3.shape
+        if not isinstance(form, PictureForm) or shape[1:] != (form.height, form.width, 3):
+            return False
+        return bool(1 <= shape[0] <= form.frames)
+    shape = part.samples_NT.shape
+    if not isinstance(form, SoundForm) or len(shape) != 2 or not np.isfinite(part.samples_NT).all():
+        return False
+    return bool(1 <= shape[0] <= form.windows and 1 <= shape[1] <= round(form.seconds * form.rate))
+
+
+def plain_bytes(form: Form) -> int:
+    """More than the plain form of any answer to it takes."""
+    if isinstance(form, PictureForm):
+        return 1_024 + form.frames * (form.height * form.width * 3 + 16)
+    if isinstance(form, SoundForm):
+        return 1_024 + form.windows * (round(form.seconds * form.rate) * 4 + 16)
+    return 1_024 + form.chars * 4
