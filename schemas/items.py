@@ -98,8 +98,9 @@ class ItemVector(Message):
     produced_at_ms: TimeMs
     """When the vector was computed, milliseconds since 1970, UTC."""
     source_offset: Count | None = None
-    """Offset of the item message, in the partition of the same number of the items topic. Of two records with
-    the same key, deletes included, the one with the greater source offset is the newer."""
+    """Offset of the item message, in the partition of the same number of the items topic, plus 2^44 for each log under
+    that name before it. Of two records with the same key, deletes included, the one with the greater source offset is
+    the newer."""
     base_vector: Vector | None = Field(None, title="Base Vector")
     """The vector before graph fusion, shape [D], which items that have this one for a neighbour attend to. Not given
     where graph fusion has not moved the vector: then the vector is that."""

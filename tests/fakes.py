@@ -12,7 +12,17 @@ import numpy as np
 
 from schemas import Feature, NewItem, encode
 from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
-from worker.kafka.port import Commit, Contact, Lease, Membership, Outbound, PartitionListener, Receipt, TopicDescription
+from worker.kafka.port import (
+    Commit,
+    Contact,
+    Lease,
+    Membership,
+    Outbound,
+    PartitionListener,
+    Receipt,
+    TopicDescription,
+    TopicLook,
+)
 from worker.records import Change, Headers, Item, TopicPartition
 from worker.stages.fuse import Result, Vector
 
@@ -55,6 +65,10 @@ class FakeCluster:
             TopicPartition(topic, number): [] for topic in topics for number in range(num_partitions)
         }
         self.commits: dict[TopicPartition, Commit] = {}
+        self.topic_ids: dict[str, str] = {}
+        """Empty, as of brokers that give topics none."""
+        self.starts: dict[TopicPartition, int] = {}
+        """Where logs begin that have dropped something."""
         self.max_message_bytes = 1_000_000
         self.generation = 1
         """Of the group."""
@@ -73,6 +87,20 @@ class FakeCluster:
             )
             return len(records) - 1
 
+    def drop(self, partition: TopicPartition, before: int) -> None:
+        """Retention: the log begins at this offset from now on."""
+        with self.lock:
+            self.starts[partition] = before
+
+    def recreate(self, topic: str, topic_id: str) -> None:
+        """Delete a topic and make it again. As a broker does, it forgets the commits of the old one."""
+        with self.lock:
+            self.topic_ids[topic] = topic_id
+            for tp in [tp for tp in self.log if tp.topic == topic]:
+                self.log[tp] = []
+                self.starts.pop(tp, None)
+                self.commits.pop(tp, None)
+
     def records(self, topic: str) -> list[FakeRecord]:
         """What a reader of committed records sees."""
         with self.lock:
@@ -86,7 +114,8 @@ class FakeCluster:
 
     def visible(self, partition: TopicPartition, start: int) -> list[FakeRecord]:
         with self.lock:
-            records = self.log[partition][start : self.stable_end(partition)]
+            first = max(start, self.starts.get(partition, 0))
+            records = self.log[partition][first : self.stable_end(partition)]
             return [record for record in records if (partition, record.offset) not in self._hidden]
 
     def begin(self, transactional_id: str) -> int:
@@ -136,7 +165,7 @@ class FakeClient:
         cluster = self.cluster
         existing = {tp.topic for tp in cluster.log}
         return {
-            name: TopicDescription(cluster.num_partitions, cluster.max_message_bytes)
+            name: TopicDescription(cluster.num_partitions, cluster.max_message_bytes, cluster.topic_ids.get(name, ""))
             for name in names
             if name in existing
         }
@@ -165,12 +194,32 @@ class FakeClient:
     def log(self) -> FakeLog:
         return FakeLog(self.cluster)
 
+    def topics(self) -> FakeTopics:
+        return FakeTopics(self)
+
+
+@dataclass
+class FakeTopics:
+    """Implements `kafka.TopicsPort`."""
+
+    client: FakeClient
+
+    def look(self, names: Collection[str]) -> Mapping[str, TopicLook]:
+        described = self.client.describe_topics(names)
+        return {name: TopicLook(each.num_partitions, each.topic_id) for name, each in described.items()}
+
+    def close(self) -> None:
+        return
+
 
 @dataclass
 class FakeLog:
     """Implements `kafka.LogPort`."""
 
     cluster: FakeCluster
+
+    def beginning(self, partition: TopicPartition, timeout_s: float) -> int:
+        return self.cluster.starts.get(partition, 0)
 
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         return len(self.cluster.log[partition])
@@ -245,11 +294,14 @@ class FakeConsumer:
         self._paused &= set(self._positions)  # a partition that comes back in the same rebalance is still paused
         polled = {}
         with self._cluster.lock:
+            self._reset_positions()
             for tp in sorted(set(self._positions) - self._paused):
                 records = self._cluster.visible(tp, self._positions[tp])[:max_records]
                 if records:
                     polled[tp] = records
                     self._positions[tp] = records[-1].offset + 1
+                else:  # over what is hidden
+                    self._positions[tp] = self._cluster.stable_end(tp)
         return polled
 
     def _apply(self, event: str, partitions: list[TopicPartition]) -> None:
@@ -269,6 +321,19 @@ class FakeConsumer:
         for tp in partitions:
             del self._positions[tp]
 
+    def _reset_positions(self) -> None:
+        """As with `auto_offset_reset="earliest"`."""
+        for tp in set(self._positions) - self._paused:
+            start = self._cluster.starts.get(tp, 0)
+            if not start <= self._positions[tp] <= len(self._cluster.log[tp]):
+                self._positions[tp] = start
+
+    def position(self, partition: TopicPartition) -> int | None:
+        return self._positions.get(partition)
+
+    def log_start(self, partition: TopicPartition) -> int | None:
+        return self._cluster.starts.get(partition, 0)
+
     def is_stable(self) -> bool:
         return not self._pending
 
@@ -285,7 +350,7 @@ class FakeConsumer:
         self._positions[partition] = offset
 
     def beginning(self, partition: TopicPartition) -> int:
-        return 0
+        return self._cluster.starts.get(partition, 0)
 
     def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
         return {tp: self._cluster.commits[tp] for tp in partitions if tp in self._cluster.commits}
@@ -413,7 +478,8 @@ class FakeEmbedder:
         self.batch_sizes: list[int] = []
 
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
-        features = [entry.features for entry in entries if isinstance(entry, Item)]
+        made_of: list[Any] = [entry if isinstance(entry, Item) else entry.state for entry in entries]  # type: ignore[union-attr]
+        features = [each.features for each in made_of]
         self.batch_sizes.append(len(features))
         first = [float(next(iter(each.values())).to_numpy().ravel()[0]) for each in features]
         if self._poison is not None and self._poison in first:

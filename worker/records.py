@@ -66,6 +66,14 @@ class Prompt(NamedTuple):
     headers: Headers = ()
 
 
+class Notice(NamedTuple):
+    """Something that a person should know of."""
+
+    kind: str
+    """One of `status.IncidentStatus`."""
+    detail: str
+
+
 class State(Protocol):
     """What is remembered of an item or a user."""
 
@@ -92,6 +100,8 @@ class Item(NamedTuple):
     """Of the content behind features that were encoded here."""
     neighbors: Sequence[str] = ()
     """Those that the message names, in a space with graph fusion. Past the gate the state has them."""
+    at: int | None = None
+    """Its place (`InputLog.at`). None before the gate."""
 
     @property
     def is_record(self) -> bool:
@@ -108,6 +118,8 @@ class Delete(NamedTuple):
     record: Record
     id: str
     is_overtaken: bool = False
+    at: int | None = None
+    """As of an `Item`."""
 
     @property
     def is_record(self) -> bool:

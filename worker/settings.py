@@ -189,6 +189,11 @@ class KafkaSettings(_Group):
     heartbeat_interval_ms: int = Field(1_000, ge=100)
     """At most a third of `session_timeout_ms`. A member hears of a rebalance with its next heartbeat; with the
     cooperative assignor all partitions stand still until every member has."""
+    on_new_log: Literal["take_up", "refuse"] = "take_up"
+    """What to do where the log of an input, an output or a changelog is not the one of before: its topic was deleted
+    and made again, or it was cut short. `take_up`: say so, and begin at its beginning, so that nothing in it is passed
+    over and revisions decide as ever. `refuse`: end with exit code 4, and leave everything as it is until a person has
+    looked. A topic that comes back with another number of partitions is refused in any case."""
     max_poll_interval_ms: int = Field(30_000, ge=5_000)
     """Longest pause between polls before the client leaves the group; also the rebalance time-out: how long all others
     wait for a member that does not join again."""

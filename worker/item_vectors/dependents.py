@@ -13,6 +13,7 @@ from worker.item_vectors.follower import Catalogue
 from worker.item_vectors.waiting import Waiting
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.tenure import Tenure
+from worker.records import Notice
 from worker.stages.stage import Stage, Watched
 from worker.state.memory import Memory
 from worker.state.packing import is_marked
@@ -82,6 +83,9 @@ class Dependents:
                 found.setdefault(partition, set()).update(keys)
         return found
 
+    def notices(self) -> list[Notice]:
+        return self.catalogue.notices()
+
     def figures(self) -> Mapping[str, int]:
         return {
             "item vectors": self.catalogue.table.num_items,
@@ -96,3 +100,4 @@ class Dependents:
         metrics.table_bytes.labels(topic).set(table.num_bytes())
         raise_to(metrics.waiting_overflow.labels(topic), self.waiting.num_overflown)
         raise_to(metrics.table_foreign.labels(topic), self.catalogue.num_foreign)
+        raise_to(metrics.keys_astray.labels(topic), table.num_astray)

@@ -16,12 +16,13 @@ from worker.errors import ClientError
 from worker.item_vectors.source_offset import of_deletion
 from worker.item_vectors.table import ItemTable, ItemUpdate
 from worker.kafka.port import ClientPort, ReaderPort
-from worker.records import Record
+from worker.records import Notice, Record
 
 log = logging.getLogger(__name__)
 
 POLL_TIMEOUT_MS = 200
 RETRY_S = 1.0
+SHOWN_CHARS = 80
 
 
 class Catalogue:
@@ -84,6 +85,22 @@ class Catalogue:
             changed += renewed
         return appeared, changed
 
+    def notices(self) -> list[Notice]:
+        """What a person should know of keys that have come in two partitions since the last call. Poll thread."""
+        astray = self.table.astray
+        found = [astray.popleft() for _ in range(len(astray))]
+        if not found:
+            return []
+        item_id, before, now = found[-1]
+        return [
+            Notice(
+                "key_in_two_partitions",
+                f"{self._topic}: a key lies in two partitions, as {item_id[:SHOWN_CHARS]!r} in {before} and {now}: "
+                f"producers of the items disagree about partitions ({self.table.num_astray} times so far; "
+                f"schemas/README.md, Partitions)",
+            )
+        ]
+
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
@@ -95,7 +112,8 @@ class Catalogue:
         try:
             item_id = (record.key or b"").decode()
             if record.value is None:
-                return ItemUpdate(item_id, of_deletion(record), None)
+                at = of_deletion(record)
+                return ItemUpdate(item_id, at, None, record.partition, made_at_ms=record.timestamp)
             vector = decode(ItemVector, record.value)
         except (SchemaError, ValueError):
             self.num_foreign += 1
@@ -107,4 +125,11 @@ class Catalogue:
         source = vector.source_offset
         if self._is_base and source is not None and source == self.table.source_offset(item_id):
             return None  # what the item is before graph fusion depends on its messages alone
-        return ItemUpdate(item_id, source, taken.to_numpy().astype("f4"))
+        return ItemUpdate(
+            item_id,
+            source,
+            taken.to_numpy().astype("f4"),
+            record.partition,
+            vector.revision,
+            vector.produced_at_ms,
+        )

@@ -7,6 +7,7 @@ R rows, D dim of the space. The table grows by doubling; a row that is given up 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.align.users import NO_ROW
+from worker.item_vectors.order import NO_REVISION, Version, is_newer
 
 TableDtype = Literal["float16", "bfloat16", "float32"]
 DTYPES: Mapping[TableDtype, torch.dtype] = {
@@ -25,6 +27,7 @@ DTYPES: Mapping[TableDtype, torch.dtype] = {
     "float32": torch.float32,
 }
 _FIRST_ROWS = 1_024
+NUM_ASTRAY = 100
 
 
 class ItemUpdate(NamedTuple):
@@ -35,12 +38,29 @@ class ItemUpdate(NamedTuple):
     """Of the item message it was made of; None where another writer made it."""
     vector: NDArray[np.float32] | None
     """[D]; None: the item is gone."""
+    partition: int = 0
+    revision: int = NO_REVISION
+    made_at_ms: int = 0
+    """These as in `Version`."""
 
 
 class _Known(NamedTuple):
     row: int
     """`NO_ROW`: the item is gone."""
-    source_offset: int
+    source_offset: int | None
+    partition: int
+    revision: int
+    made_at_ms: int
+
+
+class Astray(NamedTuple):
+    """A key that has come in two partitions."""
+
+    item_id: str
+    partition: int
+    """Where it had come before,"""
+    other: int
+    """and where it has come now."""
 
 
 class ItemTable:
@@ -53,6 +73,10 @@ class ItemTable:
         self._num_used = 0
         self._lock = threading.Lock()
         self.num_items = 0
+        self.num_astray = 0
+        """Updates of an item from another partition than the one before."""
+        self.astray: deque[Astray] = deque(maxlen=NUM_ASTRAY)
+        """The newest of them."""
 
     def __contains__(self, item_id: object) -> bool:
         known = self._known.get(item_id)  # type: ignore[call-overload]
@@ -90,11 +114,17 @@ class ItemTable:
         changed: dict[str, None] = {}
         with self._lock:
             for update in updates:
-                known = self._known.get(update.item_id, _Known(NO_ROW, -1))
-                offset = known.source_offset if update.source_offset is None else update.source_offset
-                if offset < known.source_offset:
-                    continue
-                row = known.row
+                known = self._known.get(update.item_id)
+                version = Version(update.source_offset, update.partition, update.revision, update.made_at_ms)
+                if known is not None:
+                    if update.partition != known.partition:
+                        self.num_astray += 1
+                        self.astray.append(Astray(update.item_id, known.partition, update.partition))
+                    elif update.source_offset is None:
+                        version = version._replace(source_offset=known.source_offset)
+                    if not is_newer(version, Version(*known[1:])):
+                        continue
+                row = NO_ROW if known is None else known.row
                 if update.vector is None:
                     if row != NO_ROW:
                         self._free.append(row)
@@ -112,7 +142,7 @@ class ItemTable:
                     elif update.item_id not in new:
                         changed[update.item_id] = None
                     rows[row] = update.vector
-                self._known[update.item_id] = _Known(row, offset)
+                self._known[update.item_id] = _Known(row, *version)
             if rows:
                 self._write(rows)
         return list(new), list(changed)

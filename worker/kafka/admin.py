@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
@@ -11,7 +13,8 @@ from kafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError
 from kafka.errors import for_code as error_for_code
 
 from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.port import TopicDescription
+from worker.kafka.port import TopicDescription, TopicLook
+from worker.kafka.translation import translated
 
 log = logging.getLogger(__name__)
 
@@ -22,21 +25,50 @@ def existing_topics(
     admin: KafkaAdminClient, names: Collection[str], has_configurations: bool
 ) -> dict[str, TopicDescription]:
     """Those among `names` that exist; without configurations to ask for, each with the broker's default limit."""
-    partitions = _num_partitions(admin.describe_topics(list(names)))
-    limits = _max_message_bytes(admin, list(partitions), has_configurations)
-    return {name: TopicDescription(count, limits[name]) for name, count in partitions.items()}
+    found = _existing(admin.describe_topics(list(names)))
+    limits = _max_message_bytes(admin, list(found), has_configurations)
+    return {name: TopicDescription(look.num_partitions, limits[name], look.topic_id) for name, look in found.items()}
 
 
-def _num_partitions(described: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Partitions of the topics that exist, by name, from the answer to a metadata request."""
+class KafkaPythonTopics:
+    """Implements `TopicsPort`. The client behind it is replaced after a failure."""
+
+    def __init__(self, open_admin: Callable[[], KafkaAdminClient]) -> None:
+        self._open = open_admin
+        self._admin: KafkaAdminClient | None = None
+
+    def look(self, names: Collection[str]) -> Mapping[str, TopicLook]:
+        with translated("looking at topics"):
+            try:
+                if self._admin is None:
+                    self._admin = self._open()
+                return _existing(self._admin.describe_topics(list(names)))
+            except KafkaError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
+
+
+def _existing(described: Sequence[Mapping[str, Any]]) -> dict[str, TopicLook]:
+    """The topics that exist, by name, from the answer to a metadata request."""
     found = {}
     for topic in described:
         error = error_for_code(topic["error_code"])
         if error is NoError:
-            found[topic["name"]] = len(topic["partitions"])
+            found[topic["name"]] = TopicLook(len(topic["partitions"]), topic_id(topic.get("topic_id")))
         elif error is not UnknownTopicOrPartitionError:
             raise error(f"topic {topic['name']!r}")
     return found
+
+
+def topic_id(found: uuid.UUID | str | None) -> str:
+    """As Kafka's tools write it; empty for none."""
+    known = uuid.UUID(str(found)) if found else uuid.UUID(int=0)
+    return base64.urlsafe_b64encode(known.bytes).decode().rstrip("=") if known.int else ""
 
 
 def _max_message_bytes(admin: KafkaAdminClient, names: Sequence[str], has_configurations: bool) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from worker.errors import CallTimeoutError
-from worker.kafka.admin import add_topics, existing_topics
+from worker.kafka.admin import KafkaPythonTopics, add_topics, existing_topics
 from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
 from worker.kafka.consumer import KafkaPythonConsumer
 from worker.kafka.contact import Answers, AttentiveNetClient, note_fetches
@@ -25,7 +25,7 @@ from worker.kafka.fence import Fence, FencedNetClient
 from worker.kafka.log import LOG_FETCH_BYTES, KafkaPythonLog
 from worker.kafka.port import Lease, TopicDescription
 from worker.kafka.producer import KafkaPythonProducer, KafkaPythonTransactionalProducer
-from worker.kafka.reader import KafkaPythonReader
+from worker.kafka.reader import READER_METADATA_MS, KafkaPythonReader
 from worker.kafka.translation import translated
 from worker.kafka.unpacking import unpack_quickly
 from worker.settings import KafkaSettings
@@ -141,7 +141,7 @@ class KafkaPythonClient:
 
     def reader(self, topic: str) -> KafkaPythonReader:
         with translated(f"reading {topic}"):
-            return KafkaPythonReader(self._open_groupless(), topic)
+            return KafkaPythonReader(self._open_groupless(metadata_max_age_ms=READER_METADATA_MS), topic)
 
     def log(self) -> KafkaPythonLog:
         short_wait_ms = min(self._settings.fetch_max_wait_ms, 100)
@@ -149,6 +149,9 @@ class KafkaPythonClient:
             lambda: self._open_groupless(fetch_max_wait_ms=short_wait_ms, max_partition_fetch_bytes=LOG_FETCH_BYTES),
             lambda: self._open_groupless("read_uncommitted"),
         )
+
+    def topics(self) -> KafkaPythonTopics:
+        return KafkaPythonTopics(lambda: open_client(KafkaAdminClient, **self._common))
 
     def _admin(self) -> contextlib.closing[KafkaAdminClient]:
         return contextlib.closing(open_client(KafkaAdminClient, **self._common))

@@ -139,6 +139,15 @@ class KafkaPythonConsumer:
         with translated("seeking"):
             self._consumer.seek(kafka_partition(partition), offset)
 
+    def position(self, partition: TopicPartition) -> int | None:
+        with contextlib.suppress(KafkaError):  # a partition that is just being revoked, or looks for its place
+            position = self._consumer.position(kafka_partition(partition), timeout_ms=0)
+            return None if position is None else int(position)
+        return None
+
+    def log_start(self, partition: TopicPartition) -> int | None:
+        return self._answers.log_starts.get(partition)
+
     def beginning(self, partition: TopicPartition) -> int:
         with translated("asking for the beginning of a partition"):
             tp = kafka_partition(partition)
@@ -160,11 +169,10 @@ class KafkaPythonConsumer:
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         lags = {}
         for partition in partitions:
-            tp = kafka_partition(partition)
             with contextlib.suppress(KafkaError):  # a partition that is just being revoked
-                highwater = self._consumer.highwater(tp)
-                if highwater is not None:
-                    lags[partition] = max(0, highwater - self._consumer.position(tp, timeout_ms=0))
+                highwater, position = self._consumer.highwater(kafka_partition(partition)), self.position(partition)
+                if highwater is not None and position is not None:
+                    lags[partition] = max(0, highwater - position)
         return lags
 
     def contact(self) -> Contact:

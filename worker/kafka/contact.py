@@ -28,12 +28,21 @@ class Answers:
         """Requests that no broker has answered."""
         self.fetched_at: dict[TopicPartition, float] = {}
         """When a broker has last answered what there is of a partition."""
+        self.log_starts: dict[TopicPartition, int] = {}
+        """Where the log of a partition began at the last answer that said so."""
 
     def heard(self, _: Any) -> None:
         self.heard_at = self._clock()
 
     def failed(self, _: BaseException) -> None:
         self.num_failed += 1
+
+    def note_log_starts(self, response: Any) -> None:
+        for topic in response.responses:
+            for partition in topic.partitions:
+                start = partition.log_start_offset
+                if not partition.error_code and start is not None and start >= 0:
+                    self.log_starts[TopicPartition(topic.topic, partition.partition_index)] = start
 
     def fetched(self, partition: TopicPartition) -> None:
         self.fetched_at[partition] = self._clock()
@@ -78,6 +87,7 @@ def note_fetches(consumer: KafkaConsumer, answers: Answers) -> None:
                 for partition in topic.partitions
                 if partition.error_code
             }
+            answers.note_log_starts(response)
             for tp in fetch_offsets:
                 if tuple(tp) not in refused:
                     answers.fetched(TopicPartition(*tp))

@@ -29,6 +29,11 @@ class KafkaPythonLog:
         self._consumer: KafkaConsumer | None = None
         self._surveyor: KafkaConsumer | None = None
 
+    def beginning(self, partition: TopicPartition, timeout_s: float) -> int:
+        tp = kafka_partition(partition)
+        with self._used(f"asking for the beginning of {partition.topic}/{partition.partition}") as (_, surveyor):
+            return int(surveyor.beginning_offsets([tp], timeout_ms=_call_timeout_ms(timeout_s))[tp])
+
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         tp = kafka_partition(partition)
         with self._used(f"asking for the end of {partition.topic}/{partition.partition}") as (_, surveyor):

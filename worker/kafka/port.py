@@ -48,6 +48,17 @@ class TopicDescription(NamedTuple):
     num_partitions: int
     max_message_bytes: int
     """Largest record batch the topic takes; the client's default where the broker cannot be asked."""
+    topic_id: str = ""
+    """What tells it from others that have had its name, as Kafka's own tools write it; empty where the cluster gives
+    topics no ids."""
+
+
+class TopicLook(NamedTuple):
+    """What a look at a topic shows."""
+
+    num_partitions: int
+    topic_id: str = ""
+    """As in `TopicDescription`."""
 
 
 class Receipt(Protocol):
@@ -117,6 +128,14 @@ class ConsumerPort(Protocol):
 
     def beginning(self, partition: TopicPartition) -> int:
         """The first offset that the log of a partition still has."""
+        ...
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """The next offset that a poll may return. None while that is not known."""
+        ...
+
+    def log_start(self, partition: TopicPartition) -> int | None:
+        """The first offset that the log of a partition still had at the last fetch. None before there was one."""
         ...
 
     def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
@@ -196,6 +215,10 @@ class LogPort(Protocol):
     What belongs to a transaction is seen once that is committed, and reading waits for those that are open.
     """
 
+    def beginning(self, partition: TopicPartition, timeout_s: float) -> int:
+        """The first offset that the log still has."""
+        ...
+
     def end(self, partition: TopicPartition, timeout_s: float) -> int:
         """The offset that the next record will get, whatever transactions are open."""
         ...
@@ -209,6 +232,16 @@ class LogPort(Protocol):
         Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer has
         means its beginning.
         """
+        ...
+
+    def close(self) -> None: ...
+
+
+class TopicsPort(Protocol):
+    """Looks at topics again and again, through a connection that it keeps. For one thread."""
+
+    def look(self, names: Collection[str]) -> Mapping[str, TopicLook]:
+        """Existing ones among `names`, as the cluster has them now. Creates none."""
         ...
 
     def close(self) -> None: ...
@@ -265,6 +298,10 @@ class ClientPort(Protocol):
         ...
 
     def log(self) -> LogPort:
+        """Any thread. Connects when it is first asked for something."""
+        ...
+
+    def topics(self) -> TopicsPort:
         """Any thread. Connects when it is first asked for something."""
         ...
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition as KafkaTopicPartition
@@ -12,8 +14,11 @@ from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.kafka.translation import translated
 from worker.records import Record
 
+log = logging.getLogger(__name__)
+
 READER_MAX_RECORDS = 2_000
 READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
+READER_METADATA_MS = 10_000  # how soon it finds out that the topic was deleted and made again
 
 
 class KafkaPythonReader:
@@ -23,8 +28,10 @@ class KafkaPythonReader:
         self._consumer = consumer
         self._topic = topic
         self._look_again_at = 0.0
+        self._topic_id: Any = None
         try:
             self._take_new_partitions()
+            self._topic_id = self._current_id()
             self._ends = self._find_ends()
         except BaseException:
             consumer.close(timeout_ms=1_000)
@@ -40,6 +47,7 @@ class KafkaPythonReader:
 
     def poll(self, timeout_ms: int) -> Sequence[Record]:
         with translated(f"reading {self._topic}"):
+            self._begin_again_in_new_log()
             if time.monotonic() > self._look_again_at:
                 self._take_new_partitions()
             polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=READER_MAX_RECORDS)
@@ -50,6 +58,27 @@ class KafkaPythonReader:
             return sum(
                 max(0, end - self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS)) for tp, end in self._ends.items()
             )
+
+    def _current_id(self) -> Any:
+        """Of the topic, as far as the client knows; None where the cluster gives topics none, or it is gone."""
+        return self._consumer._client.cluster.topic_id(self._topic)  # noqa: SLF001  # nothing public tells
+
+    def _begin_again_in_new_log(self) -> None:
+        """A topic that was deleted and made again has another log under the same name: offsets of the old one say
+        nothing, and where that was shorter nothing would be noticed."""
+        topic_id, numbers = self._current_id(), self._consumer.partitions_for_topic(self._topic)
+        if topic_id is None or topic_id == self._topic_id or not numbers:
+            return
+        is_another, self._topic_id = self._topic_id is not None, topic_id
+        if is_another:
+            log.warning(
+                "topic %s was deleted and made again: it is read from its beginning", self._topic,
+                extra={"action": "new_log"},
+            )  # fmt: skip
+            partitions = [KafkaTopicPartition(self._topic, number) for number in sorted(numbers)]
+            self._consumer.assign(partitions)
+            self._consumer.seek_to_beginning(*partitions)
+            self._ends = self._find_ends()
 
     def close(self) -> None:
         self._consumer.close(timeout_ms=1_000)

@@ -44,6 +44,8 @@ class Held:
     """Monotonic time that the oldest record may have that is not finished."""
     to_recompute: dict[str, None] = field(default_factory=dict)
     """Ids to be computed anew, in order."""
+    doubt: str = ""
+    """Why the log may be another one than before; taken over by the next tenure."""
 
     def look(self, lag: int | None, heard_at: float | None, now: float, now_ms: float) -> None:
         """Bring `behind_since` up to date. `lag`: offsets up to the end of the log; `heard_at`: monotonic time when a
@@ -131,6 +133,7 @@ class Assignment:
     def begin(self, held: Held, commit: Commit) -> Tenure:
         """Start work on a partition from its commit; it still has to be restored."""
         held.tenure = Tenure(held.partition, commit)
+        held.tenure.doubt, held.doubt = held.doubt, ""
         held.state = PartitionState.RESTORING
         return held.tenure
 
@@ -167,7 +170,7 @@ class Assignment:
         for partition, commit in commits.items():
             held = self._held.get(partition)
             if held is not None and held.tenure is not None:
-                held.tenure.committed_offset = commit.offset
+                held.tenure.committed(commit)
 
     def held_by(self, membership: Membership) -> None:
         """The partitions are held by this place in the group, as of the last poll."""
@@ -188,7 +191,7 @@ class Assignment:
         for each in tenure.settle():
             self._on_settled(each)
         if self._commits_itself:
-            tenure.committed_offset = tenure.commit.offset
+            tenure.committed(tenure.commit)
         return tenure.is_live and tenure.has_open_slices() and tenure.failure() is None
 
     def _retire(self, tenure: Tenure) -> None:

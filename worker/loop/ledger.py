@@ -10,13 +10,14 @@ from collections.abc import Callable
 from schemas import Reason
 from worker.monitoring.metrics import Metrics
 from worker.monitoring.refusals import RefusalLog
-from worker.monitoring.status import DeadLetterStatus
+from worker.monitoring.status import DeadLetterStatus, IncidentStatus
 from worker.partitions.batch_slice import BatchSlice
-from worker.records import Item, Rejection, User
+from worker.records import Item, Notice, Rejection, TopicPartition, User
 
 log = logging.getLogger(__name__)
 
 NUM_RECENT_DEAD_LETTERS = 20
+NUM_INCIDENTS = 20
 
 
 class Books:
@@ -31,9 +32,39 @@ class Books:
         self.unaccounted = 0
         """At the last check."""
         self.recent_dead_letters: deque[DeadLetterStatus] = deque(maxlen=NUM_RECENT_DEAD_LETTERS)
+        self.incidents: deque[IncidentStatus] = deque(maxlen=NUM_INCIDENTS)
+        self.num_expired = 0
 
     def consumed(self, num_records: int) -> None:
         self._accounting.consumed += num_records
+
+    def expired(self, partition: TopicPartition, start: int, end: int) -> None:
+        """Records that were never read and are no longer there, from offset `start` to before `end`."""
+        topic, number = partition
+        self.num_expired += end - start
+        self._metrics.expired.labels(topic).inc(end - start)
+        detail = (
+            f"{topic}/{number}: records lost unseen: this group has read up to offset {start}, and the log begins at "
+            f"{end}, so {end - start} offsets, {start} to {end - 1}, have expired"
+        )
+        log.error(
+            "%s: raise the topic's retention, or see why nobody read it for so long", detail,
+            extra={"action": "records_expired", "first_offset": start, "last_offset": end - 1},
+        )  # fmt: skip
+        self._note("expired", detail)
+
+    def new_log(self, partition: TopicPartition, detail: str) -> None:
+        """Another log than before was taken up."""
+        self._metrics.new_logs.labels(partition.topic).inc()
+        log.warning("%s", detail, extra={"action": "new_log"})
+        self._note("new_log", detail)
+
+    def notice(self, notice: Notice) -> None:
+        log.warning("%s", notice.detail, extra={"action": notice.kind})
+        self._note(*notice)
+
+    def _note(self, kind: str, detail: str) -> None:
+        self.incidents.appendleft(IncidentStatus(at_ms=time.time_ns() // 1_000_000, kind=kind, detail=detail))
 
     def finished(self, done: BatchSlice) -> None:
         """Account for a finished slice: the only place where records end."""

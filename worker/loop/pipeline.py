@@ -33,15 +33,17 @@ from worker.kafka.port import ClientPort, Commit
 from worker.loop.assignment import Assignment, Held
 from worker.loop.catch_up import Goal
 from worker.loop.ledger import Books
-from worker.loop.restore import Progress, Restorer
+from worker.loop.log_watch import LogWatch
+from worker.loop.restore import Progress, Restored, Restorer
 from worker.loop.source import Source
 from worker.monitoring.health import Health
 from worker.monitoring.metrics import BUSY_STAGES, Metrics, raise_to
-from worker.monitoring.status import DeadLetterStatus
+from worker.monitoring.status import DeadLetterStatus, IncidentStatus
 from worker.monitoring.watchdog import Vitals
 from worker.partitions.lease import MembershipLease, boottime, lease_seconds
+from worker.partitions.placement import Placement
 from worker.partitions.state import PartitionState, StopReason
-from worker.records import Record, TopicPartition
+from worker.records import Notice, Record, TopicPartition
 from worker.roles.role import Role
 from worker.settings import Settings
 from worker.stages.batch_queue import BatchQueue
@@ -59,6 +61,7 @@ NUM_FUSED_WAITING = 2  # batches between compute and publish: enough to overlap,
 NUM_FUSED_WAITING_FOR_COMMIT = 8  # the same where publish stands still while a transaction is committed
 OBSERVE_INTERVAL_S = 0.5
 NUM_QUIET_LOOKS = 2
+NUM_SAMPLED = 16  # keys of a poll; a look at one takes some microseconds
 DEAD_LETTER_RETRY_S = 15.0
 WAIT_STEP_S = 0.1
 
@@ -109,7 +112,11 @@ class Pipeline:
         self._compute = ComputeStage(self._queue, role.embedder, self._fused, settings.batch.max_records, metrics)
         self._publish = Stage("publish", self._publish_step)
         self._restore = Stage("restore", lambda: self._restorer.step())
-        self._restorer = Restorer(client, role, stores, self._restore.beat)
+        refuses = settings.kafka.on_new_log == "refuse"
+        self._restorer = Restorer(client, role, stores, self._restore.beat, refuses_new_logs=refuses)
+        self._logs = LogWatch(role.topics)
+        self._placement = Placement()
+        self._num_partitioners: int | None = None
         self._stages = (self._compute, self._publish, self._restore, *role.stages)
 
         self._transactions: TransactionalPublisher | None = None
@@ -174,6 +181,7 @@ class Pipeline:
             self._source.await_encoded()  # rather than sleep in a poll while it becomes ready
             polled = self._source.poll()
             self._prove_membership()  # a new assignment is a new lease
+            self._require_logs()  # a topic that is another one, or gone
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
@@ -346,7 +354,7 @@ class Pipeline:
             held = next((each for each in self.assignment.all() if each.tenure is restored.tenure), None)
             if held is None:
                 continue
-            if isinstance(restored.error, SpaceError | AccessError | StateError):
+            if isinstance(restored.error, SpaceError | AccessError | StateError | TopicError):
                 raise restored.error
             if restored.error is not None:
                 log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
@@ -355,10 +363,82 @@ class Pipeline:
                 continue
             restored.tenure.memory = restored.memory
             held.to_recompute.update(dict.fromkeys(restored.recompute))
+            self._take_origin(held, restored)
             held.state, held.detail, held.reason = PartitionState.RUNNING, "", None
         for held in self.assignment.in_state(PartitionState.STOPPED):
             if time.monotonic() >= held.stopped_until and self._outputs.are_open:
                 held.state = PartitionState.NEW
+
+    # ------------------------------------------------------------------ logs
+
+    def _take_origin(self, held: Held, restored: Restored) -> None:
+        """Begin where restoring has settled, and say what that passes over."""
+        origin = restored.origin
+        if origin is None:
+            return
+        if restored.told:
+            detail = f"partition {held.partition.partition}: {'; '.join(restored.told)}; taken up at its beginning"
+            self._books.new_log(held.partition, detail)
+        if origin.num_expired:
+            self._books.expired(held.partition, origin.offset - origin.num_expired, origin.offset)
+        self._source.rewind(held.partition, origin.offset)
+
+    def _require_logs(self) -> None:
+        """Begin anew where a topic is not the one that the work was begun with; raises `TopicError` for one that has
+        gone and does not come back."""
+        reason = self._logs.changed(self._restorer.looked, self.assignment.tenures(), time.monotonic())
+        if reason:
+            self._begin_again(self.assignment.all(), reason)
+
+    def _begin_again(self, partitions: Sequence[Held], reason: str, doubt: str = "") -> None:
+        log.warning("%s: beginning anew with what there is now", reason, extra={"action": "log_changed"})
+        self._metrics.rewinds.labels(StopReason.LOG_CHANGED).inc()
+        for held in partitions:
+            held.doubt = doubt
+            self.assignment.rewind(held, 0.0, reason, StopReason.LOG_CHANGED)
+
+    def _follow(self, held: Held, first: int | None) -> bool:
+        """Whether what the log hands out next, from offset `first` (None: nothing at present), follows on what it has
+        handed out. What it has dropped unseen is counted; where it has gone back, work begins anew."""
+        tenure, partition = held.tenure, held.partition
+        reached = self._consumer.position(partition) if first is None else first
+        if tenure is None or reached is None or reached == tenure.position:
+            return True
+        if reached < tenure.position:
+            detail = f"the log went back from offset {tenure.position} to {reached}"
+            self._begin_again([held], f"partition {partition.partition}: {detail}", detail)
+            return False
+        log_start = self._consumer.log_start(partition)
+        if log_start is not None and log_start > tenure.position:
+            self._books.expired(partition, tenure.position, min(log_start, reached))
+        tenure.position = reached  # over offsets of markers, and of what was compacted
+        return True
+
+    def _look_at_keys(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        """See whether the partitioners of all producers agree, by all keys of small polls and some of large ones."""
+        looked = self._restorer.looked
+        if looked is None or partition.topic not in looked or self._num_partitioners in (0, 2):
+            return
+        sampled = records if len(records) <= NUM_SAMPLED else records[:: -(-len(records) // NUM_SAMPLED)]
+        keys = [record.key for record in sampled if record.key is not None]
+        self._placement.look(keys, partition.partition, looked[partition.topic].num_partitions)
+        explanations = self._placement.explanations()
+        if explanations is None or len(explanations) == self._num_partitioners:
+            return
+        self._num_partitioners = len(explanations)
+        self._metrics.partitioners.labels(self._topic).set(len(explanations))
+        if len(explanations) != 1:
+            found = f"those of {' and '.join(explanations)}" if explanations else "none that is known here"
+            advice = (
+                "its producers disagree, and a key may lie in two partitions" if explanations else "see that all agree"
+            )
+            self._books.notice(
+                Notice(
+                    "partitioners",
+                    f"{self.role.topics.settings[0]}: the partitioners that explain where the keys of {self._topic!r} "
+                    f"lie are {found}: {advice} (schemas/README.md, Partitions)",
+                )
+            )
 
     # ------------------------------------------------------------------ decode and gate
 
@@ -370,6 +450,10 @@ class Pipeline:
             held = self.assignment[partition]
             if held.state != PartitionState.RUNNING or held.tenure is None or held.tenure.memory is None:
                 continue  # fetched before it was paused; the seek of its tenure brings it again
+            if not self._follow(held, records[0].offset):
+                continue
+            held.tenure.position = records[-1].offset + 1
+            self._look_at_keys(partition, records)
             decoded = self.role.decode(records)
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
@@ -405,6 +489,9 @@ class Pipeline:
                 entries = self.role.recompute(keys, held.partition.partition, held.tenure.memory)
                 self._metrics.recomputed.labels(self._topic).inc(len(entries))
                 self._queue.put(held.tenure, entries)
+            if held.tenure is not None and not held.to_recompute:
+                held.tenure.all_queued()
+                held.tenure.finish_outputs(is_idle=not self._queue.num_records)
 
     # ------------------------------------------------------------------ publish (publish thread)
 
@@ -434,8 +521,14 @@ class Pipeline:
         now = time.monotonic()
         if self._transactions is not None:
             self._note_transactions(self._transactions)
+            # What no transaction will commit, because it is behind the last record, or before the first of a log.
+            if now >= self._next_commit and not any(each.has_open_slices() for each in self.assignment.tenures()):
+                self._next_commit = now + self._settings.commit.interval_ms / 1000
+                self._commit()
             return
-        lease_due = self.assignment.in_flight > 0 and self._lease.is_due(boottime())
+        # What is computed anew is no record in flight, and is written, too.
+        has_work = self.assignment.in_flight > 0 or any(each.has_open_slices() for each in self.assignment.tenures())
+        lease_due = has_work and self._lease.is_due(boottime())
         if now >= self._next_commit or lease_due:
             self._next_commit = now + self._settings.commit.interval_ms / 1000
             self._commit(prove_membership=lease_due)
@@ -539,6 +632,11 @@ class Pipeline:
         if now < self._next_observation:
             return
         self._next_observation = now + OBSERVE_INTERVAL_S
+        for notice in self.role.notices():
+            self._books.notice(notice)
+        for each in self.assignment.in_state(PartitionState.RUNNING):
+            if self._follow(each, None) and each.tenure is not None:
+                each.tenure.pass_over()
         held = self.assignment.all()
         self.lags = self._consumer.lag([each.partition for each in held])
         total_lag = sum(self.lags.values())
@@ -617,6 +715,16 @@ class Pipeline:
     def silent_s(self) -> float:
         """Since a broker has answered."""
         return time.monotonic() - self._consumer.contact().heard_at
+
+    @property
+    def incidents(self) -> Sequence[IncidentStatus]:
+        """The newest first."""
+        return self._books.incidents
+
+    @property
+    def num_expired(self) -> int:
+        """Records that the log had dropped before they were read."""
+        return self._books.num_expired
 
     @property
     def restoring(self) -> Progress | None:

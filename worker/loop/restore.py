@@ -9,16 +9,19 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from worker.errors import WorkerError
-from worker.kafka.port import ClientPort
-from worker.partitions.tenure import Tenure
+from worker.errors import ClientError, StateError, TopicError, WorkerError
+from worker.kafka.port import ClientPort, TopicLook
+from worker.loop.origin import FoundLogs, Known, Origin, are_different, found_logs, watched_topics
+from worker.partitions.tenure import Note, Tenure, parse_note
 from worker.records import Record, TopicPartition
 from worker.roles.role import Role
 from worker.state import Store, Stores
+from worker.state.input_log import KEY as LOG_KEY
+from worker.state.input_log import InputLog
 from worker.state.memory import Memory
 from worker.state.packing import is_readable
 
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 30.0
 RETRY_S = 1.0
+LOOK_S = 5.0  # how soon it is seen that a topic was deleted, or made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class Restored:
     """None with an error."""
     recompute: Collection[str] = ()
     """Ids that are to be computed anew."""
+    origin: Origin | None = None
+    """Where the tenure begins."""
+    told: Sequence[str] = ()
+    """What is to be said of logs that are not those of before."""
     error: WorkerError | None = None
 
 
@@ -52,8 +60,22 @@ class Progress(NamedTuple):
 class Restorer:
     """Everything but `request`, `keep_only` and `results` belongs to the restore thread."""
 
-    def __init__(self, client: ClientPort, role: Role, stores: Stores, beat: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: ClientPort,
+        role: Role,
+        stores: Stores,
+        beat: Callable[[], None],
+        *,
+        refuses_new_logs: bool = False,
+    ) -> None:
+        """`refuses_new_logs`: where a log is another one than before, that is an error."""
         self._log = client.log()
+        self._topics = client.topics()
+        self._refuses_new_logs = refuses_new_logs
+        self._next_look = 0.0
+        self.looked: Mapping[str, TopicLook] | None = None
+        """The role's topics at the last look, another object each time. None before the first."""
         self._role = role
         self._stores = stores
         self._beat = beat
@@ -82,6 +104,7 @@ class Restorer:
         try:
             request = self._requests.get(timeout=0.2)
         except queue.Empty:
+            self._look_due()
             return
         if not isinstance(request, Tenure):
             self._stores.keep_only(request)
@@ -97,14 +120,88 @@ class Restorer:
     def close(self) -> None:
         """Once the restore thread has ended."""
         self._log.close()
+        self._topics.close()
 
     def _restored(self, tenure: Tenure) -> Restored:
-        number = tenure.partition.partition
-        store = self._stores.open(number)
-        self._catch_up(store, TopicPartition(self._role.topics.state, number))
+        topics, number = self._role.topics, tenure.partition.partition
+        looked = self._look_now()
+        state_id, outputs_id = looked[topics.state].topic_id, looked[topics.outputs].topic_id
+        store = self._stores.open(number, state_id)
+        self._catch_up(store, TopicPartition(topics.state, number))
         memory: Memory[Any] = Memory(store, self._role.decode_state)
-        recompute = self._role.recall(tenure, memory, self._log, self._watched)
-        return Restored(tenure, memory, recompute)
+        note = parse_note(tenure.commit.note)
+        known = Known(
+            committed=tenure.commit.offset,
+            note=note,
+            remembered=store.log,
+            newest_published=self._role.look_back(
+                tenure, memory, self._log, self._watched, is_whole=are_different(note and note.state_id, state_id)
+            ),
+            topic_id=looked[topics.inputs].topic_id,
+            first=self._log.beginning(tenure.partition, READ_TIMEOUT_S),
+            end=self._log.end(tenure.partition, READ_TIMEOUT_S),
+            doubt=tenure.doubt,
+        )
+        found = found_logs(known, outputs_id, state_id)
+        self._require_allowed(found, looked)
+        if found.are_outputs_new and not self._role.can_recompute_all:  # from the log, then, all of which counts anew
+            log = found.origin.log
+            start = Origin(log._replace(era=log.era + 1), known.first, found.origin.reason)
+        elif found.is_state_new and not found.origin.reason:  # the log leads to the same state again
+            start = Origin(found.origin.log, known.first)
+        else:
+            start = found.origin
+        memory.log = start.log
+        vectors_end = 0 if note is None or found.are_outputs_new else note.vectors_end
+        rebuilds = found.are_outputs_new and self._role.can_recompute_all
+        named = note.outputs_id if rebuilds and note is not None else outputs_id
+        is_nameless = not start.log.topic_id and not start.log.era
+        tenure.begin_at(
+            start.offset,
+            Note(vectors_end, start.log, named, state_id),
+            is_remembered=store.log == start.log or is_nameless,
+        )
+        recompute = set(self._role.recall(tenure, memory, self._watched))
+        if rebuilds:
+            tenure.new_outputs_id = outputs_id
+            recompute |= {key for key, _ in memory.items()}
+        return Restored(tenure, memory, recompute, start, found.told(topics))
+
+    def _require_allowed(self, found: FoundLogs, looked: Mapping[str, TopicLook]) -> None:
+        """Raise `TopicError` where another log than before is not to be taken up, or cannot be."""
+        topics = self._role.topics
+        if not (told := found.told(topics)):
+            return
+        if self._refuses_new_logs:
+            raise TopicError(
+                f"{'; '.join(told)}: kafka.on_new_log=refuse; set it to take_up to begin at the log's beginning, or "
+                f"give this worker a new kafka.group_id and new outputs (worker/README.md, Building everything again)"
+            )
+        counts = {name: looked[name].num_partitions for name in (topics.inputs, topics.outputs, topics.state)}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+            raise TopicError(
+                f"{'; '.join(told)}; its partitions are not as many as those of what belongs to it ({listed}), and "
+                f"keys have moved: give the new log the old number of partitions, or the worker new outputs and a new "
+                f"kafka.group_id"
+            )
+
+    def _look_now(self) -> Mapping[str, TopicLook]:
+        """All topics of the role; raises `ClientError` where one is missing, which may come back."""
+        self._next_look = time.monotonic() + LOOK_S
+        names = watched_topics(self._role.topics)
+        self.looked = looked = self._topics.look(names)
+        if missing := [name for name in names if name not in looked]:
+            raise ClientError(f"topic {missing[0]!r} does not exist at present")
+        return looked
+
+    def _look_due(self) -> None:
+        """See now and then whether the topics are still the same."""
+        if time.monotonic() >= self._next_look:
+            try:
+                self._look_now()
+            except ClientError as error:
+                log.debug("%s", error.one_line(), extra={"action": "look_failed"})
 
     def _catch_up(self, store: Store, changelog: TopicPartition) -> None:
         """Apply what the store does not have. A store ahead of its changelog belongs to one that is gone."""
@@ -117,7 +214,7 @@ class Restorer:
             store.clear()
         started, num_before = time.monotonic(), self.num_records
         for records in self._watched(self._log.read(changelog, store.applied, timeout_s=READ_TIMEOUT_S)):
-            store.apply(_changes(records), records[-1].offset + 1)
+            store.apply(_changes(records), records[-1].offset + 1, _log_of(records))
             self.num_records += len(records)
             self.progress = Progress(changelog.partition, records[-1].offset, end)
         store.apply({}, max(end, store.applied))
@@ -133,6 +230,7 @@ class Restorer:
         self._beat()
         for records in groups:
             self._beat()
+            self._look_due()
             yield records
 
 
@@ -141,6 +239,8 @@ def _changes(records: Sequence[Record]) -> dict[str, bytes | None]:
     changes: dict[str, bytes | None] = {}
     for record in records:
         key, value = record.key, record.value
+        if key == LOG_KEY:
+            continue
         if key is not None and (value is None or is_readable(value)):
             try:
                 changes[key.decode()] = value
@@ -152,3 +252,17 @@ def _changes(records: Sequence[Record]) -> dict[str, bytes | None]:
             record.topic, record.partition, record.offset, extra={"action": "foreign_state"},
         )  # fmt: skip
     return changes
+
+
+def _log_of(records: Sequence[Record]) -> InputLog | None:
+    """Which log the states come from, as the last record that says so has it."""
+    for record in reversed(records):
+        if record.key == LOG_KEY and record.value is not None:
+            try:
+                return InputLog.decode(record.value)
+            except (StateError, ValueError) as error:
+                log.warning(
+                    "%s/%d offset %d: %s", record.topic, record.partition, record.offset, error,
+                    extra={"action": "foreign_state"},
+                )  # fmt: skip
+    return None

@@ -289,6 +289,26 @@ class Metrics:
             STAGE_BUCKETS,
         )
         registry.register(self.transaction_duration)
+        self.expired = counter(
+            "align_records_expired_total",
+            "Offsets that the log dropped before the group had read them.",
+            "topic",
+        )
+        self.keys_astray = counter(
+            "align_keys_astray_total",
+            "Item vectors whose key had come in another partition before.",
+            "topic",
+        )
+        self.partitioners = gauge(
+            "align_partitioners",
+            "Partitioners that it takes to explain where the keys lie; 0: not known yet, or none of the usual.",
+            "topic",
+        )
+        self.new_logs = counter(
+            "align_new_logs_total",
+            "Times that a partition's logs were not those of before, and were taken up.",
+            "topic",
+        )
         self.poll_errors = counter(
             "align_poll_errors_total", "Polls that failed, or that no broker had answered for 10 s.", "topic"
         )

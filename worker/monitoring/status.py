@@ -87,6 +87,15 @@ class DeadLetterStatus(_Part):
     detail: str
 
 
+class IncidentStatus(_Part):
+    """Something that a person should know of, and that is over."""
+
+    at_ms: int
+    kind: str
+    """expired | new_log | key_in_two_partitions | partitioners"""
+    detail: str
+
+
 class AccountingStatus(_Part):
     consumed: int
     published: int
@@ -141,6 +150,9 @@ class RoleStatus(_Part):
     """What is remembered, by what it is called: values, bytes, and what the role has besides."""
     dead_letters: list[DeadLetterStatus]
     """The most recent ones, newest first."""
+    incidents: list[IncidentStatus] = []
+    """Records lost unseen, logs that are others than before, keys in two partitions: the most recent ones, newest
+    first."""
     encoders: list[EncoderStatus] = []
     """None: raw content is refused."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from schemas import Reason
 from worker.errors import WorkerError
 from worker.records import Change, Entry, Recompute, Rejection, Superseded
+from worker.state.input_log import InputLog
 
 if TYPE_CHECKING:
     from worker.partitions.tenure import Tenure
@@ -30,6 +31,7 @@ class BatchSlice:
     __slots__ = (
         "_displaced",
         "_is_frozen",
+        "log",
         "newest",
         "next_offset",
         "num_records",
@@ -52,6 +54,8 @@ class BatchSlice:
         """Records that a newer one of their item or user has displaced."""
         self.next_offset: int | None = None
         """None: nothing in it has come from the log."""
+        self.log: InputLog | None = None
+        """What is to be remembered of the log that the partition is read from; None: that is remembered already."""
         self.written = Written()
         self._displaced: dict[str, list[Change]] = {}
         self._is_frozen = False

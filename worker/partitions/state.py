@@ -24,3 +24,5 @@ class StopReason(StrEnum):
     """An output could not be written. All partitions begin again together."""
     DEAD_LETTER_FAILED = "dead_letter_failed"
     """A dead letter could not be written. Rather than lose it, the partition waits."""
+    LOG_CHANGED = "log_changed"
+    """A topic is another one than before, or the log went back. It begins again with what there is now."""

@@ -10,14 +10,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker.kafka.port import Commit, Membership
 from worker.partitions.batch_slice import BatchSlice
 from worker.records import Record, TopicPartition
+from worker.state.input_log import UNKNOWN, InputLog
 from worker.state.memory import Memory
 
 _NOTE_PREFIX = "vectors_end="
+
+
+class Note(NamedTuple):
+    """What a commit says beside its offset."""
+
+    vectors_end: int
+    """Outputs of later inputs lie at or after this offset of the partition of the output topic with the same number,
+    because one partition's outputs are written in the order of its inputs."""
+    log: InputLog = UNKNOWN
+    """Which the offset belongs to."""
+    outputs_id: str = ""
+    """Of the topic that the outputs went to; empty where the cluster does not say."""
+    state_id: str = ""
+    """Of the changelog."""
 
 
 class Tenure:
@@ -32,6 +47,19 @@ class Tenure:
         self.commit = commit
         """What may be committed: everything before its offset is finished."""
         self.committed_offset = commit.offset
+        self.log = UNKNOWN
+        """The log that is read. Settled, with the offset to begin at, when the partition is restored."""
+        self.position = commit.offset
+        """The next offset that is expected from the log."""
+        self.doubt = ""
+        """Why the log may not be the one that was read before, whatever its id says."""
+        self.outputs_id = self.state_id = ""
+        """Of the topics that are written to, as commits name them."""
+        self.new_outputs_id: str | None = None
+        """Where the outputs are another log: its id, until everything remembered has been written to that."""
+        self._rebuilt_by: int | None = None
+        self._is_note_due = False
+        self._is_log_remembered = True
         self.memory: Memory[Any] | None = None
         """None until the partition has been restored."""
         self.is_live = True
@@ -54,6 +82,8 @@ class Tenure:
     def open_slice(self) -> BatchSlice:
         """A new slice, last in order. Called in the order in which batches are taken."""
         opened = BatchSlice(self)
+        if not self._is_log_remembered:
+            opened.log, self._is_log_remembered = self.log, True
         self._slices.append(opened)
         return opened
 
@@ -67,6 +97,37 @@ class Tenure:
         """The time of the oldest record that is not finished, or of one consumed with it; None where all are."""
         return self._unfinished[0][1] if self._unfinished else None
 
+    def begin_at(self, offset: int, note: Note, *, is_remembered: bool) -> None:
+        """Settle what the restored partition begins with. `is_remembered`: the changelog names the log already."""
+        committed = parse_note(self.commit.note)
+        self._is_note_due = committed is not None and committed[1:] != note[1:]
+        self.log, self.outputs_id, self.state_id = note.log, note.outputs_id, note.state_id
+        self._is_log_remembered = is_remembered
+        self.commit = self.sent = Commit(offset, format_note(note))
+        self.position = offset
+
+    def pass_over(self) -> None:
+        """Finish what lies before the next expected offset and is no record: markers, and what was compacted. Not
+        committed, it would look like records that nobody has read once the log drops it."""
+        if self.position > self.commit.offset and not self.in_flight and not self._slices:
+            self.commit = self.commit._replace(offset=self.position)
+
+    def all_queued(self) -> None:
+        """Everything that was to be written to the new log of the outputs waits to be computed."""
+        if self.new_outputs_id is not None and self._rebuilt_by is None:
+            self._rebuilt_by = self.num_consumed
+
+    def finish_outputs(self, *, is_idle: bool) -> None:
+        """Name the new log of the outputs in commits, once all of them are in it. `is_idle`: nothing waits to be
+        computed."""
+        if self.new_outputs_id is None or self._rebuilt_by is None:
+            return
+        if self.num_settled > self._rebuilt_by or (is_idle and not self.in_flight and not self._slices):
+            self.outputs_id, self.new_outputs_id, self._rebuilt_by = self.new_outputs_id, None, None
+            note = parse_note(self.commit.note) or Note(0)
+            self.commit = self.commit._replace(note=format_note(note._replace(outputs_id=self.outputs_id)))
+            self._is_note_due = True
+
     def settle(self) -> list[BatchSlice]:
         """Move the commit over finished slices; returns those it moved over, in order."""
         settled = []
@@ -76,7 +137,7 @@ class Tenure:
             self.num_settled += done.num_records
             if self.memory is not None:
                 rejections = [*done.rejections, *done.written.rejections]
-                self.memory.settle(done.written.changes, done.newest, rejections, done.written.state_end)
+                self.memory.settle(done.written.changes, done.newest, rejections, done.written.state_end, done.log)
             settled.append(done)
         while self._unfinished and self._unfinished[0][0] <= self.commit.offset:
             self._unfinished.popleft()
@@ -100,8 +161,14 @@ class Tenure:
         return self.num_consumed - self.num_settled if self.is_live else 0
 
     def has_news(self) -> bool:
-        """Whether the watermark has moved since the last commit. A log that was made anew moves it down."""
-        return self.commit.offset != self.committed_offset
+        """Whether the watermark has moved since the last commit, or belongs to another log. That moves it down."""
+        return self.commit.offset != self.committed_offset or self._is_note_due
+
+    def committed(self, commit: Commit) -> None:
+        """The group has taken this."""
+        self.committed_offset = commit.offset
+        if commit.note == self.commit.note:
+            self._is_note_due = False
 
     def has_open_slices(self) -> bool:
         return bool(self._slices)
@@ -116,17 +183,35 @@ class Tenure:
 
 def after(commit: Commit, done: BatchSlice) -> Commit:
     """What may be committed once a slice is finished that follows on `commit`."""
-    vectors_end = max(done.written.vectors_end, parse_note(commit.note) or 0)
-    return Commit(commit.offset if done.next_offset is None else done.next_offset, format_note(vectors_end))
+    note = parse_note(commit.note) or Note(0)
+    tenure = done.tenure
+    note = Note(max(done.written.vectors_end, note.vectors_end), tenure.log, tenure.outputs_id, tenure.state_id)
+    return Commit(commit.offset if done.next_offset is None else done.next_offset, format_note(note))
 
 
-def format_note(vectors_end: int) -> str:
-    """The note committed beside an offset: outputs of later inputs lie at or after `vectors_end` in the partition of
-    the output topic with the same number, because one partition's outputs are written in the order of its inputs."""
-    return f"{_NOTE_PREFIX}{vectors_end}"
+def format_note(note: Note) -> str:
+    """As it is committed. What is not known is left out."""
+    named = (
+        (_NOTE_PREFIX, str(note.vectors_end)),
+        ("log=", note.log.topic_id),
+        ("era=", str(note.log.era) if note.log.era else ""),
+        ("outputs=", note.outputs_id),
+        ("state=", note.state_id),
+    )
+    return " ".join(f"{name}{value}" for name, value in named if value)
 
 
-def parse_note(note: str) -> int | None:
-    """The position in a note, or None when it is not one of ours."""
-    digits = note.removeprefix(_NOTE_PREFIX)
-    return int(digits) if note.startswith(_NOTE_PREFIX) and digits.isdecimal() else None
+def parse_note(text: str) -> Note | None:
+    """None when it is not one of ours. What a later version may say besides is passed over."""
+    if not text.startswith(_NOTE_PREFIX):
+        return None
+    named = dict(word.partition("=")[::2] for word in text.split(" "))
+    vectors_end, era = named["vectors_end"], named.get("era", "0")
+    if not (_is_number(vectors_end) and _is_number(era)):
+        return None
+    log = InputLog(named.get("log", ""), int(era))
+    return Note(int(vectors_end), log, named.get("outputs", ""), named.get("state", ""))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()

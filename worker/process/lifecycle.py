@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from types import FrameType
 
-from worker.errors import RefusedError, WorkerError
+from worker.errors import RefusedError, TopicError, WorkerError
 from worker.monitoring.accounting import Totals
 from worker.monitoring.refusals import MAX_SHARE, check_refused
 from worker.process.service import Service
@@ -79,6 +79,13 @@ def serve(settings: Settings, *, until_caught_up: bool = False, max_refused: flo
             log.critical("%s", error.one_line(), extra={"action": "failed", "exit_code": error.exit_code})
             print(f"align-worker: {error.one_line()}", file=sys.stderr)
             return error.exit_code
+    if until_caught_up and service.num_expired:
+        log.error(
+            "caught up, but without %d records that had expired unseen: what is built is not whole",
+            service.num_expired,
+            extra={"action": "caught_up_with_losses"},
+        )  # fmt: skip
+        return TopicError.exit_code
     return 0
 
 

@@ -73,7 +73,9 @@ class ModelEmbedder:
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
         if self._graph is not None:
             return self._among_neighbors(self._graph, [_state(entry) for entry in entries])
-        return self._results(self._runtime.embed([entry.features for entry in entries if isinstance(entry, Item)]))
+        features = [entry.features if isinstance(entry, Item) else _state(entry).features for entry in entries]
+        results = self._results(self._runtime.embed(features))
+        return [result if each else NO_VECTOR for result, each in zip(results, features, strict=True)]
 
     def _among_neighbors(self, graph: NeighborFusion, states: Sequence[ItemState]) -> list[Result]:
         embedded = self._runtime.embed([state.features for state in states])
@@ -186,6 +188,8 @@ class Service:
         self._exit_process = exit_process
         self.is_caught_up = False
         """Whether what was to be done is done."""
+        self.num_expired = 0
+        """Records that the logs had dropped before they were read, once it has ended."""
         self.health = Health(settings.roles)
         self.registry = CollectorRegistry()
         self.process_metrics = ProcessMetrics(self.registry)
@@ -271,6 +275,7 @@ class Service:
                 for pipeline in phase:
                     pipeline.abort()
         self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
+        self.num_expired = sum(pipeline.num_expired for pipeline in pipelines)
         self._board.set_state(ProcessState.STOPPED)
 
     def _pipeline(self, topics: RoleTopics, model: Model) -> Pipeline:

@@ -162,6 +162,7 @@ class RoleBoard:
                     **pipeline.role.figures(),
                 },
                 "dead_letters": list(pipeline.recent_dead_letters),
+                "incidents": list(pipeline.incidents),
                 "encoders": encoder_status(pipeline.role.encoding),
             }
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from schemas import ItemVector, UserEvent, UserVector
 from worker.align.history import Event, merged
 from worker.errors import DataError
-from worker.recommend.sources import Gone, Newest, Unreadable
+from worker.recommend.sources import Gone, Newest, Placed, Unreadable, version_of
 
 NUM_LATEST = 5
 """Events of a user that are shown."""
@@ -30,10 +30,14 @@ class LeftOut:
 
     other_spaces: Counter[str] = field(default_factory=Counter)
     """Vectors by the space that they are of."""
+    astray: int = 0
+    """Records of items that have others in another partition."""
     unreadable: int = 0
     first_unreadable: str = ""
 
-    def readable(self, read: Iterable[ItemVector | UserVector | UserEvent | Gone | Unreadable]) -> Iterator[object]:
+    def readable(
+        self, read: Iterable[ItemVector | Placed | UserVector | UserEvent | Gone | Unreadable]
+    ) -> Iterator[object]:
         """The rest, while what is unreadable is counted."""
         for each in read:
             if isinstance(each, Unreadable):
@@ -76,7 +80,7 @@ class PublishedItems:
 
 
 def collect_items(
-    read: Iterable[ItemVector | Gone | Unreadable],
+    read: Iterable[ItemVector | Placed | Gone | Unreadable],
     space_id: str | None = None,
     alone: Collection[str] = (),
     device: str = "cpu",
@@ -87,8 +91,11 @@ def collect_items(
     """
     left_out, newest, names = LeftOut(), Newest[_Row](), dict[tuple[str, ...], tuple[str, ...]]()
     for each in left_out.readable(read):
+        partition = 0
+        if isinstance(each, Placed):
+            each, partition = each
         if isinstance(each, Gone):
-            newest.take(each.item_id, each.source_offset, None)
+            newest.take(each.item_id, version_of(each), None)
         elif isinstance(each, ItemVector):
             if space_id is not None and each.space_id != space_id:
                 left_out.other_spaces[each.space_id] += 1
@@ -96,7 +103,8 @@ def collect_items(
             modalities = names.setdefault(each.modalities, each.modalities)
             mine = {name: vector.to_numpy() for name, vector in (each.modality_vectors or {}).items() if name in alone}
             row = _Row(each.space_id, each.vector.to_numpy(), each.prior or 0.0, modalities, mine)
-            newest.take(each.item_id, each.source_offset, row)
+            newest.take(each.item_id, version_of(each, partition), row)
+    left_out.astray = newest.num_astray
     spaces = Counter(row.space_id for _, row in newest)
     chosen = space_id or next((name for name, _ in spaces.most_common(1)), None)
     rows = {item_id: row for item_id, row in newest if row.space_id == chosen}
@@ -148,15 +156,18 @@ class PublishedUser(NamedTuple):
 def collect_users(
     read: Iterable[UserVector | Unreadable], space_id: str, dim: int, left_out: LeftOut
 ) -> dict[str, PublishedUser]:
-    """By user id; of several vectors of a user the last that is read."""
+    """By user id; of several vectors of a user the one produced last, of equal ones the last that is read."""
     users: dict[str, PublishedUser] = {}
+    produced_at_ms: dict[str, int] = {}
     for each in left_out.readable(read):
         if isinstance(each, UserVector):
             if each.space_id != space_id or each.vector.shape != (dim,):
                 left_out.other_spaces[each.space_id] += 1
             else:
                 vector = each.vector.to_numpy().astype(np.float32)
-                users[each.user_id] = PublishedUser(vector, each.num_events, each.event_time_ms)
+                if each.produced_at_ms >= produced_at_ms.get(each.user_id, -1):
+                    produced_at_ms[each.user_id] = each.produced_at_ms
+                    users[each.user_id] = PublishedUser(vector, each.num_events, each.event_time_ms)
     return users
 
 

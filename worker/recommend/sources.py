@@ -10,6 +10,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
 from worker.data.progress import counted
+from worker.item_vectors.order import Version, is_newer
 from worker.item_vectors.source_offset import of_deletion
 from worker.kafka.patience import patiently
 from worker.kafka.port import ClientPort
@@ -26,6 +27,16 @@ class Gone(NamedTuple):
 
     item_id: str
     source_offset: int | None
+    partition: int = 0
+    at_ms: int = 0
+    """When that was written."""
+
+
+class Placed(NamedTuple):
+    """An item vector, and the partition that it lies in."""
+
+    vector: ItemVector
+    partition: int
 
 
 class Unreadable(NamedTuple):
@@ -37,7 +48,7 @@ class Unreadable(NamedTuple):
 class Source(Protocol):
     """Each is read once, from the beginning. Of `users` only, where that is not None."""
 
-    def item_vectors(self) -> Iterator[ItemVector | Gone | Unreadable]: ...
+    def item_vectors(self) -> Iterator[ItemVector | Placed | Gone | Unreadable]: ...
     def user_vectors(self, users: Collection[str] | None) -> Iterator[UserVector | Unreadable]: ...
     def events(self, users: Collection[str] | None) -> Iterator[UserEvent | Unreadable]: ...
 
@@ -69,7 +80,7 @@ class Topics:
     client: ClientPort
     names: TopicSettings
 
-    def item_vectors(self) -> Iterator[ItemVector | Gone | Unreadable]:
+    def item_vectors(self) -> Iterator[Placed | Gone | Unreadable]:
         return map(_item_vector, self._records("item_vectors"))
 
     def user_vectors(self, users: Collection[str] | None) -> Iterator[UserVector | Unreadable]:
@@ -84,17 +95,18 @@ class Topics:
         items: Newest[bytes] = Newest()
         for record in self._records("item_vectors"):
             match _item_vector(record):
-                case ItemVector() as vector:
-                    items.take(vector.item_id, vector.source_offset, record.value)
-                case Gone(item_id, source_offset):
-                    items.take(item_id, source_offset, None)
+                case Placed(vector, partition):
+                    items.take(vector.item_id, version_of(vector, partition), record.value)
+                case Gone() as gone:
+                    items.take(gone.item_id, version_of(gone), None)
         saved = {"item_vectors": _written(directory, "item_vectors", (value for _, value in items))}
         if self._exists("user_vectors"):
-            users: dict[str, bytes] = {}
+            users: dict[str, tuple[int, bytes]] = {}
             for record in self._records("user_vectors"):
-                if isinstance(user := _decoded(UserVector, record), UserVector):
-                    users[user.user_id] = record.value or b""
-            saved["user_vectors"] = _written(directory, "user_vectors", users.values())
+                user = _decoded(UserVector, record)
+                if isinstance(user, UserVector) and user.produced_at_ms >= users.get(user.user_id, (-1, b""))[0]:
+                    users[user.user_id] = user.produced_at_ms, record.value or b""
+            saved["user_vectors"] = _written(directory, "user_vectors", (value for _, value in users.values()))
         if self._exists("events"):
             records = self._records("events")
             readable = (each.value or b"" for each in records if isinstance(_decoded(UserEvent, each), UserEvent))
@@ -119,14 +131,20 @@ class Newest(Generic[T]):
     """Of each item what its newest record says: the order of schemas/README.md, whatever the order of arrival."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, T | None]] = {}
+        self._known: dict[str, tuple[Version, T | None]] = {}
+        self.num_astray = 0
+        """Records of an item in another partition than the one before."""
 
-    def take(self, item_id: str, source_offset: int | None, value: T | None) -> None:
+    def take(self, item_id: str, version: Version, value: T | None) -> None:
         """None: the item is gone."""
-        known, _ = self._known.get(item_id, (-1, None))
-        offset = known if source_offset is None else source_offset
-        if offset >= known:
-            self._known[item_id] = offset, value
+        known = self._known.get(item_id)
+        if known is not None:
+            self.num_astray += version.partition != known[0].partition
+            if version.source_offset is None and version.partition == known[0].partition:
+                version = version._replace(source_offset=known[0].source_offset)
+            if not is_newer(version, known[0]):
+                return
+        self._known[item_id] = version, value
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
         """Items that are there, by id."""
@@ -146,11 +164,19 @@ def _all(read: Callable[[Path], Iterator[M]], paths: Iterable[Path], name: str) 
     return counted((message for path in paths for message in read(path)), name)
 
 
-def _item_vector(record: Record) -> ItemVector | Gone | Unreadable:
+def version_of(found: ItemVector | Gone, partition: int = 0) -> Version:
+    """What decides whether it is the newest of its item."""
+    if isinstance(found, Gone):
+        return Version(found.source_offset, found.partition, made_at_ms=found.at_ms)
+    return Version(found.source_offset, partition, found.revision, found.produced_at_ms)
+
+
+def _item_vector(record: Record) -> Placed | Gone | Unreadable:
     if record.value is not None:
-        return _decoded(ItemVector, record)
+        vector = _decoded(ItemVector, record)
+        return vector if isinstance(vector, Unreadable) else Placed(vector, record.partition)
     try:
-        return Gone((record.key or b"").decode(), of_deletion(record))
+        return Gone((record.key or b"").decode(), of_deletion(record), record.partition, record.timestamp)
     except ValueError as error:
         return Unreadable(f"{_place(record)}: {error}")
 

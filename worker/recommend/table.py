@@ -58,6 +58,11 @@ def left_out_lines(left_out: LeftOut) -> list[str]:
         f"{count} vectors are of space {space_id} and were ignored"
         for space_id, count in left_out.other_spaces.most_common()
     ]
+    if left_out.astray:
+        lines.append(
+            f"{left_out.astray} records are of items that lie in another partition, too: the greater revision counts; "
+            f"producers of the items disagree about partitions (schemas/README.md, Partitions)"
+        )
     if left_out.unreadable:
         lines.append(f"{left_out.unreadable} records could not be read; the first: {left_out.first_unreadable}")
     return lines

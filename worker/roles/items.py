@@ -24,6 +24,7 @@ from worker.records import (
     Delete,
     Entry,
     Item,
+    Notice,
     Prompt,
     Recompute,
     Record,
@@ -59,6 +60,10 @@ class ItemFormat:
     def dead_letter_topic(self) -> str:
         return self.topics.dead_letters
 
+    @property
+    def state_topic(self) -> str:
+        return self.topics.state
+
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         match entry:
             case Item(is_overtaken=False) | Recompute() if vector is not None:
@@ -75,12 +80,12 @@ class ItemFormat:
                     prior=vector.prior,
                     modality_vectors=vector.modality_data,
                     produced_at_ms=now_ms,
-                    source_offset=entry.record.offset,
+                    source_offset=_place(entry),
                     base_vector=vector.base,
                 )
                 return self._outbound(entry.record, value, carried_headers(entry.record), receipt)
             case Delete(is_overtaken=False):
-                headers = [*carried_headers(entry.record), header(entry.record.offset)]
+                headers = [*carried_headers(entry.record), header(_place(entry))]
                 return self._outbound(entry.record, None, headers, receipt)
         return None
 
@@ -95,6 +100,13 @@ class ItemFormat:
         self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], receipt: Receipt
     ) -> Outbound:
         return Outbound(self.topics.outputs, record.partition, record.key, value, headers, receipt)
+
+
+def _place(entry: Item | Delete | Recompute) -> int:
+    """Of the newest message in an output (`InputLog.at`). What is computed anew names that itself."""
+    if isinstance(entry, Recompute):
+        return entry.record.offset
+    return entry.record.offset if entry.at is None else entry.at
 
 
 class ItemsRole:
@@ -144,23 +156,25 @@ class ItemsRole:
         if not isinstance(entry, Item | Delete):
             return entry  # type: ignore[return-value]  # this half decodes no actions
         offset, known = entry.record.offset, memory.get(entry.id)
-        if known is not None and offset < known.offset and not memory.is_foreign:
+        at = memory.log.at(offset)
+        if known is not None and at < known.offset:
             return Superseded(entry.record)
         is_overtaken = memory.is_overtaken(entry.id, offset)
         if isinstance(entry, Delete):
             memory.put(entry.id, None, offset)
             if self.dependents is not None and known is not None and known.neighbors is not None:
                 self.dependents.waiting.remove(known.neighbors.ids, entry.record.partition, entry.id)
-            return Delete(entry.record, entry.id, is_overtaken)
-        state = merged(known, entry, entry.record.offset, entry.digests)
+            return Delete(entry.record, entry.id, is_overtaken, at)
+        state = merged(known, entry, at, entry.digests)
         if state is None:
             return Superseded(entry.record)
         state = self._waiting(state, entry.record.partition, entry.id)
         kept = state if self._keep_features else state.without_parts()
         memory.put(entry.id, kept, offset)
         return Item(
-            entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken
-        )
+            entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken,
+            at=at,
+        )  # fmt: skip
 
     def _waiting(self, state: ItemState, partition: int, item_id: str) -> ItemState:
         """The state, with those of its neighbours that have no vector; the item then waits for them."""
@@ -182,25 +196,28 @@ class ItemsRole:
             return state._replace(parts=parts)
         return state
 
-    def recall(self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched) -> Collection[str]:
+    def look_back(
+        self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched, *, is_whole: bool
+    ) -> int:
         """Which inputs an earlier owner has published after its last commit.
 
         They are computed again; publishing the older ones after the newer would undo these. The commit carries a note
-        of where in the output partition the uncommitted outputs begin (`tenure.format_note`).
+        of where in the output partition the uncommitted outputs begin (`tenure.Note`).
         """
         partition = TopicPartition(self.topics.outputs, tenure.partition.partition)
-        start = parse_note(tenure.commit.note) if self._keeps_order else log.end(partition, READ_TIMEOUT_S)
+        if self._keeps_order:
+            note = parse_note(tenure.commit.note)
+            start = None if note is None or is_whole else note.vectors_end
+        else:
+            start = log.end(partition, READ_TIMEOUT_S)
         groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
-        published = newest_published(chain.from_iterable(groups), self.output.space_id)
-        end_of_log = log.end(tenure.partition, READ_TIMEOUT_S)
-        if any(offset >= end_of_log for offset in published.values()):
-            logger.warning(
-                "%s/%d holds outputs of inputs that the log does not have: it was made anew; only revisions count",
-                *partition, extra={"action": "foreign_log"},
-            )  # fmt: skip
-            memory.is_foreign = True
-        elif self._keeps_order:
-            memory.published = {key: offset for key, offset in published.items() if offset >= tenure.commit.offset}
+        memory.published = newest_published(chain.from_iterable(groups), self.output.space_id)
+        return max(memory.published.values(), default=-1)
+
+    def recall(self, tenure: Tenure, memory: Memory[ItemState], watched: Watched) -> Collection[str]:
+        begins_at = memory.log.at(tenure.commit.offset)
+        uncommitted = {key: at for key, at in memory.published.items() if at >= begins_at}
+        memory.published = uncommitted if self._keeps_order else {}
         return () if self.dependents is None else self.dependents.recall(tenure, memory, watched, _neighbors)
 
     def recompute(self, keys: Collection[str], partition: int, memory: Memory[ItemState]) -> list[Entry]:
@@ -231,11 +248,18 @@ class ItemsRole:
         if self.dependents is not None:
             self.dependents.waiting.forget(partition)
 
+    @property
+    def can_recompute_all(self) -> bool:
+        return self._keep_features
+
     def is_ready(self) -> bool:
         return self.dependents is None or self.dependents.catalogue.is_ready
 
     def is_up_to_date(self) -> bool:
         return self.dependents is None or self.dependents.catalogue.is_up_to_date()
+
+    def notices(self) -> Sequence[Notice]:
+        return [] if self.dependents is None else self.dependents.notices()
 
     def figures(self) -> Mapping[str, int]:
         return {} if self.dependents is None else self.dependents.figures()
@@ -258,7 +282,7 @@ def _neighbors(value: bytes) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:
-    """The offset of the newest input of each item that the output records come from.
+    """The place of the newest input of each item that the output records come from (`InputLog.at`).
 
     Raises `SpaceError` for a vector of another space: vectors of two spaces in one topic would be compared with each
     other by whoever reads it.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from worker.kafka.port import LogPort
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
-from worker.records import Decoded, Entry, Record, State
+from worker.records import Decoded, Entry, Notice, Record, State
 from worker.stages.decode import DecodedRecords
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder
@@ -50,9 +50,19 @@ class Role(Protocol):
 
     def decode_state(self, value: bytes) -> State: ...
 
-    def recall(self, tenure: Tenure, memory: Memory[Any], log: LogPort, watched: Watched) -> Collection[str]:
-        """Learn what else there is to know before a restored partition is worked on; returns the ids that are to be
-        computed anew. Restore thread; raises what the client raises."""
+    def look_back(self, tenure: Tenure, memory: Memory[Any], log: LogPort, watched: Watched, *, is_whole: bool) -> int:
+        """Read what an earlier owner has published since its last commit (`is_whole`: ever); returns the greatest place
+        (`InputLog.at`) of an input in it, or -1. Restore thread; raises what the client raises."""
+        ...
+
+    def recall(self, tenure: Tenure, memory: Memory[Any], watched: Watched) -> Collection[str]:
+        """Learn what else there is to know before a restored partition is worked on, now that it is settled where that
+        begins; returns the ids that are to be computed anew. Restore thread; raises what the client raises."""
+        ...
+
+    @property
+    def can_recompute_all(self) -> bool:
+        """Whether everything remembered can be computed anew."""
         ...
 
     def recompute(self, keys: Collection[str], partition: int, memory: Memory[Any]) -> list[Entry]:
@@ -73,6 +83,10 @@ class Role(Protocol):
 
     def is_up_to_date(self) -> bool:
         """Whether it knows what lies outside the log, as that was when this was first asked. Poll thread."""
+        ...
+
+    def notices(self) -> Sequence[Notice]:
+        """What has come up since the last call that a person should know of. Poll thread."""
         ...
 
     def figures(self) -> Mapping[str, int]:

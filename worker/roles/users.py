@@ -13,7 +13,7 @@ from worker.kafka.port import LogPort, Outbound
 from worker.monitoring.metrics import Metrics
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
-from worker.records import Action, Change, Decoded, Entry, Prompt, Recompute, Superseded, User
+from worker.records import Action, Change, Decoded, Entry, Notice, Prompt, Recompute, Superseded, User
 from worker.stages.decode import DecodedRecords, EventDecoder
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.publish import carried_headers
@@ -35,6 +35,10 @@ class UserFormat:
     @property
     def dead_letter_topic(self) -> str:
         return self.topics.dead_letters
+
+    @property
+    def state_topic(self) -> str:
+        return self.topics.state
 
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         if vector is None:
@@ -93,7 +97,7 @@ class UsersRole:
         if not isinstance(entry, Action):
             return entry
         record = entry.record
-        state = with_event(memory.get(entry.id), entry.event, record.offset, self._last)
+        state = with_event(memory.get(entry.id), entry.event, memory.log.at(record.offset), self._last)
         if isinstance(state, str):
             return Superseded(record, state)
         state = self._awaiting(state, record.partition, entry.id)
@@ -108,7 +112,12 @@ class UsersRole:
     def decode_state(self, value: bytes) -> UserState:
         return UserState.decode(value)
 
-    def recall(self, tenure: Tenure, memory: Memory[UserState], log: LogPort, watched: Watched) -> Collection[str]:
+    def look_back(
+        self, tenure: Tenure, memory: Memory[UserState], log: LogPort, watched: Watched, *, is_whole: bool
+    ) -> int:
+        return -1  # a user's vector says nothing of the log
+
+    def recall(self, tenure: Tenure, memory: Memory[UserState], watched: Watched) -> Collection[str]:
         """Who waits for an item, once all item vectors have been read; who has got one meanwhile is computed anew."""
 
         def made_of(value: bytes) -> tuple[list[str], list[str]]:
@@ -132,11 +141,18 @@ class UsersRole:
     def forget(self, partition: int) -> None:
         self.dependents.waiting.forget(partition)
 
+    @property
+    def can_recompute_all(self) -> bool:
+        return True
+
     def is_ready(self) -> bool:
         return self.dependents.catalogue.is_ready
 
     def is_up_to_date(self) -> bool:
         return True  # the items have been finished before, and their vectors read before this was ready
+
+    def notices(self) -> Sequence[Notice]:
+        return self.dependents.notices()
 
     def figures(self) -> Mapping[str, int]:
         return self.dependents.figures()

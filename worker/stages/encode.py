@@ -248,7 +248,7 @@ def _tell_failed(items: Sequence[Item], results: Sequence[Encoded | ContentError
 
 def _is_stale(item: Item, state: ItemState, memory: Memory[ItemState]) -> bool:
     """Whether newer messages leave nothing of the item, whatever its content is."""
-    return item.revision < state.whole or (item.record.offset < state.offset and not memory.is_foreign)
+    return item.revision < state.whole or (memory.log.at(item.record.offset) < state.offset)
 
 
 def _known(state: ItemState) -> Known:

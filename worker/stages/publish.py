@@ -21,6 +21,8 @@ from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
 from worker.records import Change, Headers, Recompute, Record, Rejection
 from worker.stages.fuse import Fused, FusedSlice, Vector
+from worker.state.input_log import KEY as LOG_KEY
+from worker.state.input_log import InputLog
 
 STAGE = "publish"
 _CARRIED_HEADERS = frozenset({"traceparent", "tracestate"})
@@ -56,6 +58,16 @@ class OutputFormat(Protocol):
     def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
         """The changelog record of what is to be remembered; None where that is nothing new."""
         ...
+
+    @property
+    def state_topic(self) -> str:
+        """The changelog."""
+        ...
+
+
+def log_record(output: OutputFormat, partition: int, log: InputLog, receipt: Receipt) -> Outbound:
+    """The changelog record of which log the states come from."""
+    return Outbound(output.state_topic, partition, LOG_KEY, log.encode(), (), receipt)
 
 
 def dead_letter(output: OutputFormat, rejection: Rejection, now_ms: int, receipt: Receipt) -> Outbound:
@@ -179,6 +191,8 @@ class Publisher:
         """The records of a slice; None if it failed here."""
         read, now_ms, receipts = fused.read, time.time_ns() // 1_000_000, fused.read.written.receipts()
         made: list[Outbound] = []
+        if read.log is not None:
+            made.append(log_record(self._output, read.tenure.partition.partition, read.log, receipts.state))
         changes: dict[str, bytes | None] = {}
         without_output: set[str] = set()
         refused: list[tuple[Change, str]] = []

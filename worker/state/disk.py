@@ -22,6 +22,7 @@ from typing import Any
 import lmdb
 
 from worker.errors import StateError
+from worker.state.input_log import InputLog
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _READERS_BYTES = 2 * 4_096  # of LMDB's table of readers
 _NO_ROOM_BYTES = 2**20
 _MAX_ID_BYTES = 500  # LMDB takes keys of 511
 # No UTF-8 begins with these bytes, so they cannot meet an id.
-_STAMP, _APPLIED, _LONG = b"\xfe stamp", b"\xfe applied", b"\xff"
+_STAMP, _APPLIED, _LOG, _LONG = b"\xfe stamp", b"\xfe applied", b"\xfe log", b"\xff"
 
 
 class DiskStore:
@@ -55,6 +56,8 @@ class DiskStore:
             self._write_stamp(closed=False)
             with self._environment.begin() as transaction:
                 self.applied = int(transaction.get(_APPLIED, b"0"))
+                written = transaction.get(_LOG)
+            self.log = None if written is None else InputLog.decode(written)
         except (lmdb.Error, OSError) as error:
             raise self._failure(error) from error
 
@@ -64,7 +67,7 @@ class DiskStore:
             value: bytes | None = transaction.get(raw)
         return value if value is None or raw[:1] != _LONG else _split(value)[1]
 
-    def apply(self, changes: Mapping[str, bytes | None], applied: int) -> None:
+    def apply(self, changes: Mapping[str, bytes | None], applied: int, log: InputLog | None = None) -> None:
         with self._translated(), self._environment.begin(write=True) as transaction:
             for key, value in changes.items():
                 raw = _raw(key)
@@ -73,20 +76,22 @@ class DiskStore:
                 else:
                     transaction.put(raw, _joined(key, value) if raw[:1] == _LONG else value)
             transaction.put(_APPLIED, b"%d" % applied)
-        self.applied = applied
+            if log is not None:
+                transaction.put(_LOG, log.encode())
+        self.applied, self.log = applied, log or self.log
 
     def clear(self) -> None:
         with self._translated(), self._environment.begin(write=True) as transaction:
             transaction.drop(self._environment.open_db(txn=transaction), delete=False)
         self._write_stamp(closed=False)
-        self.applied = 0
+        self.applied, self.log = 0, None
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         with self._translated(), self._environment.begin() as transaction:
             for raw, value in transaction.cursor():
                 if raw[:1] == _LONG:
                     yield _split(value)
-                elif raw not in (_STAMP, _APPLIED):
+                elif raw not in (_STAMP, _APPLIED, _LOG):
                     yield raw.decode(), value
 
     def num_bytes(self) -> int:
@@ -95,7 +100,7 @@ class DiskStore:
 
     def __len__(self) -> int:
         with self._translated():
-            return max(0, int(self._environment.stat()["entries"]) - 2)
+            return max(0, int(self._environment.stat()["entries"]) - 2 - (self.log is not None))
 
     def close(self) -> None:
         """Make it durable, so that it may be trusted whatever happens to the machine."""

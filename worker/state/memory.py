@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from worker.records import Change, Rejection, State
 from worker.state import Store
+from worker.state.input_log import UNKNOWN, InputLog
 
 S = TypeVar("S", bound=State)
 
@@ -20,14 +21,15 @@ S = TypeVar("S", bound=State)
 class Memory(Generic[S]):
     """Used by one thread at a time: first the one that restores it, then the poll thread."""
 
-    def __init__(self, store: Store, decode: Callable[[bytes], S]) -> None:
+    def __init__(self, store: Store, decode: Callable[[bytes], S], log: InputLog = UNKNOWN) -> None:
+        """`log` is the one that is read; states may come from earlier ones."""
         self._store = store
         self._decode = decode
         self._pending: dict[str, tuple[int, S | None]] = {}
         self.published: dict[str, int] = {}
-        """Offset of the newest input of which an output is written, where an earlier owner did not commit it."""
-        self.is_foreign = False
-        """What is remembered came from another log, which was deleted: its offsets say nothing."""
+        """The place of the newest input of which an output is written (`InputLog.at`), where an earlier owner did not
+        commit it."""
+        self.log = log
 
     def get(self, key: str) -> S | None:
         pending = self._pending.get(key)
@@ -49,7 +51,7 @@ class Memory(Generic[S]):
         published = self.published.get(key)
         if published is None:
             return False
-        if offset < published:
+        if self.log.at(offset) < published:
             return True
         del self.published[key]
         return False
@@ -60,10 +62,12 @@ class Memory(Generic[S]):
         newest: Mapping[str, Change],
         rejections: Sequence[Rejection],
         applied: int,
+        log: InputLog | None = None,
     ) -> None:
-        """Take over what a share has written. What a rejected input had led to is forgotten."""
-        if changes:
-            self._store.apply(changes, max(applied, self._store.applied))
+        """Take over what a share has written, and the log it comes from where it has written that. What a rejected
+        input had led to is forgotten."""
+        if changes or log is not None:
+            self._store.apply(changes, max(applied, self._store.applied), log)
         for key in changes:
             pending = self._pending.get(key)
             if pending is not None and pending[0] <= newest[key].record.offset:

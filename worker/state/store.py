@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from worker.state.input_log import InputLog
+
 
 class Store(Protocol):
     """Used by one thread at a time. Raises `StateError` for what the disk refuses."""
 
     applied: int
     """Offset in the changelog before which every record is in the store."""
+    log: InputLog | None
+    """Which log the values come from, where the changelog says it."""
 
     def get(self, key: str) -> bytes | None: ...
 
-    def apply(self, changes: Mapping[str, bytes | None], applied: int) -> None:
-        """Take over changes (None removes) and the changelog offset they bring the store to, both or neither."""
+    def apply(self, changes: Mapping[str, bytes | None], applied: int, log: InputLog | None = None) -> None:
+        """Take over changes (None removes) and the changelog offset they bring the store to, both or neither; and
+        which log they come from, where that is another one than before."""
         ...
 
     def clear(self) -> None:
@@ -40,13 +45,14 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.applied = 0
+        self.log: InputLog | None = None
         self._values: dict[str, bytes] = {}
         self._num_bytes = 0
 
     def get(self, key: str) -> bytes | None:
         return self._values.get(key)
 
-    def apply(self, changes: Mapping[str, bytes | None], applied: int) -> None:
+    def apply(self, changes: Mapping[str, bytes | None], applied: int, log: InputLog | None = None) -> None:
         values = self._values
         for key, value in changes.items():
             before = values.get(key)
@@ -58,9 +64,10 @@ class MemoryStore:
                 values[key] = value
                 self._num_bytes += len(key) + len(value)
         self.applied = applied
+        self.log = log or self.log
 
     def clear(self) -> None:
-        self._values, self._num_bytes, self.applied = {}, 0, 0
+        self._values, self._num_bytes, self.applied, self.log = {}, 0, 0, None
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         return iter(self._values.items())

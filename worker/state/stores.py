@@ -25,13 +25,18 @@ class Stores:
         self._prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', group_id)}-{topic}"
         self._lock_file = None if directory is None else _claimed(directory, f"{self._prefix}.lock")
         self._open: dict[int, Store] = {}
+        self._topic_ids: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def open(self, partition: int) -> Store:
-        """The store of a partition, made if need be. Raises `StateError` if the disk refuses."""
+    def open(self, partition: int, topic_id: str = "") -> Store:
+        """The store of a partition, made if need be. `topic_id` is that of the changelog, where it is known: what was
+        made of another one is forgotten. Raises `StateError` if the disk refuses."""
         with self._lock:
+            if partition in self._open and self._topic_ids[partition] != topic_id:
+                self._open.pop(partition).close()
             if partition not in self._open:
-                self._open[partition] = self._made(partition)
+                self._open[partition] = self._made(partition, topic_id)
+                self._topic_ids[partition] = topic_id
             return self._open[partition]
 
     def keep_only(self, partitions: Collection[int]) -> None:
@@ -51,10 +56,10 @@ class Stores:
             stores = list(self._open.values())
             return sum(map(len, stores)), sum(store.num_bytes() for store in stores)
 
-    def _made(self, partition: int) -> Store:
+    def _made(self, partition: int, topic_id: str) -> Store:
         if self._directory is None:
             return MemoryStore()
-        identity = {**self._identity, "partition": str(partition)}
+        identity = {**self._identity, "partition": str(partition), **({"topic_id": topic_id} if topic_id else {})}
         return DiskStore(self._directory / f"{self._prefix}-{partition}", identity, time.time())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.align.history import Event, merged
+from worker.state.input_log import era_of
 from worker.state.packing import pack, unpack
 
 
@@ -32,13 +33,14 @@ class UserState:
 def with_event(known: UserState | None, event: Event, offset: int, last: int) -> UserState | str:
     """The user after an event, or why it changes nothing: `duplicate` or `too_old`.
 
-    The record that changed the user last changes it again when it comes again: whether its vector was published before
-    a crash is not known.
+    `offset` is the record's place (`InputLog.at`). The record that changed the user last changes it again when it comes
+    again: whether its vector was published before a crash is not known. Neither is it of a user that was last changed
+    by an earlier log.
     """
     before = known.events if known is not None else []
     after = merged(before, [event], last)
     if known is None or after != before:
         return UserState(offset, after)
-    if offset == known.offset:
-        return known
+    if offset == known.offset or era_of(offset) > era_of(known.offset):
+        return replace(known, offset=offset)
     return "duplicate" if any(each.event_id == event.event_id for each in before) else "too_old"

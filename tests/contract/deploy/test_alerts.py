@@ -73,6 +73,7 @@ NAMES = {
     "AlignAccountingBroken", "AlignWaitingOverflow", "AlignForeignVectors", "AlignWorkerDown", "AlignRestarting",
     "AlignCutOff", "AlignPartitionUnowned", "AlignAllRefused", "AlignNothingNew", "AlignContentFailing",
     "AlignPartitionsStopped", "AlignRestoringLong", "AlignWatchdog",
+    "AlignRecordsExpired", "AlignNewLog", "AlignKeysAstray",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
 from worker.kafka.port import Commit
 from worker.loop.restore import Restored
-from worker.partitions.tenure import format_note
+from worker.partitions.tenure import Note, format_note
 from worker.records import TopicPartition
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.stages.producers import backoff_s
@@ -257,7 +257,7 @@ def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():
         harness.until(lambda: len(vectors(cluster)) == 10)
         harness.consumer.rebalance("revoked", [P0])
         harness.until(lambda: P0 not in harness.pipeline.assignment)
-        assert cluster.commits[P0] == Commit(10, format_note(10))
+        assert cluster.commits[P0] == Commit(10, format_note(Note(10)))
         feed(cluster, 4, 1)
         harness.until(lambda: cluster.commits.get(P1, Commit(0)).offset == 4)
         harness.consumer.rebalance("assigned", [P0])
@@ -310,7 +310,7 @@ def test_after_a_crash_an_older_input_does_not_undo_what_was_published():
     cluster.append("items", 0, b"b", None)
     with Harness(cluster) as second:
         second.until_committed()
-    cluster.commits[P0] = Commit(0, format_note(0))
+    cluster.commits[P0] = Commit(0, format_note(Note(0)))
     num_before = len(cluster.records("item-vectors"))
     with Harness(cluster) as third:
         third.until(lambda: cluster.commits[P0].offset == 4)
@@ -369,7 +369,7 @@ def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog):
     with Harness(cluster) as harness:
         harness.until_committed()
     assert vectors(cluster)[-2:] == [("a", 6), ("p0-0", 1)]
-    assert "foreign_log" in [getattr(record, "action", "") for record in caplog.records]
+    assert "new_log" in [getattr(record, "action", "") for record in caplog.records]
 
 
 def test_an_items_topic_with_more_partitions_than_its_output_ends_the_process():

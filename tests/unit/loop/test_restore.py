@@ -9,6 +9,7 @@ from schemas import ItemVector, Tensor, encode
 from tests.fakes import FakeClient, FakeCluster, FakeRecord
 from worker.errors import SpaceError, StateError
 from worker.kafka.port import Commit
+from worker.loop.origin import watched_topics
 from worker.loop.restore import Restored, Restorer
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
@@ -62,6 +63,11 @@ class Role:
     def decode_state(self, value: bytes) -> Any:
         return value
 
+    can_recompute_all = True
+
+    def look_back(self, *_: Any, **__: Any) -> int:
+        return -1
+
     def recall(self, *_: Any) -> tuple[str, ...]:
         return ()
 
@@ -92,7 +98,7 @@ class Harness:
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    return FakeCluster(topics=(Role.topics.inputs, Role.topics.state))
+    return FakeCluster(topics=watched_topics(Role.topics))
 
 
 def remember(cluster: FakeCluster, key: bytes | None, value: bytes | None) -> None:

@@ -8,8 +8,9 @@ from tests.fakes import FakeRecord
 from worker.errors import ClientError
 from worker.kafka.port import Commit
 from worker.partitions.batch_slice import BatchSlice
-from worker.partitions.tenure import Tenure, format_note, parse_note
+from worker.partitions.tenure import Note, Tenure, format_note, parse_note
 from worker.records import Delete, Item, Rejection, Superseded, TopicPartition
+from worker.state.input_log import InputLog
 
 
 def item(item_id: str, offset: int) -> Item:
@@ -18,7 +19,7 @@ def item(item_id: str, offset: int) -> Item:
 
 @pytest.fixture
 def tenure() -> Tenure:
-    return Tenure(TopicPartition("items", 0), Commit(10, format_note(4)))
+    return Tenure(TopicPartition("items", 0), Commit(10, format_note(Note(4))))
 
 
 def slices_of(tenure: Tenure, sizes: list[int]) -> list[BatchSlice]:
@@ -41,7 +42,7 @@ def test_nothing_is_committed_before_its_receipt(tenure):
     assert tenure.commit.offset == 10
     read.written.receipts().vectors.acknowledged(5)
     assert tenure.settle() == [read]
-    assert tenure.commit == Commit(12, format_note(6))
+    assert tenure.commit == Commit(12, format_note(Note(6)))
 
 
 def test_the_watermark_moves_over_the_contiguous_prefix_only(tenure):
@@ -51,7 +52,7 @@ def test_the_watermark_moves_over_the_contiguous_prefix_only(tenure):
     assert tenure.settle() == []
     first.written.receipts().vectors.acknowledged(4)
     assert tenure.settle() == [first, second, third]
-    assert tenure.commit == Commit(13, format_note(9))
+    assert tenure.commit == Commit(13, format_note(Note(9)))
     assert tenure.in_flight == 0
 
 
@@ -71,7 +72,7 @@ def test_a_share_without_outputs_is_done_at_once(tenure):
     tenure.num_consumed += 1
     read.written.expect(len(read.newest) + len(read.rejections), lambda: None)
     assert tenure.settle() == [read]
-    assert tenure.commit == Commit(11, format_note(4))
+    assert tenure.commit == Commit(11, format_note(Note(4)))
 
 
 def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(tenure):
@@ -81,7 +82,7 @@ def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(ten
     read.written.expect(len(read.newest) + len(read.rejections), lambda: None)
     read.written.receipts().dead_letters.acknowledged(99)
     assert tenure.settle() == [read]
-    assert tenure.commit == Commit(11, format_note(4))
+    assert tenure.commit == Commit(11, format_note(Note(4)))
 
 
 def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure):
@@ -93,7 +94,7 @@ def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure):
     assert tenure.failure() is read
 
 
-def test_the_newest_input_of_an_item_stands_for_all_in_a_share(tenure):
+def test_the_newest_input_of_an_item_stands_for_all_in_a_slice(tenure):
     read = tenure.open_slice()
     added = [
         read.add(entry) for entry in (item("a", 10), item("b", 11), item("a", 12), Delete(FakeRecord(offset=13), "b"))
@@ -159,6 +160,76 @@ def test_what_finishes_after_retirement_does_not_count_again(tenure):
     [("vectors_end=17", 17), ("", None), ("something", None), ("vectors_end=", None), ("vectors_end=-1", None)],
 )
 def test_notes_of_others_are_not_taken_for_ours(note, vectors_end):
-    assert parse_note(note) == vectors_end
+    assert parse_note(note) == (None if vectors_end is None else Note(vectors_end))
     if vectors_end is not None:
-        assert format_note(vectors_end) == note
+        assert format_note(Note(vectors_end)) == note
+
+
+def test_a_note_names_the_logs_that_a_commit_belongs_to():
+    note = Note(17, InputLog("aZ-_9", 3), "outputs-id", "state-id")
+    assert parse_note(format_note(note)) == note
+
+
+def test_what_a_later_version_says_in_a_note_is_passed_over():
+    assert parse_note("vectors_end=4 log=abc weather=fair") == Note(4, InputLog("abc"))
+
+
+@pytest.mark.parametrize("note", ["vectors_end=4 era=x", "vectors_end=4 era=-1", "vectors_end=\u0664"])
+def test_a_note_with_a_number_that_is_none_says_nothing(note):
+    assert parse_note(note) is None
+
+
+def begin(tenure: Tenure, offset: int, note: Note, *, is_remembered: bool = True) -> None:
+    tenure.begin_at(offset, note, is_remembered=is_remembered)
+
+
+def test_the_first_share_in_a_log_remembers_it_and_no_other(tenure):
+    begin(tenure, 0, Note(4, InputLog("x", 1)), is_remembered=False)
+    assert [tenure.open_slice().log, tenure.open_slice().log] == [InputLog("x", 1), None]
+
+
+def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_finished(tenure):
+    begin(tenure, 0, Note(4, InputLog("x", 1)))
+    assert tenure.has_news()
+    assert parse_note(tenure.commit.note) == Note(4, InputLog("x", 1))
+    tenure.committed(tenure.commit)
+    assert not tenure.has_news()
+
+
+def test_commits_go_on_naming_the_logs(tenure):
+    begin(tenure, 3, Note(4, InputLog("x", 1), "outputs", "state"))
+    (read,) = slices_of(tenure, [2])
+    read.written.expect(1, lambda: None)
+    read.written.receipts().vectors.acknowledged(8)
+    tenure.settle()
+    assert tenure.commit == Commit(5, format_note(Note(9, InputLog("x", 1), "outputs", "state")))
+
+
+def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure):
+    (read,) = slices_of(tenure, [1])
+    tenure.position = 14
+    tenure.pass_over()
+    assert tenure.commit.offset == 10
+    read.written.expect(1, lambda: None)
+    read.written.receipts().vectors.acknowledged(0)
+    tenure.settle()
+    tenure.pass_over()
+    assert tenure.commit.offset == 14
+
+
+def test_outputs_made_again_are_named_once_everything_is_in_them(tenure):
+    begin(tenure, 10, Note(4, InputLog("x"), "old", "state"))
+    tenure.committed(tenure.commit)
+    tenure.new_outputs_id = "new"
+    tenure.finish_outputs(is_idle=True)
+    assert tenure.outputs_id == "old", "not everything has been queued"
+    read = tenure.open_slice()
+    tenure.all_queued()
+    tenure.finish_outputs(is_idle=True)
+    assert tenure.outputs_id == "old"
+    read.written.expect(1, lambda: None)
+    read.written.receipts().vectors.acknowledged(0)
+    tenure.settle()
+    tenure.finish_outputs(is_idle=True)
+    assert (tenure.outputs_id, tenure.has_news()) == ("new", True)
+    assert parse_note(tenure.commit.note) == Note(4, InputLog("x"), "new", "state")

@@ -10,6 +10,7 @@ from worker.errors import DataError, TopicError
 from worker.item_vectors.source_offset import header
 from worker.recommend.published import LeftOut, collect_activity, collect_items, collect_users
 from worker.recommend.sources import Files, Gone, Topics, Unreadable
+from worker.recommend.table import left_out_lines
 from worker.settings import TopicSettings
 
 
@@ -31,7 +32,8 @@ def topics(cluster: FakeCluster) -> Topics:
 
 def test_topics_are_read_whole_and_of_users_only_those_asked_for(cluster):
     source, (items, users, events) = topics(cluster), world()
-    assert sorted(source.item_vectors(), key=lambda each: each.item_id) == sorted(items, key=lambda each: each.item_id)
+    read = [each.vector for each in source.item_vectors()]
+    assert sorted(read, key=lambda each: each.item_id) == sorted(items, key=lambda each: each.item_id)
     assert list(source.user_vectors({"bob"})) == [users[1]]
     assert list(source.events({"ada"})) == [events[0], events[1]]
     assert len(list(source.events(None))) == 3
@@ -47,6 +49,28 @@ def test_the_newest_of_an_item_counts_whatever_the_order(cluster):
     items = collect_items(source.item_vectors())
     assert items.item_ids == ["again", "back", "right", "rightish", "upish"]
     assert items.vectors_ID[0].tolist() == [0, 1]
+
+
+def test_a_key_in_two_partitions_is_told_and_the_newest_counts_in_either_order(cluster):
+    """Its producers have different partitioners: offsets of two partitions say nothing of each other."""
+    source = topics(cluster)
+    for old, new in ((0, 1), (1, 0)):
+        name = f"moved-{new}"
+        for partition, offset, revision, values in ((old, 90, 1, (1, 0)), (new, 2, 2, (0, 1))):
+            vector = item_vector(name, *values, source_offset=offset).model_copy(update={"revision": revision})
+            cluster.append("item-vectors", partition, name.encode(), encode(vector))
+        cluster.append(
+            "item-vectors", old, b"gone-%d" % new, encode(item_vector(f"gone-{new}", 1, 0, source_offset=90))
+        )
+        cluster.append("item-vectors", new, b"gone-%d" % new, None, [header(3)])
+    items = collect_items(source.item_vectors())
+    assert {"gone-0", "gone-1"}.isdisjoint(items.item_ids)
+    for name in ("moved-0", "moved-1"):
+        assert items.vectors_ID[items.rows[name]].tolist() == [0, 1]
+    assert items.left_out.astray == 4
+    assert any(
+        "4 records are of items that lie in another partition" in line for line in left_out_lines(items.left_out)
+    )
 
 
 def test_what_is_no_vector_is_left_out_and_told(cluster):

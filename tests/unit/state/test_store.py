@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from worker.errors import ConfigError, StateError
 from worker.state import MemoryStore, Stores
 from worker.state.disk import MAX_AGE_S, DiskStore
+from worker.state.input_log import InputLog, era_of
 
 IDENTITY = {"group": "g", "topic": "user-state", "partition": "3"}
 LONG = "ü" * 512
@@ -216,3 +217,43 @@ def test_a_store_stays_open_until_its_partition_has_gone(tmp_path, directory):
     assert stores.size()[0] == 2
     assert stores.open(1).get("a") == (b"1" if directory else None)
     stores.close()
+
+
+def test_a_store_remembers_which_log_its_values_come_from(store):
+    assert store.log is None
+    store.apply({"a": b"1"}, 1, InputLog("x", 2))
+    store.apply({"b": b"2"}, 2)
+    assert store.log == InputLog("x", 2)
+    assert (dict(store.items()), len(store)) == ({"a": b"1", "b": b"2"}, 2)
+    store.clear()
+    assert (store.log, len(store)) == (None, 0)
+
+
+def test_the_log_is_found_again_on_disk(tmp_path):
+    store = opened(tmp_path)
+    store.apply({}, 1, InputLog("x", 2))
+    store.close()
+    again = opened(tmp_path)
+    assert (again.log, len(again)) == (InputLog("x", 2), 0)
+    again.close()
+
+
+@pytest.mark.parametrize("directory", [False, True], ids=["memory", "disk"])
+@pytest.mark.parametrize("is_reopened", [False, True])
+def test_what_was_made_of_another_changelog_is_forgotten(tmp_path, directory, is_reopened):
+    stores = Stores(tmp_path if directory else None, "user-state", "g")
+    stores.open(0, "old").apply({"a": b"1"}, 1)
+    assert stores.open(0, "old").get("a") == b"1"
+    if is_reopened:
+        stores.close()
+        stores = Stores(tmp_path if directory else None, "user-state", "g")
+    made = stores.open(0, "new")
+    assert (made.get("a"), made.applied) == (None, 0)
+    stores.close()
+
+
+@given(st.integers(0, 200), st.integers(0, 2**43), st.integers(0, 200), st.integers(0, 2**43))
+def test_places_are_ordered_by_log_and_then_by_offset(era, offset, other_era, other_offset):
+    at, other = InputLog("a", era).at(offset), InputLog("b", other_era).at(other_offset)
+    assert (at < other) == ((era, offset) < (other_era, other_offset))
+    assert (InputLog("a").at(offset), era_of(at)) == (offset, era)
