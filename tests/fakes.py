@@ -70,6 +70,7 @@ class FakeCluster:
         self.starts: dict[TopicPartition, int] = {}
         """Where logs begin that have dropped something."""
         self.max_message_bytes = 1_000_000
+        self.configurations: dict[str, dict[str, str]] = {}
         self.generation = 1
         """Of the group."""
         self.epochs: dict[str, int] = {}
@@ -165,13 +166,27 @@ class FakeClient:
         cluster = self.cluster
         existing = {tp.topic for tp in cluster.log}
         return {
-            name: TopicDescription(cluster.num_partitions, cluster.max_message_bytes, cluster.topic_ids.get(name, ""))
+            name: TopicDescription(
+                sum(tp.topic == name for tp in cluster.log),
+                int(cluster.configurations.get(name, {}).get("max.message.bytes", cluster.max_message_bytes)),
+                cluster.topic_ids.get(name, ""),
+                1,
+                cluster.configurations.get(name),
+            )
             for name in names
             if name in existing
         }
 
+    def num_brokers(self) -> int:
+        return 1
+
+    def configure_topics(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        for name, values in changes.items():
+            self.cluster.configurations.setdefault(name, {}).update(values)
+
     def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
         for name in topics:
+            self.cluster.configurations[name] = dict(topics[name])
             for number in range(num_partitions):
                 self.cluster.log[TopicPartition(name, number)] = []
 

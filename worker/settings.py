@@ -308,6 +308,12 @@ class TopicSettings(_Group):
         names = list(self.model_dump().values())
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"topics.*: {', '.join(sorted(repeated))} is used for more than one topic")
+        for setting, name in self.model_dump().items():
+            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name) or name in (".", ".."):
+                raise ValueError(
+                    f"topics.{setting}: {shortened(name, 60)!r} cannot be the name of a topic: up to 249 letters a-z, "
+                    "A-Z, digits, dots, underscores and hyphens"
+                )
         return self
 
 
@@ -496,7 +502,9 @@ class HttpSettings(_Group):
 
 class LogSettings(_Group):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "json"
+    format: Literal["auto", "json", "text"] = "auto"
+    """`json`: an object a line, for machines. `text`: for people. `auto`: text where standard error is a terminal, else
+    JSON."""
 
 
 class ShutdownSettings(_Group):

@@ -149,7 +149,7 @@ class Stream:
         return list(read_topic(self.broker.options, self.letters))
 
     def dead_letters(self) -> list[DeadLetter]:
-        return [decode(DeadLetter, record.value) for record in self.letter_records()]
+        return [decode(DeadLetter, record.value) for record in self.letter_records() if record.value is not None]
 
     def ends(self) -> dict[int, int]:
         """The end of each input partition that has records."""

@@ -163,7 +163,7 @@ def _check_letters(
 ) -> None:
     sources = Counter(
         (letter.topic, letter.partition, letter.offset)
-        for letter in (decode(DeadLetter, record.value) for record in letters)
+        for letter in (decode(DeadLetter, record.value) for record in letters if record.value is not None)
     )
     verdict.counts["dead letters written twice"] = sum(count - 1 for count in sources.values())
     if strict:

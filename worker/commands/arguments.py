@@ -8,11 +8,14 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigError
 from worker.printable import printable
 from worker.settings import Settings, load, setting_names, variable
+
+if TYPE_CHECKING:
+    from worker.kafka import ClientPort
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -70,6 +73,22 @@ def settings_from(arguments: argparse.Namespace, defaults: Mapping[str, str] | N
         if key.startswith("setting:") and value is not None
     }
     return load({**(defaults or {}), **flags}, arguments.config)
+
+
+CONNECT_TIMEOUT_S = 15.0
+
+
+def connected(settings: Settings) -> ClientPort:
+    """A client that a broker has answered. Somebody waits for a command: without `kafka.connect_timeout_s` it gives up
+    sooner than a worker does, which may start before its broker."""
+    from worker.kafka import make_client
+
+    kafka = settings.kafka
+    if "connect_timeout_s" not in kafka.model_fields_set:
+        kafka = kafka.model_copy(update={"connect_timeout_s": CONNECT_TIMEOUT_S})
+    client = make_client(kafka)
+    client.connect()
+    return client
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +14,14 @@ from worker.errors import CallTimeoutError, TopicError, WorkerError
 from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Outbound, ProducerPort
 from worker.kafka.whole_topic import read_whole
+from worker.printable import printable, shortened
 from worker.records import Record
 from worker.settings import Settings
 
 REPLAY_HEADER = "align-replayed-from"
+MARK_HEADER = "align-replayed"
+MARK_KEY = b"align-replayed"
+_MAX_KEY_CHARS, _MAX_DETAIL_CHARS = 80, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Selection:
     reason: str | None = None
     topic: str | None = None
     since_ms: int | None = None
+    until_ms: int | None = None
     positions: frozenset[str] = frozenset()
     limit: int | None = None
 
@@ -50,6 +55,7 @@ class Selection:
             (self.reason is None or str(letter.reason) == self.reason)
             and (self.topic is None or letter.topic == self.topic)
             and (self.since_ms is None or letter.failed_at_ms >= self.since_ms)
+            and (self.until_ms is None or letter.failed_at_ms < self.until_ms)
             and (not self.positions or stored.position in self.positions)
         )
 
@@ -84,6 +90,23 @@ def _stored(record: Record) -> Stored | None:
             f"{record.topic}/{record.partition} offset {record.offset} is not a dead letter: {error}; "
             f"check topics.dead_letters"
         ) from error
+
+
+def read_replayed(client: ClientPort, topic: str) -> frozenset[tuple[int, int]]:
+    """Partition and offset of the dead letters that have been replayed, as replays have marked them in the topic."""
+    found: set[tuple[int, int]] = set()
+    for record in read_whole(client, topic, "topics.dead_letters"):
+        if record.value is None and record.key == MARK_KEY:
+            for name, value in record.headers:
+                if name == MARK_HEADER:
+                    found.update((record.partition, offset) for offset in _offsets(value or b""))
+    return frozenset(found)
+
+
+def _offsets(text: bytes) -> Iterator[int]:
+    for part in text.split(b","):
+        if part.isdigit():
+            yield int(part)
 
 
 class _Pending:
@@ -128,9 +151,11 @@ def replay(
 ) -> int:
     """Send the original records again, to their topic and partition, with their bytes, key and headers.
 
-    A replayed item that has been overtaken meanwhile does no harm: the worker's revision order drops it. A record with
-    neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
-    Returns how many were sent; on an error, `on_sent` has been called for exactly those that are acknowledged.
+    Every `chunk` of them is marked in the dead-letter topic once it is acknowledged, for `read_replayed`. What a replay
+    that is interrupted has not marked yet, at most a chunk, the next one sends again. That does no harm, as a replayed
+    item that has been overtaken does none: the worker's revision order drops it, and an event counts once. A record
+    with neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
+    Returns how many were sent; on an error, `on_sent` has been called for exactly those that are marked.
     """
     producer = patiently("opening a producer", client.producer, *patience(settings.kafka))
     num_sent = 0
@@ -144,8 +169,8 @@ def replay(
             _send(producer, stored, pending)
             waiting.append(stored)
             if len(waiting) >= chunk:
-                num_sent += _settle(pending, waiting, settings, on_sent)
-        num_sent += _settle(pending, waiting, settings, on_sent)
+                num_sent += _settle(producer, pending, waiting, settings, on_sent)
+        num_sent += _settle(producer, pending, waiting, settings, on_sent)
     finally:
         producer.close(1.0)
     return num_sent
@@ -159,13 +184,34 @@ def _send(producer: ProducerPort, stored: Stored, pending: _Pending) -> None:
     producer.send([Outbound(letter.topic, letter.partition, letter.key, letter.value, headers, pending)])
 
 
-def _settle(pending: _Pending, waiting: list[Stored], settings: Settings, on_sent: Callable[[Stored], None]) -> int:
-    pending.wait(settings.kafka.delivery_timeout_ms / 1000 + 1)
+def _settle(
+    producer: ProducerPort,
+    pending: _Pending,
+    waiting: list[Stored],
+    settings: Settings,
+    on_sent: Callable[[Stored], None],
+) -> int:
+    timeout_s = settings.kafka.delivery_timeout_ms / 1000 + 1
+    pending.wait(timeout_s)
+    _mark(producer, pending, waiting, settings.topics.dead_letters)
+    pending.wait(timeout_s)
     for stored in waiting:
         on_sent(stored)
     num_settled = len(waiting)
     waiting.clear()
     return num_settled
+
+
+def _mark(producer: ProducerPort, pending: _Pending, replayed: Sequence[Stored], topic: str) -> None:
+    """Note what was replayed where it lies: a record without a value, which is kept as long as the letters are, and
+    which readers of dead letters pass by."""
+    offsets: dict[int, list[int]] = {}
+    for stored in replayed:
+        offsets.setdefault(stored.partition, []).append(stored.offset)
+    for partition, those in offsets.items():
+        header = (MARK_HEADER, ",".join(map(str, those)).encode())
+        pending.expect_one()
+        producer.send([Outbound(topic, partition, MARK_KEY, None, [header], pending)])
 
 
 def summary(stored: Stored) -> dict[str, Any]:
@@ -200,17 +246,29 @@ def full(stored: Stored) -> dict[str, Any]:
 
 
 def one_line(stored: Stored) -> str:
+    """A dead letter on one line of a terminal, whatever strangers wrote into it."""
     told = summary(stored)
-    return (
+    key = "null" if told["key"] is None else shortened(told["key"], _MAX_KEY_CHARS)
+    return printable(
         f"{told['position']:>8}  {told['failed_at']}  {told['topic']}/{told['partition']}@{told['offset']}  "
-        f"{told['reason']:<20} key={told['key']}  {told['detail']}"
+        f"{told['reason']:<20} key={key}  {shortened(' '.join(told['detail'].split()), _MAX_DETAIL_CHARS)}"
     )
 
 
 def readable(stored: Stored) -> str:
     """A dead letter for a person: its story, then its bytes as a hex dump."""
-    lines = [f"{name:<15} {value}" for name, value in full(stored).items() if not name.endswith("base64")]
+    told = full(stored)
+    lines = [
+        f"{name:<15} {printable(str(value))}"
+        for name, value in told.items()
+        if name != "headers" and not name.endswith("base64")
+    ]
+    lines += [f"{'header':<15} {printable(name)}={_shown(value)}" for name, value in stored.letter.headers]
     return "\n".join([*lines, "value", *hex_dump(stored.letter.value or b""), ""])
+
+
+def _shown(value: bytes | None) -> str:
+    return "null" if value is None else shortened(value.decode(errors="backslashreplace"))
 
 
 def hex_dump(data: bytes, width: int = 16) -> list[str]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
-from typing import Any
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, add_settings, positive, print_json, settings_from
+from worker.commands.arguments import add_command, add_settings, connected, positive, print_json, say, settings_from
+from worker.commands.times import EXAMPLES, moment
+from worker.errors import ConfigError
+from worker.printable import shortened
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.commands.dead_letters import Selection, Stored
+    from worker.kafka import ClientPort
 
 
 def add_dlq(commands: Any) -> None:
@@ -18,7 +26,7 @@ def add_dlq(commands: Any) -> None:
     for name, function, help_text in (
         ("list", _dlq_list, "one line per dead letter"),
         ("show", _dlq_show, "everything about dead letters, with their bytes"),
-        ("replay", _dlq_replay, "send the original records to their topic again"),
+        ("replay", _dlq_replay, "send the original records to their topic again, those that have not been sent yet"),
     ):
         action = add_command(actions, name, function, help_text)
         action.add_argument(
@@ -29,73 +37,147 @@ def add_dlq(commands: Any) -> None:
         )
         action.add_argument("--reason", help="only this reason")
         action.add_argument("--topic", help="only records of this topic")
-        action.add_argument(
-            "--since", type=int, metavar="MS", help="only those since this time, milliseconds since 1970"
-        )
+        action.add_argument("--since", metavar="TIME", help=f"only those that failed since then: {EXAMPLES}")
+        action.add_argument("--until", metavar="TIME", help="only those that failed before then")
         action.add_argument("--limit", type=positive, metavar="N", help="at most this many")
+        if name == "list":
+            action.add_argument("--quiet", action="store_true", help="print positions alone, one a line")
         if name == "replay":
+            action.add_argument("--again", action="store_true", help="send those, too, that have been replayed already")
             action.add_argument("--dry-run", action="store_true", help="say what would be sent")
-        else:
-            action.add_argument("--json", action="store_true", help="one JSON object per line")
+            action.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        action.add_argument("--json", action="store_true", help="one JSON object per line")
         add_settings(action)
-
-
-def _dlq_letters(arguments: argparse.Namespace, settings: Settings) -> tuple[Any, Iterable[Any]]:
-    from worker.commands.dead_letters import Selection, read_letters
-    from worker.kafka import make_client
-
-    client = make_client(settings.kafka)
-    client.connect()
-    selection = Selection(
-        arguments.reason, arguments.topic, arguments.since, frozenset(arguments.positions), arguments.limit
-    )
-    return client, selection.of(read_letters(client, settings.topics.dead_letters))
 
 
 def _dlq_list(arguments: argparse.Namespace) -> int:
     from worker.commands.dead_letters import one_line, summary
 
-    _, letters = _dlq_letters(arguments, settings_from(arguments))
-    for stored in letters:
+    selection, settings = _selection(arguments), settings_from(arguments)
+    for stored in _letters(connected(settings), settings, selection):
         if arguments.json:
             print_json(summary(stored), indent=None)
         else:
-            print(one_line(stored))
+            print(stored.position if arguments.quiet else one_line(stored))
     return 0
 
 
 def _dlq_show(arguments: argparse.Namespace) -> int:
     from worker.commands.dead_letters import full, readable
 
-    _, letters = _dlq_letters(arguments, settings_from(arguments))
-    num_shown = 0
-    for stored in letters:
-        num_shown += 1
+    selection, settings = _selection(arguments), settings_from(arguments)
+    missing = dict.fromkeys(arguments.positions)
+    for stored in _letters(connected(settings), settings, selection):
+        missing.pop(stored.position, None)
         if arguments.json:
             print_json(full(stored), indent=None)
         else:
             print(readable(stored))
-    if num_shown == 0:
-        print(f"no dead letter at {', '.join(arguments.positions)}", file=sys.stderr)
+    return _told_missing(missing)
+
+
+def _dlq_replay(arguments: argparse.Namespace) -> int:
+    from worker.commands.dead_letters import read_replayed, replay
+
+    selection, settings = _selection(arguments), settings_from(arguments)
+    client = connected(settings)
+    replayed = frozenset() if arguments.again else read_replayed(client, settings.topics.dead_letters)
+    missing = dict.fromkeys(arguments.positions)
+    num_before, num_found = 0, 0
+
+    def wanted() -> Iterator[Stored]:
+        nonlocal num_before, num_found
+        for stored in _letters(client, settings, selection):
+            missing.pop(stored.position, None)
+            if (stored.partition, stored.offset) in replayed:
+                num_before += 1
+                continue
+            if num_found == arguments.limit:
+                return
+            num_found += 1
+            yield stored
+
+    if arguments.dry_run:
+        for stored in wanted():
+            _tell(arguments, "would send", stored)
+    else:
+        num_sent = replay(
+            client,
+            settings,
+            wanted(),
+            on_sent=lambda stored: _tell(arguments, "sent", stored),
+            on_skipped=lambda stored: _tell(arguments, "skipped, it has neither key nor value:", stored),
+        )
+        if not (arguments.json or arguments.quiet):
+            print(f"{num_sent} records sent")
+    if num_before and not arguments.quiet:
+        say(f"{num_before} had been replayed before and were left out; --again sends them again")
+    return _told_missing(missing)
+
+
+def _tell(arguments: argparse.Namespace, what: str, stored: Stored) -> None:
+    from worker.commands.dead_letters import one_line, summary
+
+    if arguments.quiet:
+        return
+    if arguments.json:
+        print_json({"what": what.partition(",")[0], **summary(stored)}, indent=None)
+    else:
+        print(f"{what} {one_line(stored)}")
+
+
+def _told_missing(positions: Iterable[str]) -> int:
+    """The exit code for letters that were asked for by name and are not there, or not among those that are meant."""
+    if named := ", ".join(positions):
+        say(f"no dead letter at {named}, or not one that the other options mean")
         return 1
     return 0
 
 
-def _dlq_replay(arguments: argparse.Namespace) -> int:
-    from worker.commands.dead_letters import one_line, replay
+def _selection(arguments: argparse.Namespace) -> Selection:
+    """Raises `ConfigError`. The limit of a replay counts what it sends."""
+    from worker.commands.dead_letters import Selection
 
-    settings = settings_from(arguments)
-    client, letters = _dlq_letters(arguments, settings)
-    if arguments.dry_run:
-        for stored in letters:
-            print(f"would send {one_line(stored)}")
-        return 0
-    num_sent = replay(
-        client,
-        settings,
-        letters,
-        on_sent=lambda stored: print(f"sent {one_line(stored)}"),
-        on_skipped=lambda stored: print(f"skipped, it has neither key nor value: {one_line(stored)}"),
+    for position in arguments.positions:
+        if not re.fullmatch(r"\d{1,9}/\d{1,18}", position, re.ASCII):
+            raise ConfigError(f"{shortened(position)!r} is no position: give PARTITION/OFFSET, as 0/17")
+    now_ms = time.time_ns() // 1_000_000
+    times = {name: _moment(name, getattr(arguments, name), now_ms) for name in ("since", "until")}
+    since_ms, until_ms = times["since"], times["until"]
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise ConfigError("--since is not before --until: nothing lies between them")
+    return Selection(
+        reason=_reason(arguments.reason),
+        topic=arguments.topic,
+        since_ms=since_ms,
+        until_ms=until_ms,
+        positions=frozenset(position for position in arguments.positions),
+        limit=arguments.limit if arguments.function is not _dlq_replay else None,
     )
-    print(f"{num_sent} records sent")
-    return 0
+
+
+def _moment(name: str, text: str | None, now_ms: int) -> int | None:
+    if text is None:
+        return None
+    try:
+        ms, is_utc = moment(text, now_ms)
+    except ValueError as error:
+        raise ConfigError(f"--{name}: {error}") from None
+    if is_utc:
+        say(f"--{name} {text} has no zone and is taken as UTC")
+    return ms
+
+
+def _reason(text: str | None) -> str | None:
+    from schemas import Reason
+
+    known = [reason.value for reason in Reason]
+    if text is not None and text not in known:
+        raise ConfigError(f"--reason {shortened(text)}: there is no such reason; there are {', '.join(known)}")
+    return text
+
+
+def _letters(client: ClientPort, settings: Settings, selection: Selection) -> Iterator[Stored]:
+    from worker.commands.dead_letters import read_letters
+
+    return selection.of(read_letters(client, settings.topics.dead_letters))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, add_settings, positive, print_json, say, settings_from
+from worker.commands.arguments import add_command, add_settings, connected, positive, print_json, say, settings_from
 from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
 
@@ -147,14 +147,11 @@ def _require_sense(arguments: argparse.Namespace) -> None:
 
 
 def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
-    from worker.kafka import make_client
     from worker.recommend.sources import Files, Topics
 
     if arguments.item_vectors:
         return Files(arguments.item_vectors, arguments.user_vectors, arguments.events)
-    client = make_client(settings.kafka)
-    client.connect()
-    topics = Topics(client, settings.topics)
+    topics = Topics(connected(settings), settings.topics)
     if arguments.save is None:
         return topics
     files: Files = topics.save(arguments.save)

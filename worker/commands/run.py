@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-from types import FrameType
 from typing import Any
 
 from worker.commands.arguments import add_command, add_settings, settings_from, share
@@ -33,20 +30,12 @@ def add_run(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from worker.monitoring import logs
+    from worker.process.signals import NOT_DONE, StopSignals
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave_undone if arguments.until_caught_up else _leave)
+    signals = StopSignals(NOT_DONE if arguments.until_caught_up else 0)
+    signals.install()
     settings = settings_from(arguments)
     logs.configure(settings.log.level, settings.log.format)
     from worker.process.lifecycle import serve  # takes seconds, so whatever can be refused is refused before
 
-    return serve(settings, until_caught_up=arguments.until_caught_up, max_refused=arguments.max_refused)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """While imports run there is nothing to drain, and an exception out of the middle of one is anybody's guess."""
-    os._exit(0)
-
-
-def _leave_undone(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + signal.SIGTERM)
+    return serve(settings, signals, until_caught_up=arguments.until_caught_up, max_refused=arguments.max_refused)

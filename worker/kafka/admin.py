@@ -9,9 +9,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    AuthorizationError,
+    InvalidConfigurationError,
+    InvalidReplicationFactorError,
+    KafkaError,
+    NoError,
+    PolicyViolationError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.errors import for_code as error_for_code
 
+from worker.errors import AccessError, CallTimeoutError, TopicError
 from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.kafka.port import TopicDescription, TopicLook
 from worker.kafka.translation import translated
@@ -26,8 +37,17 @@ def existing_topics(
 ) -> dict[str, TopicDescription]:
     """Those among `names` that exist; without configurations to ask for, each with the broker's default limit."""
     found = _existing(admin.describe_topics(list(names)))
-    limits = _max_message_bytes(admin, list(found), has_configurations)
-    return {name: TopicDescription(look.num_partitions, limits[name], look.topic_id) for name, look in found.items()}
+    configurations = _configurations(admin, list(found)) if has_configurations else {}
+    return {
+        name: TopicDescription(
+            len(topic["partitions"]),
+            _limit(name, configurations),
+            topic_id(topic.get("topic_id")),
+            _copies(topic["partitions"]),
+            configurations.get(name),
+        )
+        for name, topic in found.items()
+    }
 
 
 class KafkaPythonTopics:
@@ -42,10 +62,13 @@ class KafkaPythonTopics:
             try:
                 if self._admin is None:
                     self._admin = self._open()
-                return _existing(self._admin.describe_topics(list(names)))
+                found = _existing(self._admin.describe_topics(list(names)))
             except KafkaError:
                 self.close()
                 raise
+        return {
+            name: TopicLook(len(topic["partitions"]), topic_id(topic.get("topic_id"))) for name, topic in found.items()
+        }
 
     def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -53,13 +76,13 @@ class KafkaPythonTopics:
             admin.close()
 
 
-def _existing(described: Sequence[Mapping[str, Any]]) -> dict[str, TopicLook]:
-    """The topics that exist, by name, from the answer to a metadata request."""
+def _existing(described: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What the answer to a metadata request says of the topics that exist, by name."""
     found = {}
     for topic in described:
         error = error_for_code(topic["error_code"])
         if error is NoError:
-            found[topic["name"]] = TopicLook(len(topic["partitions"]), topic_id(topic.get("topic_id")))
+            found[topic["name"]] = topic
         elif error is not UnknownTopicOrPartitionError:
             raise error(f"topic {topic['name']!r}")
     return found
@@ -71,11 +94,14 @@ def topic_id(found: uuid.UUID | str | None) -> str:
     return base64.urlsafe_b64encode(known.bytes).decode().rstrip("=") if known.int else ""
 
 
-def _max_message_bytes(admin: KafkaAdminClient, names: Sequence[str], has_configurations: bool) -> Mapping[str, int]:
-    """Topic limits; the broker's default for those that we may not or cannot ask for."""
-    limits = dict.fromkeys(names, DEFAULT_MAX_MESSAGE_BYTES)
-    if not names or not has_configurations:
-        return limits
+def _copies(partitions: Sequence[Mapping[str, Any]]) -> int | None:
+    return min((len(partition.get("replica_nodes") or ()) for partition in partitions), default=0) or None
+
+
+def _configurations(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    """What holds for the topics that we may ask for."""
+    if not names:
+        return {}
     try:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         described = admin.describe_configs(resources, config_filter="all")[ConfigResourceType.TOPIC.name.lower()]
@@ -83,20 +109,30 @@ def _max_message_bytes(admin: KafkaAdminClient, names: Sequence[str], has_config
         if error.retriable:  # a limit that is guessed too low refuses good records
             raise
         log.warning("cannot read topic limits: %s", error, extra={"action": "topic_limits_unknown"})
-        return limits
+        return {name: {"max.message.bytes": str(DEFAULT_MAX_MESSAGE_BYTES)} for name in names}
+    found: dict[str, Mapping[str, str]] = {}
     for name in names:
-        if limit := described.get(name, {}).get("max.message.bytes"):
-            limits[name] = int(limit["value"])
+        if configuration := described.get(name):
+            found[name] = {key: entry["value"] for key, entry in configuration.items() if entry["value"] is not None}
         else:  # an access control that forbids it gives no error but an empty answer
             detail = "may not read the configuration of topic %s, taking it to have max.message.bytes=%d"
-            log.warning(detail, name, limits[name], extra={"action": "topic_limits_unknown"})
-    return limits
+            log.warning(detail, name, DEFAULT_MAX_MESSAGE_BYTES, extra={"action": "topic_limits_unknown"})
+    return found
+
+
+def _limit(name: str, configurations: Mapping[str, Mapping[str, str]]) -> int:
+    return int(configurations.get(name, {}).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
+
+
+def num_brokers(admin: KafkaAdminClient) -> int:
+    return sum(not broker.get("is_fenced") for broker in admin.describe_cluster()["brokers"])
 
 
 def add_topics(
     admin: KafkaAdminClient, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int
 ) -> None:
-    admin.create_topics(
+    """Raises our errors for what the broker refuses, by topic."""
+    answer = admin.create_topics(
         [
             NewTopic(
                 name,
@@ -107,4 +143,57 @@ def add_topics(
             for name, config in topics.items()
         ],
         timeout_ms=CALL_TIMEOUT_MS,
+        raise_errors=False,
     )
+    refused = {each["name"]: each for each in answer["topics"] if error_for_code(each["error_code"]) not in _MADE}
+    _raise_refused("created", {name: (each["error_code"], each.get("error_message")) for name, each in refused.items()})
+
+
+def change_topics(admin: KafkaAdminClient, changes: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises our errors for what the broker refuses."""
+    answer = admin.alter_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(each)) for name, each in changes.items()],
+        incremental=True,
+    )
+    refused = {name: told for name, told in answer[ConfigResourceType.TOPIC.name.lower()].items() if told != "OK"}
+    if refused:
+        told = "; ".join(f"{name} cannot be configured: {each}" for name, each in refused.items())
+        raise (AccessError if "AuthorizationFailed" in told else TopicError)(told)
+
+
+_MADE = (NoError, TopicAlreadyExistsError)  # somebody else may have been quicker
+
+
+def _raise_refused(done: str, refused: Mapping[str, tuple[int, str | None]]) -> None:
+    """Raise what a refusal of topics means: a line with each cause once, and the topics that it keeps from existing."""
+    if not refused:
+        return
+    names: dict[tuple[type[KafkaError], str], list[str]] = {}
+    for name, (code, message) in refused.items():
+        names.setdefault((error_for_code(code), message or ""), []).append(name)
+    told = "; ".join(
+        f"{', '.join(those)} cannot be {done}: {_cure(error, message)}" for (error, message), those in names.items()
+    )
+    kinds = [error for error, _ in names]
+    if any(issubclass(error, AuthorizationError) for error in kinds):
+        raise AccessError(told)
+    if all(issubclass(error, RequestTimedOutError) for error in kinds):
+        raise CallTimeoutError(told)
+    raise TopicError(told)
+
+
+def _cure(error: type[KafkaError], message: str) -> str:
+    """What the broker objects to, and what helps."""
+    if issubclass(error, AuthorizationError):
+        return (
+            f"the broker's access control forbids it to our user: grant CREATE on them, or have them made ({message})"
+        )
+    if issubclass(error, InvalidReplicationFactorError):
+        return f"{message.rstrip('.')}: give --replication a number that the cluster has brokers for"
+    if issubclass(error, PolicyViolationError):
+        return f"a policy of the cluster forbids it ({message}): have them made as its owner wants them"
+    if issubclass(error, InvalidConfigurationError):
+        return f"the broker takes no such configuration ({message})"
+    if issubclass(error, RequestTimedOutError):
+        return "the brokers did not agree in time, and may yet do it: look with `align-worker topics check`, try again"
+    return f"{error.__name__}: {message}" if message else error.__name__

@@ -17,7 +17,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from worker.errors import CallTimeoutError
-from worker.kafka.admin import KafkaPythonTopics, add_topics, existing_topics
+from worker.kafka.admin import KafkaPythonTopics, add_topics, change_topics, existing_topics, num_brokers
 from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
 from worker.kafka.consumer import KafkaPythonConsumer
 from worker.kafka.contact import Answers, AttentiveNetClient, note_fetches
@@ -59,6 +59,14 @@ class KafkaPythonClient:
         with translated("asking for topics"), self._admin() as admin:
             has_configurations = self._settings.api_version is None  # the embedded broker has none
             return existing_topics(admin, names, has_configurations)
+
+    def num_brokers(self) -> int:
+        with translated("asking for brokers"), self._admin() as admin:
+            return num_brokers(admin)
+
+    def configure_topics(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        with translated(f"configuring {', '.join(changes)}"), self._admin() as admin:
+            change_topics(admin, changes)
 
     def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
         with translated("creating topics"), self._admin() as admin:

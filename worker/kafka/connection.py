@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 BOOTSTRAP_TIMEOUT_MS = 5_000
 PROBE_TIMEOUT_S = 1.0
 CONNECT_RETRY_S = 1.0
+TELL_AGAIN_S = 15.0
 NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
 RETRY_BACKOFF_MS = 20
 CALL_TIMEOUT_MS = 10_000
@@ -68,9 +69,11 @@ def wait_for_broker(settings: KafkaSettings, config: Mapping[str, Any]) -> None:
     """
     deadline = time.monotonic() + settings.connect_timeout_s
     num_attempts = 0
+    told, told_at, why = "", -TELL_AGAIN_S, ""
     with LogTail() as tail:
         while (remaining_s := deadline - time.monotonic()) > 0:
-            if not reachable(settings.bootstrap_servers):
+            why = unreachable_because(settings.bootstrap_servers)
+            if why:
                 time.sleep(min(CONNECT_RETRY_S, remaining_s))
             elif _is_answered(config, min(BOOTSTRAP_TIMEOUT_MS, int(remaining_s * 1000))):
                 return
@@ -80,15 +83,19 @@ def wait_for_broker(settings: KafkaSettings, config: Mapping[str, Any]) -> None:
                 num_attempts += 1
                 if num_attempts >= NUM_PATIENT_ATTEMPTS and (cause := suspect(tail.lines(), settings)):
                     raise cause
-            log.warning(
-                "no broker answers yet",
-                extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - time.monotonic()))},
-            )
+            now = time.monotonic()
+            if why != told or now - told_at >= TELL_AGAIN_S:
+                told, told_at = why, now
+                log.warning(
+                    "no broker answers yet%s",
+                    f": {why}" if why else "",
+                    extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - now))},
+                )
         if cause := suspect(tail.lines(), settings):
             raise cause
     raise UnreachableError(
         f"no broker answered at kafka.bootstrap_servers={settings.bootstrap_servers} within "
-        f"kafka.connect_timeout_s={settings.connect_timeout_s:g}"
+        f"kafka.connect_timeout_s={settings.connect_timeout_s:g}{f': {why}' if why else ''}"
     )
 
 
@@ -106,10 +113,25 @@ def _is_answered(config: Mapping[str, Any], timeout_ms: int) -> bool:
 
 def reachable(bootstrap_servers: str) -> bool:
     """Whether some broker accepts a connection right now."""
+    return not unreachable_because(bootstrap_servers)
+
+
+def unreachable_because(bootstrap_servers: str) -> str:
+    """Why no broker accepts a connection right now, a cause for each; empty if one does."""
+    causes = []
     for host, port in broker_addresses(bootstrap_servers):
-        with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S):
-            return True
-    return False
+        try:
+            with socket.create_connection((host, port), PROBE_TIMEOUT_S):
+                return ""
+        except (socket.gaierror, UnicodeError):
+            causes.append(f"the name {host} cannot be resolved")
+        except ConnectionRefusedError:
+            causes.append(f"nothing listens at {host}:{port}")
+        except TimeoutError:
+            causes.append(f"{host}:{port} does not answer")
+        except OSError as error:
+            causes.append(f"{host}:{port} cannot be reached: {error.strerror or error}")
+    return ", ".join(dict.fromkeys(causes))
 
 
 def open_client(kind: Callable[..., Any], *, kafka_client: Callable[..., Any] = KafkaNetClient, **config: Any) -> Any:

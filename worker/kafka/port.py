@@ -51,6 +51,10 @@ class TopicDescription(NamedTuple):
     topic_id: str = ""
     """What tells it from others that have had its name, as Kafka's own tools write it; empty where the cluster gives
     topics no ids."""
+    replication: int | None = None
+    """Copies of each partition, the fewest of any; None where it is not known."""
+    configuration: Mapping[str, str] | None = None
+    """What holds for the topic, defaults of the broker included; None where the broker cannot be asked."""
 
 
 class TopicLook(NamedTuple):
@@ -281,7 +285,21 @@ class ClientPort(Protocol):
         """Existing ones among `names`. Creates none."""
         ...
 
-    def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None: ...
+    def num_brokers(self) -> int:
+        """How many brokers the cluster has now."""
+        ...
+
+    def create_topics(self, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int) -> None:
+        """Make topics with these configurations. One that exists already is left as it is.
+
+        Raises `TopicError` for what the cluster refuses, and `AccessError` for what it forbids us: then those that it
+        has no objection to are made all the same.
+        """
+        ...
+
+    def configure_topics(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Set these keys of existing topics, and no others. Raises as `create_topics` does."""
+        ...
 
     def consumer(self, group_id: str) -> ConsumerPort: ...
     def producer(self, lease: Lease | None = None) -> ProducerPort: ...

@@ -39,14 +39,15 @@ _AMBIGUOUS = re.compile(r'[\s="]|^$')
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
-def configure(level: str, format: Literal["json", "text"]) -> None:
-    """Send all logging, warnings and uncaught exceptions to stderr, one line each.
+def configure(level: str, format: Literal["auto", "json", "text"]) -> None:
+    """Send all logging, warnings and uncaught exceptions to stderr, one line each; `auto` is text on a terminal.
 
     The Kafka client stays at WARNING whatever `level` is: below that it logs per request, and above that some
     of its faults leave no trace at all. May be called again; the last call holds.
     """
     handler = _LineHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    is_text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     handler.addFilter(RepeatFilter(CLIENT_LOGGER, REPEAT_WINDOW_S))
     root = logging.getLogger()
     for previous in [known for known in root.handlers if isinstance(known, _LineHandler)]:

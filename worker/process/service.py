@@ -242,8 +242,8 @@ class Service:
             self.client.connect()
             for metrics in self.metrics.values():  # from here on the loop of each role says
                 metrics.silence.set_since([metrics.topic], None)
-            for warning in check_topics(self.client, settings):
-                log.warning("%s", warning, extra={"action": "topic_warning"})
+            for finding in check_topics(self.client, settings):
+                log.warning("%s", finding.told(settings.kafka.bootstrap_servers), extra={"action": "topic_warning"})
             model = loading.result()
         self._describe_model(model)
         pipelines = [self._pipeline(topics, model) for topics in topics_of_roles(settings)]

@@ -4,7 +4,11 @@ import pytest
 
 from schemas import DeadLetter, Reason, encode
 from tests.fakes import FakeClient, FakeCluster
+from worker.__main__ import main
+from worker.commands.arguments import print_json
 from worker.commands.dead_letters import (
+    MARK_HEADER,
+    MARK_KEY,
     REPLAY_HEADER,
     Selection,
     Stored,
@@ -12,9 +16,11 @@ from worker.commands.dead_letters import (
     hex_dump,
     one_line,
     read_letters,
+    read_replayed,
     readable,
     replay,
 )
+from worker.commands.times import moment
 from worker.errors import ClientError, TopicError
 from worker.settings import Settings
 
@@ -101,3 +107,179 @@ def test_a_topic_of_something_else_is_refused(cluster):
         list(read_letters(FakeClient(cluster), "dead-letters"))
     with pytest.raises(TopicError, match="does not exist"):
         list(read_letters(FakeClient(cluster), "nothing"))
+
+
+def position(stored):
+    return stored.partition, stored.offset
+
+
+def replay_rest(client, chunk=200):
+    """As `dlq replay` does; the positions that were sent."""
+    before, sent = read_replayed(client, "dead-letters"), []
+    letters = (stored for stored in read_letters(client, "dead-letters") if position(stored) not in before)
+    replay(client, Settings(), letters, sent.append, chunk=chunk)
+    return [stored.position for stored in sent]
+
+
+def test_what_was_replayed_is_not_sent_again(cluster):
+    client = FakeClient(cluster)
+    assert replay_rest(client) == ["0/0", "0/1", "1/0"]
+    assert replay_rest(client) == []
+    cluster.append("dead-letters", 0, b"k", encode(letter(7)))
+    assert replay_rest(client) == ["0/3"], "a mark lies at 0/2"
+    assert [stored.position for stored in read_letters(client, "dead-letters")] == ["0/0", "0/1", "0/3", "1/0"]
+
+
+def test_a_replay_of_some_leaves_the_others_to_the_next_one(cluster):
+    client = FakeClient(cluster)
+    some = Selection(reason="wrong_shape").of(read_letters(client, "dead-letters"))
+    replay(client, Settings(), some, print)
+    assert replay_rest(client) == ["0/0", "0/1"]
+
+
+def test_a_replay_that_breaks_off_has_marked_what_it_claims_and_the_next_one_sends_the_rest(cluster):
+    class BrokenOffError(Exception):
+        pass
+
+    client, told = FakeClient(cluster), []
+
+    def letters():
+        for number, stored in enumerate(read_letters(client, "dead-letters")):
+            if number == 2:
+                raise BrokenOffError
+            yield stored
+
+    with pytest.raises(BrokenOffError):
+        replay(client, Settings(), letters(), told.append, chunk=1)
+    assert [stored.position for stored in told] == ["0/0", "0/1"]
+    assert read_replayed(client, "dead-letters") == {(0, 0), (0, 1)}
+    assert replay_rest(client) == ["1/0"]
+
+
+def test_a_mark_that_cannot_be_written_is_an_error_and_the_record_is_sent_again(cluster):
+    client = FakeClient(cluster, refuse=lambda topic, key: ClientError("no") if topic == "dead-letters" else None)
+    told = []
+    with pytest.raises(ClientError):
+        replay(client, Settings(), read_letters(client, "dead-letters"), told.append)
+    assert told == []
+    assert len(cluster.records("items")) == 3
+    assert replay_rest(FakeClient(cluster)) == ["0/0", "0/1", "1/0"]
+
+
+def test_what_strangers_write_into_marks_does_no_harm(cluster):
+    for value in (b"", b"x", b"1,,-2,\xff,3", None):
+        cluster.append("dead-letters", 1, MARK_KEY, None, [(MARK_HEADER, value)])
+    cluster.append("dead-letters", 0, b"other", None, [(MARK_HEADER, b"0")])
+    assert read_replayed(FakeClient(cluster), "dead-letters") == {(1, 1), (1, 3)}
+
+
+HOSTILE = letter(1).model_copy(
+    update={
+        "key": b"two\nlines\x1b[2J\xff\r" + "\u202e\x9b\u2028".encode() + b"k" * 500,
+        "detail": "first\nsecond \x1b]0;title\x07 \u2066" + "d" * 1_000,
+        "topic": "items\x1b[31m",
+        "headers": (("name\x1b[31m\n", b"\x1b[2J\xfe"), ("none", None)),
+        "stage": "decode\x1b",
+        "worker_version": "1\x7f",
+    }
+)
+
+
+def test_a_letter_is_one_printable_line_whatever_strangers_wrote():
+    line = one_line(Stored(0, 3, HOSTILE))
+    assert line.isprintable()
+    assert len(line) < 700
+    assert "key=two\\nlines\\u001b[2J\\xff\\r\\u202e\\u009b\\u2028kkk" in line
+    assert "more characters)" in line
+
+
+def test_all_of_a_letter_is_shown_without_driving_the_terminal():
+    lines = readable(Stored(0, 3, HOSTILE)).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert "header          name\\u001b[31m\\n=\\u001b[2J\\xfe" in lines
+    assert "header          none=null" in lines
+
+
+def test_json_for_scripts_is_one_line_with_everything_in_it(capsys):
+    print_json(full(Stored(0, 3, HOSTILE)), indent=None)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out[:-1].isprintable()
+    assert json.loads(out) == full(Stored(0, 3, HOSTILE))
+
+
+NOW = 1_767_225_600_000
+
+
+@pytest.mark.parametrize(
+    ("text", "ms", "is_utc"),
+    [
+        ("5m", NOW - 300_000, False),
+        ("2h", NOW - 7_200_000, False),
+        ("1.5h", NOW - 5_400_000, False),
+        ("30s", NOW - 30_000, False),
+        ("3 d", NOW - 3 * 86_400_000, False),
+        ("1w", NOW - 7 * 86_400_000, False),
+        ("1767225600000", NOW, False),
+        ("2026-01-01T00:00:00Z", NOW, False),
+        ("2026-01-01T01:00+01:00", NOW, False),
+        ("2026-01-01T00:00:00.250", NOW + 250, True),
+        ("2026-01-01 00:00", NOW, True),
+        ("2026-01-01", NOW, True),
+    ],
+)
+def test_times_are_taken_as_people_write_them(text, ms, is_utc):
+    assert moment(text, NOW) == (ms, is_utc)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "5", "5x", "-5m", "m", "25:00", "2026-13-01", "١٢m", "9" * 40, "9" * 40 + "d", "1e3h", "nan"],
+)
+def test_what_is_no_time_is_refused_with_examples(text):
+    with pytest.raises(ValueError, match=r"is no time; give 5m, 2h"):
+        moment(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["list", "--since", "soon"], "--since: 'soon' is no time"),
+        (["list", "--since", "1h", "--until", "2h"], "--since is not before --until"),
+        (["list", "--reason", "nan"], "--reason nan: there is no such reason; there are "),
+        (["show", "17"], "'17' is no position: give PARTITION/OFFSET, as 0/17"),
+        (["replay", "a/b"], "'a/b' is no position"),
+    ],
+)
+def test_a_selection_that_means_nothing_is_refused_before_anything_is_read(arguments, told, capsys):
+    assert main(["dlq", *arguments, "--kafka.bootstrap_servers", "localhost:1"]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def on_cluster(cluster, monkeypatch):
+    monkeypatch.setattr("worker.commands.dlq.connected", lambda settings: FakeClient(cluster))
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_what_is_found_and_what_is_not_decides_the_exit_code(capsys):
+    assert main(["dlq", "list", "--quiet"]) == 0
+    assert capsys.readouterr().out == "0/0\n0/1\n1/0\n"
+    assert main(["dlq", "list", "--until", "1970-01-01T00:00:01Z", "--quiet"]) == 0
+    assert capsys.readouterr() == ("0/0\n", "")
+    assert main(["dlq", "list", "--since", "1970-01-01T00:00:02", "--quiet"]) == 0
+    assert capsys.readouterr() == ("0/1\n", "--since 1970-01-01T00:00:02 has no zone and is taken as UTC\n")
+    assert main(["dlq", "show", "0/0", "7/7"]) == 1
+    assert "no dead letter at 7/7" in capsys.readouterr().err
+    assert main(["dlq", "replay", "0/0", "1/0", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["dlq", "replay", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("would send      0/1")
+    assert out.count("\n") == 1
+    assert err == "2 had been replayed before and were left out; --again sends them again\n"
+    assert main(["dlq", "replay", "--limit", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["position"] == "0/1"
+    assert main(["dlq", "replay", "--again"]) == 0
+    assert "3 records sent" in capsys.readouterr().out
+    assert main(["dlq", "replay", "3/3"]) == 1

@@ -305,6 +305,18 @@ def test_what_repeats_is_remembered_longest() -> None:
 # The process's logging
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_records_are_text_on_a_terminal_and_json_elsewhere_unless_the_format_is_set(
+    lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    for format in ("auto", "json", "text"):
+        logs.configure("info", format)
+        logging.getLogger("worker").info("hello")
+    is_json = [line.startswith("{") for line in lines()]
+    assert is_json == [not is_terminal, True, False]
+
+
 def test_configure_writes_one_json_line_per_record_to_stderr(lines: Callable[[], list[str]]) -> None:
     logs.configure("info", "json")
     logging.getLogger("worker").info("two\nlines", extra={"action": "start"})

@@ -1,0 +1,98 @@
+"""The topics of each role, the group that shares their partitions, and the configuration that topics are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.settings import Settings
+
+RoleName = Literal["items", "users"]
+# Vectors and what is remembered are kept for ever, one per key; a day for readers to see a tombstone.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "delete.retention.ms": "86400000",
+    "min.cleanable.dirty.ratio": "0.3",
+}
+MAX_INPUT_BYTES = 4 * 2**20
+# A dead letter carries its record whole, with a kilobyte or two of its own; so does what is remembered of an item.
+MAX_WRAPPED_BYTES = MAX_INPUT_BYTES + 2**16
+DEAD_LETTER_DAYS = 30  # time to notice them, find the cause and replay
+EVENT_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTopics:
+    """Inputs, outputs and state have the same number of partitions: what belongs to a record of input partition P lies
+    in partition P of the others."""
+
+    role: RoleName
+    group_id: str
+    inputs: str
+    outputs: str
+    state: str
+    dead_letters: str
+
+    @property
+    def settings(self) -> tuple[str, str, str]:
+        """Which settings name inputs, outputs and state."""
+        if self.role == "items":
+            return "topics.items", "topics.item_vectors", "topics.item_state"
+        return "topics.events", "topics.user_vectors", "topics.user_state"
+
+
+def topics_of(role: RoleName, settings: Settings) -> RoleTopics:
+    topics, group_id = settings.topics, settings.kafka.group_id
+    if role == "items":
+        return RoleTopics(role, group_id, topics.items, topics.item_vectors, topics.item_state, topics.dead_letters)
+    return RoleTopics(
+        role, f"{group_id}-users", topics.events, topics.user_vectors, topics.user_state, topics.dead_letters
+    )
+
+
+def topics_of_roles(settings: Settings) -> list[RoleTopics]:
+    """Of the roles of this process, items first."""
+    return [topics_of(role, settings) for role in sorted(settings.roles)]
+
+
+def wanted_topics(settings: Settings) -> dict[str, dict[str, str]]:
+    """Configuration of each topic that the roles use, by name."""
+    wanted: dict[str, dict[str, str]] = {}
+    for topics in topics_of_roles(settings):
+        wanted[topics.inputs] = _inputs(topics, settings)
+        wanted[topics.outputs] = dict(_COMPACTED)
+        wanted[topics.state] = {**_COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
+    if "users" in settings.roles:
+        wanted.setdefault(settings.topics.item_vectors, dict(_COMPACTED))
+    wanted[settings.topics.dead_letters] = {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(MAX_WRAPPED_BYTES),
+        "retention.ms": _days(DEAD_LETTER_DAYS),
+    }
+    return wanted
+
+
+def _inputs(topics: RoleTopics, settings: Settings) -> dict[str, str]:
+    if topics.role == "users":
+        return {"cleanup.policy": "delete", "retention.ms": _days(EVENT_DAYS)}
+    # Compaction would keep the last part of an item and drop those before it.
+    policy = {"cleanup.policy": "delete", "retention.ms": "-1"}
+    return {
+        **(policy if settings.state.features else {"cleanup.policy": "compact"}),
+        "max.message.bytes": str(MAX_INPUT_BYTES),
+    }
+
+
+def _days(count: int) -> str:
+    return str(count * 86_400_000)
+
+
+def needed_topics(settings: Settings) -> dict[str, str]:
+    """The topics that must exist, by name, with the setting that names each. Users are made of item vectors, too."""
+    needed: dict[str, str] = {}
+    for topics in topics_of_roles(settings):
+        needed |= dict(zip((topics.inputs, topics.outputs, topics.state), topics.settings, strict=True))
+    if "users" in settings.roles:
+        needed[settings.topics.item_vectors] = "topics.item_vectors"
+    needed[settings.topics.dead_letters] = "topics.dead_letters"
+    return needed
