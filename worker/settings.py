@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -706,6 +706,50 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> dict[s
         else:
             names[prefix + name] = " ".join((field.description or "").split())
     return names
+
+
+def setting_descriptions(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+    """Every setting's name, with what it does, what it may be, and what it is by default."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= setting_descriptions(annotation, f"{prefix}{name}.")
+            continue
+        text = " ".join((field.description or "").split())
+        choices = [_plain(choice) for choice in _choices(annotation)]
+        offered = f"{'Any' if _is_many(annotation) else 'One'} of {', '.join(choices)}. " if choices else ""
+        unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+        default = _plain(field.default)
+        found[prefix + name] = (
+            f"{text} {offered}(default: {default}{f' {unit}' if unit and default != 'none' else ''})".strip()
+        )
+    return found
+
+
+_UNITS = {"_ms": "ms", "_s": "s", "_bytes": "bytes", "_mb": "MiB", "_records": "records", "_seconds": "s"}
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """What a value may be, where there is a list of it."""
+    if annotation is bool:
+        return [True, False]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
+
+
+def _is_many(annotation: Any) -> bool:
+    return get_origin(annotation) in (frozenset, tuple)
+
+
+def _plain(value: Any) -> str:
+    """A value as a flag takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, (tuple, frozenset, dict, str)) and not value):
+        return "none"
+    return ",".join(sorted(map(str, value))) if isinstance(value, (tuple, frozenset)) else str(value)
 
 
 def variable(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigError
 from worker.printable import printable
-from worker.settings import Settings, load, setting_names, variable
+from worker.settings import Settings, load, setting_descriptions, variable
 
 if TYPE_CHECKING:
     from worker.kafka import ClientPort
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], int]
 
 
-def add_command(commands: Any, name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
-    """A sub-command that calls `function`."""
+def add_command(
+    commands: Any, name: str, function: Command, help_text: str, *, example: str
+) -> argparse.ArgumentParser:
+    """A sub-command that calls `function`. `example` is a line that does something with it, without its name before."""
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text, allow_abbrev=False
+        name, help=help_text, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    command.description = f"{help_text}\n\nexample:\n  {command.prog} {example}".rstrip()
     command.set_defaults(function=function)
     return command
 
@@ -53,15 +56,17 @@ def add_dataset_flags(command: argparse.ArgumentParser) -> None:
 
 
 def add_settings(command: argparse.ArgumentParser) -> None:
-    """A flag for every setting, and the file of them."""
+    """A flag for every setting, and the file of them. Comes last: the usage shows the command's own flags alone."""
+    own = command.format_usage().removeprefix("usage: ").rstrip()
+    command.usage = f"{own} [--SETTING VALUE ...]".replace("%", "%%")
     settings = command.add_argument_group("settings")
     settings.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings (ALIGN_CONFIG)")
-    for name, description in setting_names().items():
+    for name, described in setting_descriptions().items():
         settings.add_argument(
             f"--{name}",
             dest=f"setting:{name}",
             metavar="VALUE",
-            help=f"{description} ({variable(name)})".replace("%", "%%"),
+            help=f"{described} {variable(name)}".replace("%", "%%"),
         )
 
 

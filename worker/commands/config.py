@@ -11,7 +11,9 @@ from worker.settings import redacted
 
 def add_config(commands: Any) -> None:
     """The command and its flags."""
-    config = add_command(commands, "config", _config, "print the effective settings, secrets redacted")
+    config = add_command(
+        commands, "config", _config, "print the effective settings, secrets redacted", example="--config worker.yaml"
+    )
     config.add_argument("--json", action="store_true", help="as JSON instead of YAML")
     add_settings(config)
 

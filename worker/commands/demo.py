@@ -10,7 +10,13 @@ from worker.commands.arguments import add_command, add_settings, positive, setti
 
 def add_demo(commands: Any) -> None:
     """The command and its flags."""
-    demo = add_command(commands, "demo", _demo, "see it work: embedded broker, generated items and users, real worker")
+    demo = add_command(
+        commands,
+        "demo",
+        _demo,
+        "see it work: embedded broker, generated items and users, real worker",
+        example="--items 2000",
+    )
     demo.add_argument(
         "--items", type=positive, default=10_000, metavar="N", help="items to feed (default: %(default)s)"
     )

@@ -23,12 +23,12 @@ def add_dlq(commands: Any) -> None:
     """The commands and their flags."""
     dlq = commands.add_parser("dlq", help="list, show and replay dead letters")
     actions = dlq.add_subparsers(metavar="COMMAND", required=True)
-    for name, function, help_text in (
-        ("list", _dlq_list, "one line per dead letter"),
-        ("show", _dlq_show, "everything about dead letters, with their bytes"),
-        ("replay", _dlq_replay, "send the original records to their topic again, those that have not been sent yet"),
+    for name, function, help_text, example in (
+        ("list", _dlq_list, "one line per dead letter", "--since 2h --reason wrong_shape"),
+        ("show", _dlq_show, "everything about dead letters, with their bytes", "3/17"),
+        ("replay", _dlq_replay, "send the original records to their topic again, each once", "--reason wrong_shape"),
     ):
-        action = add_command(actions, name, function, help_text)
+        action = add_command(actions, name, function, help_text, example=example)
         action.add_argument(
             "positions",
             nargs="+" if name == "show" else "*",

@@ -13,7 +13,13 @@ from worker.monitoring.refusals import MAX_SHARE, check_refused
 
 def add_encode(commands: Any) -> None:
     """The command and its flags."""
-    encode = add_command(commands, "encode", _encode, "make features of raw content, as a running worker does")
+    encode = add_command(
+        commands,
+        "encode",
+        _encode,
+        "make features of raw content, as a running worker does",
+        example="./media items.msgpack --encode.encoders text=builtin-text,image=builtin-image",
+    )
     encode.add_argument("source", type=Path, metavar="SOURCE", help="item file, or directory of media files")
     encode.add_argument("target", type=Path, metavar="TARGET", help="item file to write")
     encode.add_argument(

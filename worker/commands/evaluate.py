@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def add_evaluate(commands: Any) -> None:
     """The command and its flags."""
-    evaluate = add_command(commands, "evaluate", _evaluate, "judge spaces beside baselines, by what users did next")
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "judge spaces beside baselines, by what users did next",
+        example="./space --items items.msgpack --events events.msgpack",
+    )
     evaluate.add_argument(
         "paths",
         type=Path,

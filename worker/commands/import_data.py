@@ -21,6 +21,11 @@ TABLES = {
     "jsonl": "items and events from files with a JSON object a line",
     "csv": "events, or items without vectors, from CSV files with a header",
 }
+EXAMPLES = {
+    "parquet": "--items items.parquet --vectors text=embedding --encoder text=my-model --out data",
+    "jsonl": "--items items.jsonl --events events.jsonl --vectors text=embedding --out data",
+    "csv": "--events events.csv --event-type view --time-unit s --out data",
+}
 
 
 def add_import(commands: Any) -> None:
@@ -35,7 +40,13 @@ def add_import(commands: Any) -> None:
 
 
 def _add_movielens(imports: Any) -> None:
-    movielens = add_command(imports, "movielens", _movielens, "ratings.csv and movies.csv, or the .dat files")
+    movielens = add_command(
+        imports,
+        "movielens",
+        _movielens,
+        "ratings.csv and movies.csv, or the .dat files",
+        example="--ratings ratings.csv --items movies.csv --out data",
+    )
     movielens.add_argument(
         "--ratings", type=Path, required=True, metavar="FILE", help="userId, movieId, rating, timestamp"
     )
@@ -54,7 +65,13 @@ def _add_movielens(imports: Any) -> None:
 
 
 def _add_arrays(imports: Any) -> None:
-    arrays = add_command(imports, "npy", _arrays, "vectors from NumPy files")
+    arrays = add_command(
+        imports,
+        "npy",
+        _arrays,
+        "vectors from NumPy files",
+        example="--ids ids.txt --vectors text=text.npy --encoder text=my-model --out data",
+    )
     arrays.add_argument(
         "--archive",
         type=Path,
@@ -71,7 +88,7 @@ def _add_arrays(imports: Any) -> None:
 
 
 def _add_table(imports: Any, form: str, help_text: str) -> None:
-    table = add_command(imports, form, _table, help_text)
+    table = add_command(imports, form, _table, help_text, example=EXAMPLES[form])
     table.set_defaults(form=form)
     table.add_argument("--items", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an item a row")
     table.add_argument("--events", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an event a row")
@@ -107,7 +124,13 @@ def _add_table(imports: Any, form: str, help_text: str) -> None:
 
 
 def _add_synthetic(imports: Any) -> None:
-    synthetic = add_command(imports, "synthetic", _synthetic, "make items and events up, with a known structure")
+    synthetic = add_command(
+        imports,
+        "synthetic",
+        _synthetic,
+        "make items and events up, with a known structure",
+        example="--items 2000 --out data",
+    )
     for name, default, help_text in (
         ("items", 2_000, "items"),
         ("users", 500, "users"),

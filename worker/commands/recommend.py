@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 def add_recommend(commands: Any) -> None:
     """The command and its flags."""
-    asking = add_command(commands, "recommend", _recommend, "ask published vectors: items for a user, or like an item")
+    asking = add_command(
+        commands,
+        "recommend",
+        _recommend,
+        "ask published vectors: items for a user, or like an item",
+        example="--user u-17 --user u-18 --count 20",
+    )
     _add_flags(asking)
     add_settings(asking)
 

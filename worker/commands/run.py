@@ -11,7 +11,13 @@ from worker.monitoring.refusals import MAX_SHARE
 
 def add_run(commands: Any) -> None:
     """The command and its flags."""
-    run = add_command(commands, "run", _run, "consume items and publish their vectors until SIGTERM")
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        "consume items and publish their vectors until SIGTERM",
+        example="--kafka.bootstrap_servers localhost:9092 --space.path ./space",
+    )
     run.add_argument(
         "--until-caught-up",
         action="store_true",

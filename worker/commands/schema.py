@@ -11,7 +11,7 @@ from worker.errors import ConfigError
 
 def add_schema(commands: Any) -> None:
     """The command and its flags."""
-    schema = add_command(commands, "schema", _schema, "print the JSON Schema of a message")
+    schema = add_command(commands, "schema", _schema, "print the JSON Schema of a message", example="NewItem")
     schema.add_argument("name", metavar="NAME", help="NewItem, UserEvent, ItemVector, UserVector or DeadLetter")
 
 

@@ -13,7 +13,13 @@ def add_space(commands: Any) -> None:
     """The commands and their flags."""
     space = commands.add_parser("space", help="make, show and check the space that vectors live in")
     spaces = space.add_subparsers(metavar="COMMAND", required=True)
-    create = add_command(spaces, "create", _space_create, "make a seeded, untrained space")
+    create = add_command(
+        spaces,
+        "create",
+        _space_create,
+        "make a seeded, untrained space",
+        example="./space --modality text=768 --modality image=512 --dim 256",
+    )
     create.add_argument("path", type=Path, metavar="PATH")
     create.add_argument(
         "--modality",
@@ -58,9 +64,11 @@ def add_space(commands: Any) -> None:
         help="after which a user event is worth half (default: %(default)s)",
     )
     create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON")
+    show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON", example="./space")
     show.add_argument("path", type=Path, metavar="PATH")
-    check = add_command(spaces, "check", _space_check, "load a space, run it, and time it")
+    check = add_command(
+        spaces, "check", _space_check, "load a space, run it, and time it", example="./space --device cpu"
+    )
     check.add_argument("path", type=Path, metavar="PATH")
     check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     check.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")

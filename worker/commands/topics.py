@@ -16,7 +16,11 @@ def add_topics(commands: Any) -> None:
     topics = commands.add_parser("topics", help="make and check the topics")
     actions = topics.add_subparsers(metavar="COMMAND", required=True)
     create = add_command(
-        actions, "create", _topics_create, "make the topics that do not exist, with the right configuration"
+        actions,
+        "create",
+        _topics_create,
+        "make the topics that do not exist, with the right configuration",
+        example="--kafka.bootstrap_servers localhost:9092 --partitions 12",
     )
     create.add_argument(
         "--partitions", type=positive, default=12, help="most workers that can share (default: %(default)s)"
@@ -28,7 +32,11 @@ def add_topics(commands: Any) -> None:
     )
     add_settings(create)
     check = add_command(
-        actions, "check", _topics_check, "say whether the worker can use the topics, and keep what they hold"
+        actions,
+        "check",
+        _topics_check,
+        "say whether the topics can be used, and keep what they hold",
+        example="--kafka.bootstrap_servers localhost:9092",
     )
     check.add_argument("--fix", action="store_true", help="set what is found wanting in their configuration")
     add_settings(check)

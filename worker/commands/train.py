@@ -25,7 +25,13 @@ OWN_FLAGS = ("event_weights",)
 
 def add_train(commands: Any) -> None:
     """The command and its flags."""
-    train = add_command(commands, "train", _train, "learn a space from items and what users did with them")
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "learn a space from items and what users did with them",
+        example="./space --items items.msgpack --events events.msgpack --event view=0.3 --event like=1",
+    )
     train.add_argument(
         "out", type=Path, metavar="OUT", help="directory of the space: new, or of a training to go on with"
     )
