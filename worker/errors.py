@@ -11,6 +11,7 @@
     ├── SystemicError           9    no record can be processed (no memory for a batch of one, …)
     ├── DataError              10    a file of items or events is missing, broken or not what was expected
     ├── StateError             11    the local store cannot be used
+    ├── NotBetterError         12    a space that was to be better than all baselines is not
     ├── RefusedError           13    a run is over, and too much of its input was refused
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
@@ -96,6 +97,12 @@ class StateError(WorkerError):
     """The local store cannot be read or written."""
 
     exit_code = 11
+
+
+class NotBetterError(WorkerError):
+    """An evaluation was asked to fail unless the space is better, and it is not."""
+
+    exit_code = 12
 
 
 class RefusedError(WorkerError):

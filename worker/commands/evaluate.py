@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, add_dataset_flags, positive, print_json, say, share, weights
-from worker.errors import ConfigError
+from worker.commands.arguments import add_command, add_dataset_flags, positive, print_json, say, seconds, share, weights
+from worker.errors import ConfigError, NotBetterError
 from worker.evaluate import BASELINE_NAMES
+from worker.printable import printable
 
 if TYPE_CHECKING:
     from worker.align import Space
-    from worker.data import Dataset, Split
+
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def add_evaluate(commands: Any) -> None:
@@ -57,6 +62,19 @@ def add_evaluate(commands: Any) -> None:
         "--baseline-seeds", type=positive, default=3, metavar="N", help="of bpr-mf and vbpr (default: %(default)s)"
     )
     evaluate.add_argument(
+        "--baseline-seconds",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="to choose the setting of a baseline; what that leaves out is told; 0: as long as it takes "
+        "(default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--require-better",
+        action="store_true",
+        help="end with 12 unless every space is better than the best baseline in one way, and worse in none",
+    )
+    evaluate.add_argument(
         "--behavior",
         default="behavior",
         metavar="NAME",
@@ -83,7 +101,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from worker.data.withheld import split_dataset
     from worker.evaluate.plots import draw
     from worker.evaluate.report import as_text
+    from worker.evaluate.run import Options, evaluate
 
+    named = BASELINE_NAMES if arguments.baseline is None else arguments.baseline
+    options = Options(
+        baselines=tuple(name for name in named if name != "none"),
+        baseline_seeds=arguments.baseline_seeds,
+        baseline_seconds=arguments.baseline_seconds,
+        behavior=arguments.behavior,
+        replay_share=arguments.replay_share,
+        device=arguments.device,
+        record=arguments.record,
+    )
+    if arguments.require_better and not (arguments.paths and options.baselines):
+        raise ConfigError("--require-better compares a space with baselines: name a space, and leave in a baseline")
     torch.set_num_threads(arguments.threads or available_cores())
     spaces = {path: Space.load(path) for path in arguments.paths}
     say("reading items and events")
@@ -98,7 +129,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         f"{dataset.num_items:,} items, {dataset.num_users:,} users, {len(split.events):,} positive events; "
         f"{len(split.test_events):,} users asked about, {int(split.cold_test_I.sum()):,} items withheld"
     )
-    document = evaluate(spaces, dataset, split, arguments, say)
+    progress = _Progress()
+    document = evaluate(spaces, dataset, split, options, progress)
+    progress.end()
     if arguments.plots is not None:
         drawn = draw(document, arguments.plots)
         say("no plots: matplotlib is missing; pip install 'align-worker[plots]'" if drawn is None
@@ -107,52 +140,43 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print_json(document)
     else:
         print(as_text(document))
+    if arguments.require_better:
+        require_better(document)
     return 0
 
 
-def evaluate(
-    spaces: Mapping[Path, Space],
-    dataset: Dataset,
-    split: Split,
-    arguments: argparse.Namespace,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Ask everybody everything; the report."""
-    from worker.align.space import record_evaluation
-    from worker.evaluate.baselines import baselines
-    from worker.evaluate.evaluation import COMPARED, Alone, Model, all_questions, judge_baseline, judge_space
-    from worker.evaluate.report import report, space_figures
+class _Progress:
+    """On a terminal one line that is written over, elsewhere a line for each step and now and then one in between."""
 
-    questions = all_questions(split, arguments.replay_share)
-    names = BASELINE_NAMES if arguments.baseline is None else [name for name in arguments.baseline if name != "none"]
-    seeds = range(arguments.baseline_seeds)
-    models, alone = [], dict[str, list[Alone]]()
-    for baseline in baselines(names, dataset.features.keys() - {arguments.behavior}):
-        say(f"baseline: {baseline.name}")
-        models.append(judge_baseline(baseline, dataset, split, seeds, questions))
-    for name, paths in groups(spaces).items():
-        answers = []
-        for path in paths:
-            say(f"space {path}")
-            answers.append(judge_space(spaces[path], dataset, split, questions, arguments.device))
-            if arguments.record:
-                record_evaluation(path, space_figures(answers[-1].rankings))
-        rankings = {kind: [each.rankings[kind] for each in answers] for kind in COMPARED if kind in questions}
-        models.append(
-            Model(name, True, [{}] * len(paths), rankings, sum(each.seconds for each in answers) / len(paths))
-        )
-        alone[name] = [each.alone for each in answers]
-    return {"data": {"fingerprint": dataset.fingerprint}, **report(questions, models, alone)}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._is_terminal = clock, sys.stderr.isatty()
+        self._what, self._told_at = "", clock()
+
+    def step(self, number: int, total: int, what: str) -> None:
+        self._what, self._told_at = f"{number} of {total}: {what}", self._clock()
+        self._show(self._what) if self._is_terminal else say(self._what)
+
+    def candidate(self, count: int, left_s: float) -> None:
+        at_most = f", at most {left_s:.0f} s more" if math.isfinite(left_s) else ""
+        line = f"{self._what}: {count} settings tried{at_most}"
+        if self._is_terminal:
+            self._show(line)
+        elif self._clock() - self._told_at >= SECONDS_BETWEEN_LINES:
+            self._told_at = self._clock()
+            say(line)
+
+    def end(self) -> None:
+        if self._is_terminal:
+            self._show("")
+
+    def _show(self, line: str) -> None:
+        print(f"\r{printable(line)}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def groups(spaces: Mapping[Path, Space]) -> dict[str, list[Path]]:
-    """The spaces of the same shape together: they differ in their seeds."""
-    found: dict[bytes, list[Path]] = {}
-    for path, space in spaces.items():
-        found.setdefault(space.spec.canonical(), []).append(path)
-    return {
-        str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""): paths for paths in found.values()
-    }
+def require_better(document: Mapping[str, Any]) -> None:
+    """Raises `NotBetterError` unless every space is worth shipping."""
+    if refused := [name for name, of in document["verdict"].items() if not of["ship"]]:
+        raise NotBetterError(f"{', '.join(refused)}: not better than the best baseline; the report says by how much")
 
 
 def _event_weights(given: Sequence[str], spaces: Sequence[Space]) -> Mapping[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from worker.align import AlignRuntime, Space
 from worker.data import Dataset, Split
 from worker.evaluate.baselines import Baseline, Popularity, Setting, chosen, known_before
+from worker.evaluate.baselines.factors import DIM
 from worker.evaluate.metrics import Ranking
 from worker.evaluate.questions import (
     DAY_MS,
@@ -25,6 +27,7 @@ from worker.evaluate.questions import (
 )
 from worker.evaluate.retrieval import Retrieval, retrievals
 from worker.evaluate.spaces import embed_items, space_score
+from worker.evaluate.threads import threads_for
 
 BEHIND = (0, 1, 3, 10, 30)
 """By how many events a user vector lags in the freshness curve."""
@@ -44,6 +47,8 @@ class Model:
     """By kind of question, for each seed."""
     seconds: float
     """To choose, to learn and to answer, per seed."""
+    cut: str = ""
+    """What was left out for want of time; empty if nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +96,33 @@ def all_questions(split: Split, replayed_share: float) -> dict[str, Questions]:
 
 
 def judge_baseline(
-    baseline: Baseline, dataset: Dataset, split: Split, seeds: Sequence[int], questions: Mapping[str, Questions]
+    baseline: Baseline,
+    dataset: Dataset,
+    split: Split,
+    seeds: Sequence[int],
+    questions: Mapping[str, Questions],
+    within_s: float = math.inf,
+    on_candidate: Callable[[int, float], object] = lambda count, left_s: None,
 ) -> Model:
-    """Choose, learn and answer, for each seed; once if the seed makes no difference."""
+    """Choose, learn and answer, for each seed; once if the seed makes no difference. `within_s` is for all that is
+    chosen, in equal parts for each seed."""
     started, used = time.perf_counter(), seeds if baseline.seeded else seeds[:1]
-    results = [chosen(baseline, dataset, split, seed) for seed in used]
-    rankings = {kind: [ask(questions[kind], each.score) for each in results] for kind in COMPARED if kind in questions}
+    with threads_for(_size(baseline, dataset)):
+        results = [chosen(baseline, dataset, split, seed, within_s / len(used), on_candidate) for seed in used]
+        rankings = {
+            kind: [ask(questions[kind], each.score) for each in results] for kind in COMPARED if kind in questions
+        }
     seconds = (time.perf_counter() - started) / len(used)
-    return Model(baseline.name, False, [each.setting for each in results], rankings, seconds)
+    tried = [each.num_candidates for each in results if each.is_cut]
+    cut = f"chosen among the first {min(tried)} candidates, for want of time" if tried else ""
+    return Model(baseline.name, False, [each.setting for each in results], rankings, seconds, cut)
+
+
+def _size(baseline: Baseline, dataset: Dataset) -> int:
+    """Elements of the largest thing that a baseline works on."""
+    if baseline.seeded:
+        return (dataset.num_users + dataset.num_items) * DIM
+    return dataset.num_items**2
 
 
 def judge_space(

@@ -23,6 +23,11 @@ Json = dict[str, Any]
 def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: Mapping[str, Sequence[Alone]]) -> Json:
     """`spaces` are the models that are spaces, by name, with what each seed was asked alone."""
     return {
+        "verdict": {
+            space.name: verdict(space, others, questions)
+            for space in models
+            if space.is_space and (others := [model for model in models if not model.is_space])
+        },
         "questions": {kind: _asked(each) for kind, each in questions.items()},
         "models": {model.name: _model(model, questions) for model in models},
         "differences": {
@@ -32,6 +37,35 @@ def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: 
         },
         "spaces": {name: _alone(of_seeds, questions) for name, of_seeds in spaces.items()},
     }
+
+
+JUDGED_BY = f"ndcg@{MAIN_K}"
+JUDGED_ON = ("warm", "cold")
+SURE = 2.0
+"""Standard errors from which on a difference is taken for one."""
+
+
+def verdict(space: Model, baselines: Sequence[Model], questions: Mapping[str, Questions]) -> Json:
+    """Whether a space is worth shipping: better than the best baseline in one kind of question, and in none worse.
+
+    The best baseline of a kind is the one that does best in the very questions that are judged, so the verdict errs
+    against the space.
+    """
+    name, k = JUDGED_BY.split("@")
+    kinds = {}
+    for kind in (each for each in JUDGED_ON if each in space.rankings):
+        of_each = {model.name: _per_question(model.rankings[kind], name, int(k)) for model in baselines}
+        best = max(of_each, key=lambda each: float(of_each[each].mean()))
+        ours = _per_question(space.rankings[kind], name, int(k))
+        gained = difference(ours, of_each[best], questions[kind].users_Q)
+        kinds[kind] = {
+            "baseline": best,
+            **_estimate(gained),
+            "better": bool(gained.mean > SURE * gained.standard_error),  # of one user there is no error: not better
+            "worse": bool(gained.mean < -SURE * gained.standard_error),
+        }
+    better, worse = (any(of[which] for of in kinds.values()) for which in ("better", "worse"))
+    return {"measure": JUDGED_BY, "ship": better and not worse, "kinds": kinds}
 
 
 def space_figures(rankings: Mapping[str, Ranking]) -> dict[str, float]:
@@ -58,6 +92,7 @@ def _model(model: Model, questions: Mapping[str, Questions]) -> Json:
         "seeds": len(model.settings),
         "chosen": list(model.settings),
         "seconds": round(model.seconds, 2),
+        "cut": model.cut or None,
         **{kind: _figures(rankings, questions[kind]) for kind, rankings in model.rankings.items()},
     }
 
@@ -177,12 +212,24 @@ KIND_TITLES = {
 
 def as_text(document: Json) -> str:
     """Tables for a terminal."""
-    parts = [
+    parts = [_verdict_text(name, of, document) for name, of in document["verdict"].items()]
+    if cut := [f"  {name}: {model['cut']}" for name, model in document["models"].items() if model["cut"]]:
+        parts.append("\n".join(["may be better than shown here; --baseline-seconds gives them more time:", *cut]))
+    parts += [
         _models_text(kind, title, document) for kind, title in KIND_TITLES.items() if kind in document["questions"]
     ]
     parts += [_differences_text(name, others) for name, others in document["differences"].items() if others]
     parts += [text for name, each in document["spaces"].items() for text in _alone_text(name, each, document)]
     return "\n\n".join(parts)
+
+
+def _verdict_text(name: str, of: Json, document: Json) -> str:
+    lines = []
+    for kind, each in of["kinds"].items():
+        word = "better than" if each["better"] else "worse than" if each["worse"] else "not better than"
+        lines.append(f"{KIND_TITLES[kind]}: {word} {each['baseline']}, by {_signed(each)} {of['measure']}")
+    lines.append("ship" if of["ship"] else "do not ship")
+    return "\n".join([f"verdict on {name}", *(f"  {line}" for line in lines)])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,8 @@ import pytest
 from tests.unit.evaluate.planted import COLD_TEST, planted, write_planted
 from worker.__main__ import main
 from worker.align import Space, command
+from worker.commands.evaluate import SECONDS_BETWEEN_LINES, _Progress, require_better
+from worker.errors import NotBetterError
 
 DATA, SPLIT = planted()
 
@@ -82,3 +84,50 @@ def test_nothing_to_ask_is_an_error(files, capsys):
     nobody = ["--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz", "--event", "view=1"]
     assert main(["evaluate", *nobody, "--cold-share", "0"]) == 2
     assert "nothing to ask" in capsys.readouterr().err
+
+
+def test_a_script_can_ask_for_an_exit_code(files, capsys):
+    space = str(files / "space-0")
+    options = ["--baseline", "popularity", "--replay-share", "0", "--require-better", "--json"]
+    code = main(arguments(files, space, *options))
+    output = capsys.readouterr()
+    ship = json.loads(output.out)["verdict"][space]["ship"]
+    assert code == (0 if ship else 12)
+    assert ("not better than the best baseline" in output.err) is not ship
+
+
+def test_every_space_must_be_better():
+    better, worse = {"ship": True}, {"ship": False}
+    require_better({"verdict": {"a": better}})
+    with pytest.raises(NotBetterError, match=r"^b, c: not better"):
+        require_better({"verdict": {"a": better, "b": worse, "c": worse}})
+
+
+@pytest.mark.parametrize("left_out", [["SPACE", "--baseline", "none"], ["--event", "like=1"]])
+def test_there_must_be_something_to_be_better_than(files, capsys, left_out):
+    given = [str(files / "space-0") if each == "SPACE" else each for each in left_out]
+    assert main(arguments(files, *given, "--require-better")) == 2
+    assert "--require-better compares a space with baselines" in capsys.readouterr().err
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_looks_on(capsys):
+    now = [0.0]
+    progress = _Progress(clock=lambda: now[0])
+    progress.step(2, 9, "baseline EASE")
+    for _ in range(4):
+        now[0] += SECONDS_BETWEEN_LINES / 2
+        progress.candidate(3, 40.0)
+    progress.end()
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["2 of 9: baseline EASE", *["2 of 9: baseline EASE: 3 settings tried, at most 40 s more"] * 2]
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_written_over(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = _Progress()
+    progress.step(1, 2, "baseline BPR-MF")
+    progress.candidate(1, float("inf"))
+    progress.end()
+    told = capsys.readouterr().err
+    assert "\n" not in told
+    assert told.split("\r")[-2:] == ["1 of 2: baseline BPR-MF: 1 settings tried\x1b[K", "\x1b[K"]

@@ -11,9 +11,10 @@ from worker.align import command
 from worker.data import split_by_time
 from worker.evaluate.baselines import BprMf, ContentMean, Popularity, known_before
 from worker.evaluate.evaluation import BEHIND, Model, all_questions, judge_baseline, judge_space
+from worker.evaluate.metrics import Ranking
 from worker.evaluate.plots import draw
 from worker.evaluate.questions import ask
-from worker.evaluate.report import KS, as_text, report, space_figures, table
+from worker.evaluate.report import KS, as_text, report, space_figures, table, verdict
 
 DATA, SPLIT = planted()
 QUESTIONS = all_questions(SPLIT, 0.9)
@@ -137,3 +138,75 @@ def test_without_matplotlib_nothing_is_drawn(document, tmp_path, monkeypatch):
 def test_questions_and_rankings_agree_in_number(answers):
     for kind, ranking in answers[0].rankings.items():
         assert len(ranking.starts) == len(QUESTIONS[kind]) + 1
+
+
+def made_up(name, is_space, **ranks_by_kind):
+    """A model whose relevant item of each question came at the given place."""
+    rankings = {kind: [Ranking(np.array(ranks), np.arange(len(ranks) + 1))] for kind, ranks in ranks_by_kind.items()}
+    return Model(name, is_space, [{}], rankings, 0.0)
+
+
+def judged(ours, others):
+    """The verdict on a space whose places are `ours`, by kind, beside baselines of which each has its own."""
+    count = len(next(iter(ours.values())))
+    some = QUESTIONS["warm"].where(np.arange(count))
+    baselines = [made_up(f"baseline {number}", False, **each) for number, each in enumerate(others)]
+    return verdict(made_up("ours", True, **ours), baselines, dict.fromkeys(ours, some))
+
+
+GOOD, MIDDLING, BAD = [0] * 30, [0, 1, 2] * 10, [30, 1, 9] * 10
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "ship", "better", "worse"),
+    [
+        ({"warm": GOOD, "cold": GOOD}, {"warm": BAD, "cold": MIDDLING}, True, True, False),
+        ({"warm": GOOD, "cold": MIDDLING}, {"warm": BAD, "cold": MIDDLING}, True, True, False),
+        ({"warm": GOOD, "cold": BAD}, {"warm": BAD, "cold": GOOD}, False, True, False),
+        ({"warm": MIDDLING}, {"warm": MIDDLING}, False, False, False),
+        ({"warm": BAD}, {"warm": GOOD}, False, False, True),
+        ({"cold": GOOD}, {"cold": BAD}, True, None, None),
+    ],
+    ids=["better in both", "better in one", "better in one, worse in the other", "the same", "worse", "cold alone"],
+)
+def test_a_space_is_worth_shipping_if_it_is_better_somewhere_and_worse_nowhere(ours, baseline, ship, better, worse):
+    result = judged(ours, [baseline])
+    assert result["ship"] is ship
+    if better is not None:
+        assert (result["kinds"]["warm"]["better"], result["kinds"]["warm"]["worse"]) == (better, worse)
+
+
+def test_a_space_is_compared_with_the_baseline_that_is_best_at_the_same_questions():
+    result = judged(
+        {"warm": MIDDLING, "cold": MIDDLING}, [{"warm": GOOD, "cold": BAD}, {"warm": BAD, "cold": MIDDLING}]
+    )
+    assert {kind: each["baseline"] for kind, each in result["kinds"].items()} == {
+        "warm": "baseline 0",
+        "cold": "baseline 1",
+    }
+
+
+def test_of_a_single_user_nothing_is_sure():
+    result = judged({"warm": [0]}, [{"warm": [19]}])
+    assert result["ship"] is False
+    assert result["kinds"]["warm"]["standard_error"] is None
+
+
+def test_the_verdict_comes_first_and_then_what_was_cut_short(answers):
+    rankings = {kind: [answers[0].rankings[kind]] for kind in answers[0].rankings}
+    ours = Model("ours", True, [{}], rankings, 1.0)
+    cut = judge_baseline(BprMf(), DATA, SPLIT, [0], QUESTIONS, within_s=0.0)
+    made = report(QUESTIONS, [cut, ours], {"ours": [answers[0].alone]})
+    first, second, *_ = as_text(made).split("\n\n")
+    lines = first.splitlines()
+    assert lines[0] == "verdict on ours"
+    assert lines[1].startswith("  next item among all, users who are known: ")
+    assert "BPR-MF, by " in lines[1]
+    assert "±" in lines[1]
+    assert lines[-1] in ("  ship", "  do not ship")
+    assert second.splitlines() == [
+        "may be better than shown here; --baseline-seconds gives them more time:",
+        "  BPR-MF: chosen among the first 1 candidates, for want of time",
+    ]
+    assert made["models"]["BPR-MF"]["cut"]
+    assert made["models"]["ours"]["cut"] is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +21,30 @@ class Chosen(NamedTuple):
 
     score: Score
     setting: Setting
+    num_candidates: int
+    """How many were looked at."""
+    is_cut: bool
+    """Whether the time was over before all had been looked at, or enough of them had been worse."""
 
 
-def chosen(baseline: Baseline, dataset: Dataset, split: Split, seed: int) -> Chosen:
-    """Choose on validation, then learn again, from the validation events too."""
-    best, setting, num_worse = -np.inf, dict[str, float | str](), 0
+def chosen(
+    baseline: Baseline,
+    dataset: Dataset,
+    split: Split,
+    seed: int,
+    within_s: float = math.inf,
+    on_candidate: Callable[[int, float], object] = lambda count, left_s: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Chosen:
+    """Choose on validation, then learn again, from the validation events too.
+
+    After `within_s` no further candidate is looked at; the first always is. `on_candidate` is told how many there have
+    been, and how many seconds are left. To learn again takes at most as long as to choose.
+    """
+    deadline = clock() + within_s
+    best, setting, num_worse, count, is_cut = -np.inf, dict[str, float | str](), 0, 0, False
     for candidate, score in baseline.candidates(known_before(dataset, split, "val"), seed):
+        count += 1
         value = validation(score, split)
         if value > best:
             best, setting, num_worse = value, dict(candidate), 0
@@ -31,7 +52,12 @@ def chosen(baseline: Baseline, dataset: Dataset, split: Split, seed: int) -> Cho
             num_worse += 1
             if num_worse == baseline.patience:
                 break
-    return Chosen(baseline.fit(known_before(dataset, split, "test"), seed, setting), setting)
+        left_s = deadline - clock()
+        if left_s <= 0:
+            is_cut = True
+            break
+        on_candidate(count, left_s)
+    return Chosen(baseline.fit(known_before(dataset, split, "test"), seed, setting), setting, count, is_cut)
 
 
 def validation(score: Score, split: Split) -> float:
