@@ -169,5 +169,9 @@ def say(line: str) -> None:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """On stdout. What would drive a terminal is escaped, which JSON reads as the same."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    print_text(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+
+
+def print_text(text: str) -> None:
+    """On stdout, several lines. What strangers wrote into one cannot drive the terminal."""
     print("\n".join(map(printable, text.split("\n"))))

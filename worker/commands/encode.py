@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from worker.commands.arguments import add_command, add_settings, print_json, settings_from, share, sizes
+from worker.commands.arguments import add_command, add_settings, print_json, print_text, settings_from, share, sizes
 from worker.errors import ConfigError
 from worker.monitoring.refusals import MAX_SHARE, check_refused
 
@@ -63,6 +63,6 @@ def _encode(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(summary.as_dict())
     else:
-        print(summary.text())
+        print_text(summary.text())
     check_refused("items", summary.refused, summary.items, arguments.max_refused)
     return 0

@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, add_dataset_flags, positive, print_json, say, seconds, share, weights
+from worker.commands.arguments import (
+    add_command,
+    add_dataset_flags,
+    positive,
+    print_json,
+    print_text,
+    say,
+    seconds,
+    share,
+    weights,
+)
 from worker.errors import ConfigError, NotBetterError
 from worker.evaluate import BASELINE_NAMES
 from worker.printable import printable
@@ -139,7 +149,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(document)
     else:
-        print(as_text(document))
+        print_text(as_text(document))
     if arguments.require_better:
         require_better(document)
     return 0

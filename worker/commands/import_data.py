@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, pairs, positive, print_json, share, sizes
+from worker.commands.arguments import add_command, pairs, positive, print_json, print_text, say, share, sizes
 from worker.errors import ConfigError, DataError
 from worker.monitoring.refusals import MAX_SHARE, check_refused
 
@@ -281,7 +280,7 @@ def _save(arguments: argparse.Namespace, find: Callable[[Callable[[DataError], N
             raise error
         num_bad += 1
         if num_bad <= MAX_BAD_ROWS_SHOWN:
-            print(f"left out: {error}", file=sys.stderr)
+            say(f"left out: {error}")
 
     try:
         summary = save(find(on_bad_row), arguments.out, arguments.compress)
@@ -292,7 +291,7 @@ def _save(arguments: argparse.Namespace, find: Callable[[Callable[[DataError], N
     if arguments.json:
         print_json(summary.as_dict())
     else:
-        print(summary)
+        print_text(str(summary))
     num_rows = num_bad + summary.num_items + summary.num_events
     check_refused("rows", {"bad rows": num_bad}, num_rows, arguments.max_refused)
     return 0

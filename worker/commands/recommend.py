@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.arguments import add_command, add_settings, connected, positive, print_json, say, settings_from
+from worker.commands.arguments import (
+    add_command,
+    add_settings,
+    connected,
+    positive,
+    print_json,
+    print_text,
+    say,
+    settings_from,
+)
 from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
 
@@ -127,7 +136,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        print(as_text(answers, items, titles))
+        print_text(as_text(answers, items, titles))
     return 0
 
 

@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from worker.commands.arguments import add_command, pairs, positive, positive_number, print_json, sizes, weights
+from worker.commands.arguments import (
+    add_command,
+    pairs,
+    positive,
+    positive_number,
+    print_json,
+    print_text,
+    sizes,
+    weights,
+)
 
 
 def add_space(commands: Any) -> None:
@@ -92,7 +101,7 @@ def _space_create(arguments: argparse.Namespace) -> int:
         half_life_days=arguments.half_life_days,
         event_weights=weights("--event", arguments.event),
     )
-    print(f"space {space.space_id} in {arguments.path}")
+    print_text(f"space {space.space_id} in {arguments.path}")
     return 0
 
 
@@ -112,5 +121,5 @@ def _space_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.as_dict())
     else:
-        print(report.text())
+        print_text(report.text())
     return 0

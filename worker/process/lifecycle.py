@@ -16,6 +16,7 @@ from worker.topics import RoleName
 
 log = logging.getLogger(__name__)
 
+
 def serve(
     settings: Settings, signals: StopSignals, *, until_caught_up: bool = False, max_refused: float = MAX_SHARE
 ) -> int:
