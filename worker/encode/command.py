@@ -20,6 +20,7 @@ from worker.data.progress import counted
 from worker.encode.content import ContentEncoder, Report
 from worker.encode.media.errors import ContentError
 from worker.errors import DataError
+from worker.printable import printable
 
 BATCH_ITEMS = 256
 BATCH_BYTES = 64 * 2**20
@@ -124,7 +125,7 @@ def _batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:
 
 def _tell(item: NewItem, reason: Reason, detail: str, summary: Summary, err: TextIO) -> None:
     if sum(summary.refused.values()) < SHOWN_REFUSALS:
-        print(f"{item.item_id}: {reason.value}: {detail}", file=err)
+        print(printable(f"{item.item_id}: {reason.value}: {detail}"), file=err)
     summary.refused[reason.value] += 1
 
 

@@ -125,3 +125,15 @@ def test_what_is_wrong_with_the_command_is_said(
     assert main(["encode", str(tmp_path / "in"), str(tmp_path / "out"), *flags]) != 0
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_strangers_call_an_item_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    item = NewItem(item_id="red\x1b[31m\n", revision=1, event_time_ms=0, content={"image": Content(data=b"no picture")})
+    write_items(tmp_path / "in.msgpack", [item])
+    encoder, told = content_encoder(EncodeSettings(encoders={"image": "builtin-image"})), io.StringIO()
+    try:
+        encode_items(tmp_path / "in.msgpack", tmp_path / "out.msgpack", encoder, err=told)
+    finally:
+        encoder.close()
+    assert told.getvalue().startswith("red\\u001b[31m\\n: undecodable: ")
+    assert told.getvalue()[:-1].isprintable()
