@@ -16,6 +16,8 @@ class Reason(StrEnum):
     """`schema_version` is missing, too old, or newer than this reader."""
     INVALID_FIELD = "invalid_field"
     """A field is missing, of the wrong type, or out of range."""
+    FUTURE_TIME = "future_time"
+    """The event time lies further after the record's Kafka timestamp than the worker allows."""
     NON_FINITE = "non_finite"
     """A number or a tensor element is NaN or infinite."""
     KEY_MISMATCH = "key_mismatch"

@@ -191,6 +191,16 @@ class Rejection(NamedTuple):
     detail: str
 
 
+class Unused(NamedTuple):
+    """A partial message that brings nothing of use: no news of an item that is known, and where none is, nothing to
+    make one of."""
+
+    record: Record
+    id: str
+    rejection: Rejection
+    """What it is where the item is not known."""
+
+
 class Superseded(NamedTuple):
     """An input for which nothing is published."""
 
@@ -199,7 +209,7 @@ class Superseded(NamedTuple):
     """One of `accounting.SUPERSEDED_REASONS`."""
 
 
-Decoded = Item | Delete | Action | Rejection | Superseded
+Decoded = Item | Delete | Action | Unused | Rejection | Superseded
 Change = Item | Delete | User | Recompute
 """What becomes an output. Each says whether it stands for a record of the input (`is_record`), whether its output is a
 vector that is to be computed (`needs_vector`), and whether a newer one has been published before (`is_overtaken`)."""

@@ -466,6 +466,13 @@ class GraphSettings(_Group):
     """Element type of the table of the items' vectors before graph fusion, on the device."""
 
 
+class LimitsSettings(_Group):
+    max_future_s: float = Field(3600.0, gt=0)
+    """How far the event time of an item or an event may lie after the Kafka timestamp of its record. What lies further
+    is a dead letter: the latest event of a user weighs most, so one from a clock that is fast would own the user until
+    then. Too low: clocks that are a little fast cost events."""
+
+
 class UserSettings(_Group):
     max_waiting: int = Field(1_000_000, ge=1)
     """Pairs of a user and an item without a vector that are remembered, to compute the user when the vector comes;
@@ -558,12 +565,14 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the model. `auto` times the candidates at start and takes the fastest that is accurate."""
+    """Arithmetic of the model. `auto` is float32, everywhere, so that the vectors of one topic do not depend on which
+    machine made them; the log tells at start how fast bfloat16 would be here. Another one is for a whole fleet."""
     threads: int = Field(0, ge=0)
     """CPU threads of the model. 0: one less than there are cores, at least one, because the client needs one."""
     state: StateSettings = StateSettings()
     graph: GraphSettings = GraphSettings()
     users: UserSettings = UserSettings()
+    limits: LimitsSettings = LimitsSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

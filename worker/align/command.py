@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from worker.align.result import UNIT_TOLERANCE
 from worker.align.runtime import AlignRuntime
 from worker.align.space import Space, create_space
-from worker.align.spec import FUSION_KINDS, SpaceSpec, explain
+from worker.align.spec import FUSION_KINDS, SpaceSpec, UserSpec, explain
 from worker.align.synthetic import synthetic_items
 from worker.align.warm_up import MIN_COSINE, WarmUpReport
 from worker.errors import SpaceError
@@ -85,6 +85,12 @@ def show(path: str | Path) -> dict[str, Any]:
         "num_parameters": sum(tensor.numel() for tensor in space.weights.values()),
         "weights_bytes": sum(tensor.nbytes for tensor in space.weights.values()),
     }
+
+
+def events_that_count(user: UserSpec) -> str:
+    """A line for a person: the types of events, and what becomes of others."""
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in user.event_weights.items())
+    return f"events that count for users, and their weights: {weights}; events of other types are not used"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def device_name(device: str) -> str:
 
 
 def candidate_dtypes(device: str) -> tuple[DtypeName, ...]:
-    """The arithmetics worth timing, float32 first. Half on a CPU is emulated, so only a request brings it up."""
+    """The arithmetics worth comparing, float32 first. Half on a CPU is emulated, so only a request brings it up."""
     return ("float32", "bfloat16") if device == "cpu" else ("float32", "bfloat16", "float16")
 
 

@@ -73,7 +73,7 @@ class AlignRuntime:
         self._thread: int | None = None
 
     def warm_up(self) -> WarmUpReport:
-        """Choose the dtype, then run every padded size once. `embed` does this at its first call if nobody has.
+        """Settle the dtype, then run every padded size once. `embed` does this at its first call if nobody has.
 
         Raises `ConfigError` if the largest batch does not fit into memory.
         """
@@ -163,7 +163,7 @@ class AlignRuntime:
             self._thread = thread
 
     def _choose(self, sample: Sequence[Features]) -> tuple[GraphedModel, tuple[Candidate, ...]]:
-        """The model in the dtype that timing decides for, or that was asked for."""
+        """The model in the dtype that was asked for, or float32, and what others cost."""
         if self._requested_dtype == "auto":
             dtypes = candidate_dtypes(self.device)
         else:

@@ -1,7 +1,9 @@
-"""Which arithmetic to use, decided by timing it, and the report of what was decided.
+"""Which arithmetic to use, and the report of what it costs beside the others.
 
-A name says nothing about speed: bfloat16 is 3.5 times faster than float32 on a CPU with AVX512_BF16 and 7 times
-slower on one without.
+`auto` is float32. To take what is fastest at the moment would let the load of a machine decide: two processes of one
+fleet then fill one topic with vectors that differ by more than their rounding. What others would cost is timed all the
+same, and told, because a name says nothing about speed: bfloat16 is 3.5 times faster than float32 on a CPU with
+AVX512_BF16 and 7 times slower on one without.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ from worker.errors import ConfigError, SpaceError
 
 MIN_COSINE = 0.999
 """Least agreement of a dtype's vectors with those of float32, over the items timed. Measured: README.md."""
-WORTHWHILE = 1.1  # a less exact dtype must be this much faster than float32
 HOPELESS = 3.0  # a dtype this much slower on the small batch is not timed on the large one
 MAX_RUNS, MAX_SECONDS = 5, 0.15
 
-Verdict = Literal["chosen", "chosen, inaccurate", "slower", "much slower", "inaccurate", "for comparison"]
+Verdict = Literal["chosen", "chosen, inaccurate", "much slower", "inaccurate", "for comparison"]
 Vectors = NDArray[np.float32]
 Run = Callable[[Collated], Vectors]
 """Computes a batch to the end and returns the vectors of its items on the CPU."""
@@ -40,7 +41,7 @@ class Candidate:
     """Microseconds per item at the batch size timed. None: too slow to time there."""
     min_cosine: float | None
     """Least cosine between one of its vectors and the float32 vector of the same item."""
-    verdict: Verdict = "slower"
+    verdict: Verdict = "for comparison"
 
     @property
     def accurate(self) -> bool:
@@ -107,17 +108,14 @@ def try_dtypes(
 def decide(requested: str, tried: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """The candidates with their verdicts; exactly one is `chosen`.
 
-    Asked for by name, a dtype is taken if its vectors are finite, else `ConfigError`. With `auto` the fastest
-    accurate one is, and float32 unless another is worthwhile. `SpaceError` if even float32 gives no finite vectors.
+    Asked for by name, a dtype is taken if its vectors are finite, else `ConfigError`. With `auto` float32 is, whatever
+    was measured. `SpaceError` if even float32 gives no finite vectors.
     """
     exact = tried[0]
     if not _finite(exact):
         raise SpaceError("space.path: the weights are finite, but the vectors they give are not")
     if requested == "auto":
-        timed = [candidate for candidate in tried if candidate.us_per_item is not None and candidate.accurate]
-        taken = min(timed, key=lambda candidate: candidate.us_per_item or 0.0, default=exact)
-        if (exact.us_per_item or 0.0) < WORTHWHILE * (taken.us_per_item or 0.0):
-            taken = exact
+        taken = exact
     else:
         taken = next(candidate for candidate in tried if candidate.dtype == requested)
         if not _finite(taken):
@@ -136,11 +134,9 @@ def _finite(candidate: Candidate) -> bool:
 def _verdict(requested: str, candidate: Candidate, taken: Candidate) -> Verdict:
     if candidate is taken:
         return "chosen" if candidate.accurate else "chosen, inaccurate"
-    if requested != "auto":
-        return "for comparison"
     if candidate.us_per_item is None:
         return "much slower"
-    return "slower" if candidate.accurate else "inaccurate"
+    return "for comparison" if candidate.accurate else "inaccurate"
 
 
 def _least_cosine(exact_BD: Vectors, vectors_BD: Vectors) -> float:

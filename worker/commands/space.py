@@ -13,6 +13,7 @@ from worker.commands.arguments import (
     positive_number,
     print_json,
     print_text,
+    say,
     sizes,
     weights,
 )
@@ -102,13 +103,18 @@ def _space_create(arguments: argparse.Namespace) -> int:
         event_weights=weights("--event", arguments.event),
     )
     print_text(f"space {space.space_id} in {arguments.path}")
+    if space.spec.user is not None:
+        print_text(command.events_that_count(space.spec.user))
     return 0
 
 
 def _space_show(arguments: argparse.Namespace) -> int:
     from worker.align import command
+    from worker.align.space import Space
 
     print_json(command.show(arguments.path))
+    if (user := Space.load(arguments.path).spec.user) is not None:
+        say(command.events_that_count(user))
     return 0
 
 

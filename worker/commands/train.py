@@ -121,6 +121,8 @@ def told(left_out: LeftOut) -> Iterator[str]:
         yield f"{count:,} items bring raw {name} and no vector of it: encode them first with `align-worker encode`"
     for kind, count in sorted(left_out.unweighted.items()):
         yield f"{count:,} events of type {kind!r} are left out: no --event names it"
+    if left_out.future:
+        yield f"{left_out.future:,} events are left out: their times lie in the future"
     if left_out.unknown_items:
         yield f"{left_out.unknown_items:,} events are left out: their items are not in the files"
 

@@ -7,6 +7,7 @@ only where two messages of an item claim the same revision.
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas import Feature, NewItem, UserEvent
+from schemas import Feature, NewItem, UserEvent, time_problem
+from schemas.times import SECONDS_FROM, SECONDS_TO
 from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
 from worker.data.files import read_events, read_items
 from worker.data.progress import counted
 from worker.errors import ConfigError, DataError
 from worker.state.items import NONE, ItemState, merged
 
+MAX_FUTURE_MS = 3_600_000
+"""How far ahead of the clock an event may be, as for a worker."""
 MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
 
 
@@ -38,6 +42,8 @@ class LeftOut:
     """Events whose id had been read."""
     unknown_items: int = 0
     """Events with an item that the catalogue lacks."""
+    future: int = 0
+    """Events whose time has not come yet: in a split by time they would be all that is asked."""
     unweighted: Counter[str] = field(default_factory=Counter)
     """By type, events that say nothing of taste, for want of a weight or with weight 0."""
 
@@ -181,6 +187,7 @@ def _interactions(
 ) -> tuple[list[str], Interactions]:
     """The ids of the users and the events, in the order that they are to have."""
     columns, numbers = _Columns(), dict[str, int]()
+    latest_ms = time.time() * 1000 + MAX_FUTURE_MS
     for event in events:
         weight = event_weights.get(event.event_type, 0.0)
         item = index.get(event.item_id)
@@ -188,6 +195,8 @@ def _interactions(
             left_out.unweighted[event.event_type] += 1
         elif item is None:
             left_out.unknown_items += 1
+        elif event.event_time_ms > latest_ms:
+            left_out.future += 1
         else:
             columns.append(event, numbers.setdefault(event.user_id, len(numbers)), item, weight)
     user_ids = sorted(numbers)
@@ -199,10 +208,23 @@ def _interactions(
         np.array(columns.times_ms, np.int64),
         np.array(columns.weights, np.float32),
     )
+    _refuse_seconds(everything.times_ms_E)
     once_E = _once(everything, columns)
     left_out.duplicates = int(np.count_nonzero(~once_E))
     order = _in_order(everything.times_ms_E, np.flatnonzero(once_E), columns)
     return user_ids, everything.where(order)
+
+
+def _refuse_seconds(times_ms_E: Ints) -> None:
+    """Refuse events whose times are in seconds: all of them, or some among others in milliseconds.
+
+    Times that count from 0, as in a world that was made up, pass through the numbers of seconds.
+    """
+    known_E = times_ms_E[times_ms_E > 0]
+    seconds_E = (known_E >= SECONDS_FROM) & (known_E < SECONDS_TO)
+    if seconds_E.any() and known_E.min() >= SECONDS_FROM:
+        problem = time_problem(int(known_E[seconds_E][0]))
+        raise DataError(f"event_time_ms of {np.count_nonzero(seconds_E):,} events {problem}")
 
 
 def _once(events: Interactions, columns: _Columns) -> Bools:

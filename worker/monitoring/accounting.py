@@ -16,7 +16,15 @@ from prometheus_client.registry import Collector
 from schemas import Reason
 
 KINDS = ("upsert", "tombstone")
-SUPERSEDED_REASONS = ("stale_revision", "same_batch", "duplicate", "too_old", "unused_type", "without_vector")
+SUPERSEDED_REASONS = (
+    "stale_revision",
+    "same_batch",
+    "duplicate",
+    "too_old",
+    "unused_type",
+    "unused_modality",
+    "without_vector",
+)
 
 
 class Totals(NamedTuple):

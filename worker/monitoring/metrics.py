@@ -157,6 +157,13 @@ class Metrics:
         self.content_ignored = counter(
             "align_content_ignored_total", "Raw content that no encoder is configured for.", "topic"
         )
+        self.unused_events = counter(
+            "align_events_unused_total",
+            "Events of a type that the space does not use, by type; from the 21st type on, `other`.",
+            "topic",
+            "type",
+        )
+        self.unused_events.labels(topic, "other")
 
         self.without_vector = counter(
             "align_without_vector_total", "Users of whose events no vector can be made.", "topic"

@@ -133,6 +133,7 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
             keeps_order=True,
             encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
             dependents=dependents,
+            max_future_s=settings.limits.max_future_s,
         )
     users = build_user_model(space.spec, space.weights, device)
     assert user is not None  # or there would be no model
@@ -143,6 +144,7 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
         make_dependents(settings, client, space, table, settings.users, is_base=False),
         user.event_weights,
         user.last,
+        settings.limits.max_future_s,
     )
 
 

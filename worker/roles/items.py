@@ -30,12 +30,13 @@ from worker.records import (
     Record,
     Superseded,
     TopicPartition,
+    Unused,
 )
-from worker.stages.decode import DecodedRecords, ItemDecoder
+from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ItemDecoder
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder, Vector
-from worker.stages.publish import carried_headers
 from worker.stages.stage import Stage, Watched
+from worker.stages.trace import carried_headers
 from worker.state.items import ItemState, merged
 from worker.state.memory import Memory
 from worker.topics import RoleTopics
@@ -124,6 +125,7 @@ class ItemsRole:
         keeps_order: bool,
         encoding: Encoding | None = None,
         dependents: Dependents | None = None,
+        max_future_s: float = MAX_FUTURE_S,
     ) -> None:
         """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
         must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused.
@@ -144,6 +146,7 @@ class ItemsRole:
             partial=keep_features,
             encodes=None if encoding is None else encoding.encoder,
             graph=dependents is not None,
+            max_future_s=max_future_s,
         )
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
@@ -153,6 +156,9 @@ class ItemsRole:
         return [self._accept_one(entry, memory) for entry in entries]
 
     def _accept_one(self, entry: Decoded, memory: Memory[ItemState]) -> Entry:
+        if isinstance(entry, Unused):
+            known = memory.get(entry.id)
+            return entry.rejection if known is None else Superseded(entry.record, "unused_modality")
         if not isinstance(entry, Item | Delete):
             return entry  # type: ignore[return-value]  # this half decodes no actions
         offset, known = entry.record.offset, memory.get(entry.id)

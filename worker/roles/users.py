@@ -10,14 +10,15 @@ from typing import Any, Literal
 from schemas import encode_user_vector
 from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import LogPort, Outbound
-from worker.monitoring.metrics import Metrics
+from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
 from worker.records import Action, Change, Decoded, Entry, Notice, Prompt, Recompute, Superseded, User
-from worker.stages.decode import DecodedRecords, EventDecoder
+from worker.roles.unused_types import UnusedTypes
+from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder
 from worker.stages.fuse import Embedder, Vector
-from worker.stages.publish import carried_headers
 from worker.stages.stage import Stage, Watched
+from worker.stages.trace import carried_headers
 from worker.state.memory import Memory
 from worker.state.users import UserState, with_event
 from worker.topics import RoleTopics
@@ -77,25 +78,30 @@ class UsersRole:
         dependents: Dependents,
         event_types: Collection[str],
         last: int,
+        max_future_s: float = MAX_FUTURE_S,
     ) -> None:
-        """`last`: events kept per user."""
+        """`last`: events kept per user. `max_future_s` as in `EventDecoder`."""
         self.topics = output.topics
         self.output = output
         self.embedder = embedder
         self.dependents = dependents
         self.stages: Sequence[Stage] = (dependents.stage,)
         self._last = last
-        self._decoder = EventDecoder(event_types)
+        self._decoder = EventDecoder(event_types, max_future_s=max_future_s)
+        self._unused = UnusedTypes(event_types)
 
     def decode(self, records: Sequence[Any]) -> DecodedRecords:
-        return self._decoder.decode(records)
+        decoded = self._decoder.decode(records)
+        if decoded.unused_types:
+            self._unused.add(decoded.unused_types, time.monotonic())
+        return decoded
 
     def accept(self, entries: Sequence[Decoded], memory: Memory[UserState]) -> list[Entry]:
         return [self._accept_one(entry, memory) for entry in entries]
 
     def _accept_one(self, entry: Decoded, memory: Memory[UserState]) -> Entry:
         if not isinstance(entry, Action):
-            return entry
+            return entry  # type: ignore[return-value]  # this half decodes no items
         record = entry.record
         state = with_event(memory.get(entry.id), entry.event, memory.log.at(record.offset), self._last)
         if isinstance(state, str):
@@ -155,10 +161,13 @@ class UsersRole:
         return self.dependents.notices()
 
     def figures(self) -> Mapping[str, int]:
-        return self.dependents.figures()
+        unused = {f"unused events: {name}": count for name, count in self._unused.totals.most_common()}
+        return {**self.dependents.figures(), **unused}
 
     def measure(self, metrics: Metrics) -> None:
         self.dependents.measure(metrics)
+        for name, count in self._unused.totals.items():
+            raise_to(metrics.unused_events.labels(metrics.topic, name), count)
 
     def close(self) -> None:
         self.dependents.catalogue.close()

@@ -6,16 +6,30 @@ and a batch only ever holds what can be computed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas import DEFAULT_LIMITS, Feature, Limits, NewItem, Reason, SchemaError, UserEvent, all_finite, decode
+from schemas import (
+    DEFAULT_LIMITS,
+    Feature,
+    Limits,
+    NewItem,
+    Reason,
+    SchemaError,
+    UserEvent,
+    all_finite,
+    decode,
+    looks_like_seconds,
+    time_problem,
+)
 from worker.align import Contract, Refusal
 from worker.align.history import Event
-from worker.records import Action, Decoded, Delete, Item, RawContent, Record, Rejection, Superseded
+from worker.records import Action, Decoded, Delete, Item, RawContent, Record, Rejection, Superseded, Unused
 
 STAGE = "decode"
+MAX_FUTURE_S = 3600.0
 NAMES_SHOWN = 8
 _NO_FEATURES: Mapping[str, Feature] = {}
 
@@ -27,6 +41,8 @@ class DecodedRecords:
     entries: list[Decoded] = field(default_factory=list)
     num_features_ignored: int = 0
     num_content_ignored: int = 0
+    unused_types: Counter[str] = field(default_factory=Counter)
+    """By type, events of those that the space does not use."""
 
 
 class Encodes(Protocol):
@@ -54,8 +70,10 @@ class ItemDecoder:
         encodes: Encodes | None = None,
         graph: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        max_future_s: float = MAX_FUTURE_S,
     ) -> None:
-        """`graph`: the space has graph fusion, so that neighbours are of use."""
+        """`graph`: the space has graph fusion, so that neighbours are of use. `max_future_s`: see `wrong_time`."""
+        self._max_future_ms = round(max_future_s * 1000)
         self._graph = graph
         self._contract = contract
         self._partial = partial
@@ -84,6 +102,8 @@ class ItemDecoder:
                 STAGE,
                 f"the record's key must be its item_id {item.item_id!r} in UTF-8",
             )
+        if (rejection := wrong_time(record, item.event_time_ms, self._max_future_ms)) is not None:
+            return rejection
         if item.partial and not self._partial:
             return Rejection(
                 record,
@@ -98,7 +118,12 @@ class ItemDecoder:
                 return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
             if raw is None and not (self._graph and item.partial and item.neighbors):
                 detail = self._no_encoder(item) if item.content else accepted.detail
-                return Rejection(record, Reason(accepted.reason), STAGE, detail)
+                rejection = Rejection(record, Reason(accepted.reason), STAGE, detail)
+                if not item.partial:
+                    return rejection
+                decoded.num_features_ignored += len(item.features)
+                decoded.num_content_ignored += len(item.content)
+                return Unused(record, item.item_id, rejection)
             accepted = _NO_FEATURES
         decoded.num_features_ignored += len(item.features) - len(accepted)
         if item.content:
@@ -137,6 +162,33 @@ class ItemDecoder:
         return Delete(record, item_id)
 
 
+def wrong_time(record: Record, event_time_ms: int, max_future_ms: int) -> Rejection | None:
+    """The rejection of a record whose event time lies too far in the future, or is almost surely in seconds.
+
+    The latest event of a user weighs most, so one from a clock that is a year fast would own the user for a year. The
+    future begins at the record's Kafka timestamp and not at the worker's clock: whoever reads the log again, at
+    whatever time, comes to the same result. A record without a timestamp is not judged.
+    """
+    if looks_like_seconds(event_time_ms):
+        return Rejection(record, Reason.INVALID_FIELD, STAGE, f"event_time_ms: {time_problem(event_time_ms)}")
+    ahead_ms = event_time_ms - record.timestamp
+    if ahead_ms <= max_future_ms or record.timestamp <= 0:
+        return None
+    detail = (
+        f"event_time_ms: lies {_duration(ahead_ms)} after the record's Kafka timestamp; at most "
+        f"{_duration(max_future_ms)} are allowed (limits.max_future_s)"
+    )
+    return Rejection(record, Reason.FUTURE_TIME, STAGE, detail)
+
+
+def _duration(milliseconds: int) -> str:
+    seconds = milliseconds / 1000
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
+
+
 def _reject_non_finite(entries: list[Decoded]) -> None:
     """Replace items with NaN or infinite features. One pass over all of them, a second only if that finds some."""
     items = [(index, entry) for index, entry in enumerate(entries) if type(entry) is Item]
@@ -152,15 +204,26 @@ def _reject_non_finite(entries: list[Decoded]) -> None:
 class EventDecoder:
     """Decodes event records for a space that uses events of some types."""
 
-    def __init__(self, event_types: Collection[str], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        event_types: Collection[str],
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        max_future_s: float = MAX_FUTURE_S,
+    ) -> None:
+        """`max_future_s`: see `wrong_time`."""
+        self._max_future_ms = round(max_future_s * 1000)
         self._event_types = frozenset(event_types)
         self._limits = limits
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         """Decode consecutive records. Never raises for what a record holds."""
-        return DecodedRecords([self._decode_one(record) for record in records])
+        decoded = DecodedRecords()
+        for record in records:
+            decoded.entries.append(self._decode_one(record, decoded.unused_types))
+        return decoded
 
-    def _decode_one(self, record: Record) -> Decoded:
+    def _decode_one(self, record: Record, unused_types: Counter[str]) -> Decoded:
         if record.value is None:
             return Rejection(record, Reason.INVALID_FIELD, STAGE, "an event cannot be deleted: the record has no value")
         try:
@@ -170,7 +233,10 @@ class EventDecoder:
         if record.key != event.user_id.encode():
             detail = f"the record's key must be its user_id {event.user_id!r} in UTF-8"
             return Rejection(record, Reason.KEY_MISMATCH, STAGE, detail)
+        if (rejection := wrong_time(record, event.event_time_ms, self._max_future_ms)) is not None:
+            return rejection
         if event.event_type not in self._event_types:
+            unused_types[event.event_type] += 1
             return Superseded(record, "unused_type")
         kept = Event(event.event_time_ms, event.event_id, event.item_id, event.event_type)
         return Action(record, event.user_id, kept)

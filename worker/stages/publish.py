@@ -19,13 +19,13 @@ from worker.errors import RecordTooLargeError, WorkerError
 from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
 from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
-from worker.records import Change, Headers, Recompute, Record, Rejection
+from worker.records import Change, Recompute, Rejection
 from worker.stages.fuse import Fused, FusedSlice, Vector
+from worker.stages.trace import carried_headers
 from worker.state.input_log import KEY as LOG_KEY
 from worker.state.input_log import InputLog
 
 STAGE = "publish"
-_CARRIED_HEADERS = frozenset({"traceparent", "tracestate"})
 _WAIT_S = 0.1
 
 
@@ -93,13 +93,6 @@ def dead_letter(output: OutputFormat, rejection: Rejection, now_ms: int, receipt
     )  # fmt: skip
     value, headers = encode(letter), carried_headers(record)
     return Outbound(output.dead_letter_topic, None, key, value, headers, receipt)
-
-
-def carried_headers(record: Record) -> Headers:
-    """The trace context of an input, which its output carries on."""
-    if not record.headers:
-        return ()
-    return [(name, value) for name, value in record.headers if name in _CARRIED_HEADERS]
 
 
 class Unacknowledged:

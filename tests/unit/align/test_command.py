@@ -52,6 +52,14 @@ def test_create_refuses_what_makes_no_space(tmp_path: Path, options: dict[str, o
     assert not (tmp_path / "space").exists()
 
 
+def test_the_types_of_events_that_count_are_said(tmp_path: Path) -> None:
+    space = command.create(tmp_path / "space", {"text": 24}, 32, event_weights={"view": 0.5, "hide": -1.0})
+    assert space.spec.user is not None
+    assert command.events_that_count(space.spec.user) == (
+        "events that count for users, and their weights: hide -1, view 0.5; events of other types are not used"
+    )
+
+
 def test_show_is_the_manifest_the_id_and_the_size(tmp_path: Path) -> None:
     space = make_space(tmp_path)
     shown = json.loads(json.dumps(command.show(tmp_path / "space")))

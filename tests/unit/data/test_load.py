@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 import numpy as np
 import pytest
@@ -248,3 +249,24 @@ BASE = ([item("a", text=[1.0]), item("b")], [event("1", "u", "a", 1), event("2",
 )
 def test_another_content_has_another_fingerprint(items, events, weights):
     assert dataset(items, events, weights).fingerprint != dataset(*BASE).fingerprint
+
+
+def test_events_of_the_future_are_left_out_and_counted():
+    now_ms = time.time_ns() // 1_000_000
+    times = {"past": now_ms - 1_000, "soon": now_ms + 60_000, "later": now_ms + 365 * 86_400_000}
+    loaded = assemble([item("a")], [event(name, "u", "a", time_ms) for name, time_ms in times.items()], {"like": 1.0})
+    assert len(loaded.dataset.events) == 2
+    assert loaded.left_out.future == 1
+
+
+@pytest.mark.parametrize("others", [[], [1_767_225_600_000]])
+def test_events_whose_times_are_seconds_are_refused(others):
+    times = [0, 1_767_225_600, 1_767_225_700, *others]
+    events = [event(f"e{number}", "u", "a", time_ms) for number, time_ms in enumerate(times)]
+    with pytest.raises(DataError, match="event_time_ms of 2 events looks like seconds"):
+        assemble([item("a")], events, {"like": 1.0})
+
+
+def test_times_that_count_from_zero_are_times():
+    events = [event(f"e{day}", "u", "a", day * 86_400_000) for day in range(100)]
+    assert len(assemble([item("a")], events, {"like": 1.0}).dataset.events) == 100

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from schemas import DeadLetter, ItemVector, Reason, decode
+from schemas import DeadLetter, ItemVector, NewItem, Reason, decode, encode
 from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, FakeLog, feature, item_value
 from tests.unit.loop.harness import SETTINGS, LoopHarness
 from worker.align import Contract
@@ -29,6 +29,7 @@ SPEC = SpaceSpec(
     fusion=SelfAttentionSpec(layers=1, heads=1, hidden=4),
 )
 POISON = 13.0
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 P0, P1 = TopicPartition("items", 0), TopicPartition("items", 1)
 
 
@@ -151,13 +152,44 @@ def test_newer_revisions_win_and_deletes_publish_tombstones():
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
+def test_a_partial_message_of_unknown_modalities_alone_is_no_news_of_a_known_item_and_a_dead_letter_of_another():
+    def partial(name: str, revision: int) -> bytes:
+        features = {"smell": feature()}
+        return encode(NewItem(item_id=name, revision=revision, event_time_ms=1, features=features, partial=True))
+
+    cluster = FakeCluster(1)
+    for name, value in (("a", item_value("a")), ("a", partial("a", 2)), ("b", partial("b", 2)), ("c", item_value("c"))):
+        cluster.append("items", 0, name.encode(), value)
+    cluster.append("items", 0, b"c", None)
+    cluster.append("items", 0, b"c", partial("c", 3))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    totals = harness.metrics.accounting.totals
+    assert [(letter.key, letter.reason) for letter in dead_letters(cluster)] == [
+        (b"b", Reason.NO_MODALITY), (b"c", Reason.NO_MODALITY),
+    ]  # fmt: skip
+    assert totals.superseded["unused_modality"] == 1
+    assert totals.unaccounted() == 0
+    assert ("a", 1) in vectors(cluster)
+
+
+def test_a_header_that_is_too_large_costs_its_item_nothing():
+    cluster = FakeCluster(1)
+    cluster.append("items", 0, b"a", item_value("a"), [("traceparent", b"x" * 2_000_000), ("tracestate", b"y" * 9_000)])
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    (record,) = cluster.records("item-vectors")
+    assert record.headers == ()
+    assert dead_letters(cluster) == []
+
+
 def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour():
     cluster = FakeCluster(1)
     good = [f"g{n}" for n in range(20)]
     for number, name in enumerate(good):
         cluster.append("items", 0, name.encode(), item_value(name))
         if number % 5 == 0:
-            cluster.append("items", 0, b"bad", b"\xc1 not msgpack", [("traceparent", b"00-1"), ("other", b"x")])
+            cluster.append("items", 0, b"bad", b"\xc1 not msgpack", [("traceparent", TRACE), ("other", b"x")])
         if number % 7 == 0:
             cluster.append("items", 0, b"poison", item_value("poison", text=feature(fill=POISON)))
     with Harness(cluster) as harness:
@@ -170,7 +202,7 @@ def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour(
         source = inputs[letter.offset]
         assert (letter.key, letter.value, tuple(letter.headers)) == (source.key, source.value, tuple(source.headers))
     carried = next(record for record in cluster.records("dead-letters") if record.key == b"bad")
-    assert carried.headers == (("traceparent", b"00-1"),)
+    assert carried.headers == (("traceparent", TRACE),)
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 

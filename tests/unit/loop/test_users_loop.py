@@ -140,13 +140,17 @@ def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster):
     feed(
         cluster, event("u", "x", 0), event("u", "x", 0, "hide"), event("v", "unknown", 0), event("w", "x", 0, "scroll")
     )
+    unused = {"topic": "events", "type": "scroll"}
     with Harness(cluster) as harness:
+        value = harness.metrics.registry.get_sample_value
         harness.until_committed()
+        harness.until(lambda: value("align_events_unused_total", unused) == 1)
     assert [record for record in cluster.records("user-vectors") if record.key in (b"v", b"w")] == []
     assert harness.metrics.registry.get_sample_value("align_without_vector_total", {"topic": "events"}) >= 1
     totals = harness.metrics.accounting.totals
     assert totals.superseded["unused_type"] == 1
     assert totals.unaccounted() == 0
+    assert harness.role.figures()["unused events: scroll"] == 1
 
 
 def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster):

@@ -1,11 +1,12 @@
 import pytest
 
-from schemas import Content, NewItem, Reason, encode
+from schemas import Content, NewItem, Reason, UserEvent, encode
+from schemas.times import MAX_TIME_MS
 from tests.fakes import FakeRecord, feature, item_value
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
-from worker.records import Delete, Item, Rejection
-from worker.stages.decode import ItemDecoder
+from worker.records import Action, Delete, Item, Rejection, Unused
+from worker.stages.decode import EventDecoder, ItemDecoder
 
 SPEC = SpaceSpec(
     dim=8,
@@ -99,3 +100,96 @@ def test_decoding_together_equals_decoding_one_by_one(decoder):
     ]
     together = decoder.decode(records).entries
     assert together == [decoder.decode([each]).entries[0] for each in records]
+
+
+NOW_MS = 1_767_225_600_000
+HOUR_MS, YEAR_MS = 3_600_000, 365 * 86_400_000
+
+
+def at(time_ms: int, timestamp: int = NOW_MS) -> FakeRecord:
+    return FakeRecord(key=b"a", value=message(event_time_ms=time_ms), timestamp=timestamp)
+
+
+def event_at(time_ms: int, timestamp: int = NOW_MS, event_type: str = "like") -> FakeRecord:
+    event = UserEvent(event_id="e", user_id="u", item_id="i", event_type=event_type, event_time_ms=time_ms)
+    return FakeRecord(key=event.key, value=encode(event), timestamp=timestamp)
+
+
+@pytest.mark.parametrize("ahead_ms", [HOUR_MS + 1, 2 * HOUR_MS, YEAR_MS, MAX_TIME_MS - NOW_MS])
+def test_a_time_too_far_after_the_kafka_timestamp_is_rejected_for_items_and_events(decoder, ahead_ms):
+    events = EventDecoder(["like"])
+    for rejection in (
+        decoder.decode([at(NOW_MS + ahead_ms)]).entries[0],
+        events.decode([event_at(NOW_MS + ahead_ms)]).entries[0],
+        events.decode([event_at(NOW_MS + ahead_ms, event_type="unused")]).entries[0],
+    ):
+        assert isinstance(rejection, Rejection)
+        assert rejection.reason is Reason.FUTURE_TIME
+        assert "after the record's Kafka timestamp" in rejection.detail
+        assert "limits.max_future_s" in rejection.detail
+
+
+@pytest.mark.parametrize("timestamp", [0, NOW_MS])
+@pytest.mark.parametrize("seconds", [NOW_MS // 1000, 100_000_000, 9_999_999_999])
+def test_a_time_in_seconds_is_rejected_by_that_name(decoder, seconds, timestamp):
+    for rejection in (
+        decoder.decode([at(seconds, timestamp)]).entries[0],
+        EventDecoder(["like"]).decode([event_at(seconds, timestamp)]).entries[0],
+    ):
+        assert isinstance(rejection, Rejection)
+        assert rejection.reason is Reason.INVALID_FIELD
+        assert rejection.detail == "event_time_ms: looks like seconds: should be milliseconds since 1970"
+
+
+@pytest.mark.parametrize("time_ms", [0, 99_999_999, 10_000_000_000])
+def test_a_time_that_is_no_second_of_our_days_is_taken(decoder, time_ms):
+    assert isinstance(decoder.decode([at(time_ms)]).entries[0], Item)
+
+
+def test_the_detail_says_how_far(decoder):
+    (rejection,) = decoder.decode([at(NOW_MS + YEAR_MS)]).entries
+    assert rejection.detail.startswith("event_time_ms: lies 365.0 days after")
+    assert "at most 60.0 minutes are allowed" in rejection.detail
+
+
+@pytest.mark.parametrize("ahead_ms", [-YEAR_MS, -1, 0, 1, HOUR_MS])
+def test_a_time_before_that_is_taken(decoder, ahead_ms):
+    assert isinstance(decoder.decode([at(NOW_MS + ahead_ms)]).entries[0], Item)
+    assert isinstance(EventDecoder(["like"]).decode([event_at(NOW_MS + ahead_ms)]).entries[0], Action)
+
+
+def test_the_bound_is_a_setting_and_what_a_replay_finds_does_not_depend_on_the_clock():
+    strict = ItemDecoder(Contract(SPEC), max_future_s=0.5)
+    assert isinstance(strict.decode([at(NOW_MS + 501)]).entries[0], Rejection)
+    assert isinstance(strict.decode([at(NOW_MS + 500)]).entries[0], Item)
+    long_ago = 1_000_000_000_000
+    assert isinstance(strict.decode([at(NOW_MS, long_ago)]).entries[0], Rejection), "by now it lies in the past"
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0])
+def test_without_a_kafka_timestamp_there_is_no_future(decoder, timestamp):
+    assert isinstance(decoder.decode([at(MAX_TIME_MS, timestamp)]).entries[0], Item)
+
+
+def test_unused_types_are_counted():
+    records = [event_at(NOW_MS, event_type=kind) for kind in ("like", "buy", "cart", "buy")]
+    decoded = EventDecoder(["like"]).decode(records)
+    assert decoded.unused_types == {"buy": 2, "cart": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"features": {"smell": feature()}},
+        {"features": {}, "content": {"text": Content(text="hello")}},
+        {"features": {}, "neighbors": ("b",)},
+        {"features": {}},
+    ],
+)
+def test_a_partial_message_of_nothing_the_space_uses_is_left_to_what_is_known_of_the_item(fields):
+    decoder = ItemDecoder(Contract(SPEC))
+    (unused,) = decoder.decode([record(message(partial=True, **fields))]).entries
+    assert isinstance(unused, Unused)
+    assert (unused.id, unused.rejection.reason) == ("a", Reason.NO_MODALITY)
+    (rejection,) = decoder.decode([record(message(**fields))]).entries
+    assert rejection == unused.rejection._replace(record=rejection.record)

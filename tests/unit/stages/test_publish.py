@@ -11,11 +11,13 @@ from worker.records import Delete, Item, TopicPartition
 from worker.roles.items import ItemFormat
 from worker.settings import Settings
 from worker.stages.fuse import Fused, FusedSlice, Vector
-from worker.stages.publish import Producers, Publisher, Unacknowledged, carried_headers
+from worker.stages.publish import Producers, Publisher, Unacknowledged
 from worker.topics import topics_of
 
 OUTPUT = ItemFormat(topics_of("items", Settings()), "space", "f2", 2)
 VECTOR = Vector(b"\x00\x3c\x00\x00", ("text",))
+
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture
@@ -62,12 +64,12 @@ def tenure() -> Tenure:
 
 
 def test_a_vector_says_where_it_comes_from(cluster, lease, tenure):
-    trace = [("traceparent", b"00-1"), ("secret", b"x"), ("tracestate", b"y")]
+    trace = [("traceparent", TRACE), ("secret", b"x"), ("tracestate", b"y")]
     publisher(cluster, lease).publish(fused(tenure, item("a", 5, trace)))
     (record,) = cluster.records("item-vectors")
     vector = decode(ItemVector, record.value)
     assert (record.partition, record.key) == (1, b"a")
-    assert record.headers == (("traceparent", b"00-1"), ("tracestate", b"y"))
+    assert record.headers == (("traceparent", TRACE), ("tracestate", b"y"))
     assert (vector.item_id, vector.revision, vector.event_time_ms, vector.source_offset) == ("a", 3, 77, 5)
     assert (vector.space_id, vector.modalities, vector.vector.data) == ("space", ("text",), VECTOR.data)
 
@@ -160,7 +162,3 @@ def test_unacknowledged_records_are_bounded_but_a_large_slice_gets_through(tenur
     assert not unacknowledged.wait_for_room(1, 0)
     unacknowledged.clear()
     assert unacknowledged.wait_for_room(1, 0)
-
-
-def test_a_record_without_headers_carries_none():
-    assert carried_headers(FakeRecord()) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from hashlib import blake2b
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from schemas import Dtype, Feature
+from schemas import Dtype, Feature, looks_like_seconds, time_problem
+from schemas.times import MAX_TIME_MS
+from worker.data.load import MAX_FUTURE_MS
 
 TIME_UNITS: Mapping[str, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 """Milliseconds in each."""
@@ -83,9 +86,19 @@ def to_time_ms(column: str, value: Any, unit_ms: float) -> int | None:
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return round(aware.timestamp() * 1000)
+        return _checked_time(column, round(aware.timestamp() * 1000))
     number = to_number(column, value)
-    return None if number is None else round(number * unit_ms)
+    return None if number is None else _checked_time(column, round(number * unit_ms))
+
+
+def _checked_time(column: str, time_ms: int) -> int:
+    """The time, unless it is in another unit than was said, or has not come yet: workers refuse both."""
+    if looks_like_seconds(time_ms) or not 0 <= time_ms <= MAX_TIME_MS:
+        raise CellError(column, f"{time_problem(time_ms)}; see --time-unit")
+    ahead_ms = time_ms - time.time() * 1000
+    if ahead_ms > MAX_FUTURE_MS:
+        raise CellError(column, f"lies {ahead_ms / 86_400_000:,.1f} days in the future")
+    return time_ms
 
 
 def to_feature(column: str, value: Any, encoder: str, dtype: Dtype) -> Feature | None:

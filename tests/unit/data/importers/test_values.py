@@ -123,3 +123,21 @@ def test_what_is_no_vector(cell, problem):
 def test_an_event_id_says_what_the_event_says():
     assert event_id("u", "i", "like", 5, 4.0) == event_id("u", "i", "like", 5, 4.0)
     assert len({event_id("u", "i", 5), event_id("u", "i", 6), event_id("ui", "", 5), event_id("u", "i", "5")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit", "problem"),
+    [
+        (1_767_225_600, "ms", "looks like seconds: should be milliseconds since 1970; see --time-unit"),
+        (1_767_225_600_000, "us", "looks like seconds"),
+        (1_767_225_600_000_000, "ms", "looks like microseconds"),
+        (1_767_225_600_000_000_000, "ms", "looks like nanoseconds"),
+        (1_767_225_600_000, "s", "looks like microseconds"),
+        (-1, "ms", "should be milliseconds since 1970, from 0"),
+        ("9999-12-31", "ms", "days in the future"),
+        (253_402_300_799_999, "ms", "days in the future"),
+    ],
+)
+def test_a_time_in_another_unit_or_in_the_future_is_refused_by_name(cell, unit, problem):
+    with pytest.raises(CellError, match=problem):
+        to_time_ms("t", cell, TIME_UNITS[unit])
