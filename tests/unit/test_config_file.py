@@ -128,7 +128,7 @@ def test_a_bomb_is_refused(written, content):
 
 def test_a_value_means_what_it_means_in_a_variable(written, monkeypatch):
     values = {
-        "kafka.client_id": "no", "kafka.group_id": "0123", "kafka.group_instance_id": "12:30:00", "http.port": "09464",
+        "kafka.client_id": "no", "kafka.group_id": "0123", "kafka.sasl_username": "12:30:00", "http.port": "09464",
         "transaction.id": "2026-11-30", "kafka.check_crcs": "off", "kafka.linger_ms": "1_0",
         "shutdown.drain_timeout_s": "2e1", "roles": "users,items", "batch.padded_sizes": "64,512",
     }  # fmt: skip
