@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """What the URI of raw content names could not be had."""
     MODEL_FAILURE = "model_failure"
     """The model failed on this item alone."""
+    UNREADABLE = "unreadable"
+    """Not a record, but the bytes of a batch that could not be read and was left out of the log."""
     PUBLISH_REFUSED = "publish_refused"
     """The broker or the client refused the result."""
 

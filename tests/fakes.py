@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from schemas import Feature, NewItem, encode
-from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, WorkerError
+from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, UnreadableError, WorkerError
 from worker.kafka.port import (
     Commit,
     Contact,
@@ -78,6 +78,10 @@ class FakeCluster:
         self.open: dict[str, list[tuple[TopicPartition, int]]] = {}
         """What open transactions have written, by transactional id."""
         self._hidden: set[tuple[TopicPartition, int]] = set()
+        self.unreadable: set[tuple[TopicPartition, int]] = set()
+        """Records that nobody can read."""
+        self.left_out: set[tuple[TopicPartition, int]] = set()
+        """Those of them that are passed over."""
         self.lock = threading.RLock()
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Headers = ()) -> int:
@@ -118,6 +122,17 @@ class FakeCluster:
             first = max(start, self.starts.get(partition, 0))
             records = self.log[partition][first : self.stable_end(partition)]
             return [record for record in records if (partition, record.offset) not in self._hidden]
+
+    def readable(self, partition: TopicPartition, start: int) -> tuple[list[FakeRecord], UnreadableError | None]:
+        """What can be read from `start` on, and what ends it."""
+        found: list[FakeRecord] = []
+        for record in self.visible(partition, start):
+            place = (partition, record.offset)
+            if place not in self.unreadable:
+                found.append(record)
+            elif place not in self.left_out:
+                return found, UnreadableError(*partition, record.offset, "checksum", "its checksum is wrong")
+        return found, None
 
     def begin(self, transactional_id: str) -> int:
         """A producer takes an id over; returns its epoch."""
@@ -212,6 +227,9 @@ class FakeClient:
     def topics(self) -> FakeTopics:
         return FakeTopics(self)
 
+    def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
+        self.cluster.left_out |= {(partition, offset) for offset in range(first, until)}
+
 
 @dataclass
 class FakeTopics:
@@ -246,8 +264,15 @@ class FakeLog:
             end = len(self.cluster.log[partition])
             if self.cluster.stable_end(partition) < end:
                 raise CallTimeoutError("a transaction is still open")
-            records = self.cluster.visible(partition, min(start or 0, max(0, end - at_least_last)))
-            return iter([records] if records else [])
+            records, error = self.cluster.readable(partition, min(start or 0, max(0, end - at_least_last)))
+        if records:
+            yield records
+        if error is not None:
+            raise error
+
+    def unreadable(self, partition: TopicPartition, offset: int, timeout_s: float) -> UnreadableError | None:
+        with self.cluster.lock:
+            return self.cluster.readable(partition, offset)[1]
 
     def close(self) -> None:
         return
@@ -260,19 +285,27 @@ class FakeReader:
         self._cluster = cluster
         self._positions = {tp: 0 for tp in cluster.log if tp.topic == topic}
         self._ends = {tp: len(cluster.log[tp]) for tp in self._positions}
+        self._stopped: dict[TopicPartition, UnreadableError] = {}
 
     def poll(self, timeout_ms: int) -> Sequence[FakeRecord]:
         polled: list[FakeRecord] = []
         with self._cluster.lock:
             for tp, position in self._positions.items():
-                polled += self._cluster.visible(tp, position)
-                self._positions[tp] = self._cluster.stable_end(tp)
+                records, error = self._cluster.readable(tp, position)
+                polled += records
+                self._positions[tp] = self._cluster.stable_end(tp) if error is None else error.offset
+                self._stopped.pop(tp, None)
+                if error is not None:
+                    self._stopped[tp] = error
         if not polled:
             time.sleep(0.001)
         return polled
 
     def num_behind(self) -> int:
-        return sum(max(0, end - self._positions[tp]) for tp, end in self._ends.items())
+        return sum(max(0, end - self._positions[tp]) for tp, end in self._ends.items() if tp not in self._stopped)
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        return list(self._stopped.values())
 
     def look_again(self) -> None:
         self._ends = {tp: len(self._cluster.log[tp]) for tp in self._positions}
@@ -290,6 +323,7 @@ class FakeConsumer:
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._pending: list[tuple[str, list[TopicPartition]]] = []
+        self._unreadable: list[UnreadableError] = []
         self.evicted = False
         self.silent_since: float | None = None
         """Monotonic time since when no broker answers."""
@@ -311,13 +345,21 @@ class FakeConsumer:
         with self._cluster.lock:
             self._reset_positions()
             for tp in sorted(set(self._positions) - self._paused):
-                records = self._cluster.visible(tp, self._positions[tp])[:max_records]
+                records, error = self._cluster.readable(tp, self._positions[tp])
+                records = records[:max_records]
                 if records:
                     polled[tp] = records
                     self._positions[tp] = records[-1].offset + 1
+                elif error is not None:
+                    self._unreadable.append(error)
+                    self._paused.add(tp)
                 else:  # over what is hidden
                     self._positions[tp] = self._cluster.stable_end(tp)
         return polled
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        found, self._unreadable = self._unreadable, []
+        return found
 
     def _apply(self, event: str, partitions: list[TopicPartition]) -> None:
         assert self._listener is not None

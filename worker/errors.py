@@ -17,7 +17,8 @@
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
         ├── ReplacedError              a producer's place is taken: by another one, or because its transaction timed out
-        └── RecordTooLargeError        the broker or the client refuses a record of this size
+        ├── RecordTooLargeError        the broker or the client refuses a record of this size
+        └── UnreadableError    14      a batch in a log cannot be read: its partition waits
 
 Errors of the Kafka client are translated once, in `worker.kafka`; nothing else imports them. A record that cannot be
 processed is not an error of the process: it is a `worker.records.Rejection`, a value.
@@ -135,3 +136,47 @@ class RecordTooLargeError(ClientError):
     """A record is larger than the topic or the client accepts."""
 
     retriable = False
+
+
+BATCH_FAULTS = ("refused", "length", "format", "checksum", "codec", "data", "records", "too_large")
+"""Why a batch cannot be read: the broker refuses it; or its length, its format, its checksum, its compression, what it
+unpacks to or the records in it are wrong; or a record is larger than this reader takes."""
+
+
+class UnreadableError(ClientError):
+    """A batch in a log cannot be read. What lies before it has been; what lies behind it waits.
+
+    The message names partition and offset, and what to do.
+    """
+
+    exit_code = 14
+    retriable = False
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        fault: str,
+        detail: str,
+        *,
+        next_offset: int | None = None,
+        num_bytes: int = 0,
+        raw: bytes = b"",
+    ) -> None:
+        super().__init__(
+            f"{topic}/{partition} cannot be read on from offset {offset}: {detail}; mend the log, or leave out what "
+            f"cannot be read: align-worker dlq skip {topic}/{partition}@{offset}"
+        )
+        self.topic, self.partition = topic, partition
+        self.offset = offset
+        """The first one that is missing."""
+        self.fault = fault
+        """One of `BATCH_FAULTS`."""
+        self.detail = detail
+        self.next_offset = next_offset
+        """Where the next batch begins, as far as that can be seen."""
+        self.num_bytes = num_bytes
+        """Of the batch, as it lies in the log; 0 where the broker does not hand it out."""
+        self.raw = raw
+        """Its bytes."""

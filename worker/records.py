@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # records are also for commands that have no use for torch
     from worker.align.history import Event
 
 Headers = Sequence[tuple[str, bytes | None]]
+"""A name that is not UTF-8 has its odd bytes as `surrogateescape` writes them."""
 
 
 class TopicPartition(NamedTuple):
@@ -43,6 +44,26 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Headers: ...
+
+
+class OversizedRecord(NamedTuple):
+    """A record too large to be kept in memory: all of it but the value, and a key or headers that are large, too.
+
+    It is a `Record`, without being a delete.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: None
+    headers: Headers
+    num_bytes: int
+    """Of the whole record."""
+    value_bytes: int
+    """Of its value; -1 where it has none."""
+    value_sha256: bytes | None
 
 
 class RawContent(NamedTuple):

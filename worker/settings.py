@@ -202,6 +202,10 @@ class KafkaSettings(_Group):
     client_rack: str | None = None
     """Where this process runs, in the words of the brokers' `broker.rack`: mostly the name of a zone. Brokers whose
     `replica.selector.class` knows racks then have it fetch from a replica in the same place."""
+    max_record_bytes: int = Field(16 * 2**20, ge=2**16, le=2**30)
+    """Largest record, unpacked, that is taken into memory: a larger one becomes a dead letter without its value. A
+    compressed batch within its topic's limit can hold records of any size. The contract's messages have at most 16
+    MiB."""
     fetch_max_wait_ms: int = Field(500, ge=1)
     """How long the broker holds a fetch that has nothing to return. New data ends the wait at once."""
     delivery_timeout_ms: int = Field(15_000, ge=1_000)

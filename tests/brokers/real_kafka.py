@@ -103,6 +103,10 @@ class RealKafka:
     def bootstrap(self, listener: Listener) -> str:
         return ",".join(f"{HOST}:{node.address.client_ports[listener]}" for node in self._nodes)
 
+    def data_directory(self, node: int = 0) -> Path:
+        """Where a node keeps its logs."""
+        return self._nodes[node].data
+
     def client_settings(self, listener: Listener, mechanism: str = "PLAIN") -> dict[str, object]:
         """Worker settings under `kafka.` that get a client in through this listener, as the first user."""
         settings: dict[str, object] = {

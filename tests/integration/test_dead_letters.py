@@ -20,7 +20,7 @@ from worker.align import Space, command
 
 NUM_GOOD = 1_500
 OF_RAW_CONTENT = {Reason.UNDECODABLE, Reason.DECODER_FAILED, Reason.URI_REFUSED, Reason.FETCH_FAILED}
-NOT_OF_INPUTS = {Reason.MODEL_FAILURE, Reason.PUBLISH_REFUSED} | OF_RAW_CONTENT
+NOT_OF_INPUTS = {Reason.MODEL_FAILURE, Reason.PUBLISH_REFUSED, Reason.UNREADABLE} | OF_RAW_CONTENT
 
 
 @pytest.fixture(scope="session")

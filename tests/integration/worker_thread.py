@@ -22,9 +22,9 @@ class WorkerThread:
     """Runs within a `with` block, which ends with a drain and raises what the worker failed with, unless `failure` has
     been asked for."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], *, until_caught_up: bool = False) -> None:
         texts = {name: as_text(value) for name, value in settings.items()}
-        self.service = Service(load(texts), exit_process=self._exit)
+        self.service = Service(load(texts), exit_process=self._exit, until_caught_up=until_caught_up)
         self.exit_code: int | None = None
         """What the watchdog would have ended the process with."""
         self.error: BaseException | None = None

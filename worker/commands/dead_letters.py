@@ -7,20 +7,21 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from schemas import DeadLetter, SchemaError, decode
-from worker.errors import CallTimeoutError, TopicError, WorkerError
+from schemas import DeadLetter, Reason, SchemaError, decode
+from worker.errors import CallTimeoutError, ClientError, TopicError, WorkerError
 from worker.kafka.patience import patience, patiently
-from worker.kafka.port import ClientPort, Outbound, ProducerPort
+from worker.kafka.port import ClientPort, LogPort, Outbound, ProducerPort
 from worker.kafka.whole_topic import read_whole
 from worker.printable import printable, shortened
-from worker.records import Record
+from worker.records import Headers, Record, TopicPartition
 from worker.settings import Settings
 
 REPLAY_HEADER = "align-replayed-from"
 MARK_HEADER = "align-replayed"
 MARK_KEY = b"align-replayed"
+REPLAY_READ_S = 30.0
 _MAX_KEY_CHARS, _MAX_DETAIL_CHARS = 80, 300
 
 
@@ -109,8 +110,8 @@ def _offsets(text: bytes) -> Iterator[int]:
             yield int(part)
 
 
-class _Pending:
-    """Waits for the receipts of a replay."""
+class Pending:
+    """Waits for the receipts of what was sent."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -138,7 +139,7 @@ class _Pending:
             if self._error is not None:
                 raise self._error
             if not done:
-                raise CallTimeoutError(f"{self._num_waiting} replayed records were not acknowledged")
+                raise CallTimeoutError(f"{self._num_waiting} records were not acknowledged")
 
 
 def replay(
@@ -146,47 +147,79 @@ def replay(
     settings: Settings,
     letters: Iterable[Stored],
     on_sent: Callable[[Stored], None],
-    on_skipped: Callable[[Stored], None] = lambda stored: None,
+    on_skipped: Callable[[Stored, str], None] = lambda stored, why: None,
     chunk: int = 200,
 ) -> int:
     """Send the original records again, to their topic and partition, with their bytes, key and headers.
 
     Every `chunk` of them is marked in the dead-letter topic once it is acknowledged, for `read_replayed`. What a replay
     that is interrupted has not marked yet, at most a chunk, the next one sends again. That does no harm, as a replayed
-    item that has been overtaken does none: the worker's revision order drops it, and an event counts once. A record
-    with neither key nor value, a delete of nothing, is skipped: no cause of it can go, and the client cannot write it.
-    Returns how many were sent; on an error, `on_sent` has been called for exactly those that are marked.
+    item that has been overtaken does none: the worker's revision order drops it, and an event counts once. What the
+    dead letter does not have whole is read from its log. Skipped, with the reason for people: a record with neither key
+    nor value, a delete of nothing, because no cause of it can go, and the client cannot write it; what is not whole in
+    the log either; and what never was a record. Returns how many were sent; on an error, `on_sent` has been called for
+    exactly those that are marked.
     """
     producer = patiently("opening a producer", client.producer, *patience(settings.kafka))
+    log = client.log()
     num_sent = 0
     try:
         waiting: list[Stored] = []
-        pending = _Pending()
+        pending = Pending()
         for stored in letters:
-            if stored.letter.key is None and stored.letter.value is None:
-                on_skipped(stored)
+            original = _original(log, stored.letter)
+            if isinstance(original, str):
+                on_skipped(stored, original)
                 continue
-            _send(producer, stored, pending)
+            _send(producer, stored, original, pending)
             waiting.append(stored)
             if len(waiting) >= chunk:
                 num_sent += _settle(producer, pending, waiting, settings, on_sent)
         num_sent += _settle(producer, pending, waiting, settings, on_sent)
     finally:
         producer.close(1.0)
+        log.close()
     return num_sent
 
 
-def _send(producer: ProducerPort, stored: Stored, pending: _Pending) -> None:
+class Original(NamedTuple):
+    """What a dead letter was made of."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def _original(log: LogPort, letter: DeadLetter) -> Original | str:
+    """The record, or why it cannot be sent again."""
+    if letter.reason == Reason.UNREADABLE:
+        return "it is a batch that could not be read, and no record"
+    if letter.is_whole:
+        if letter.key is None and letter.value is None:
+            return "it has neither key nor value"
+        return Original(letter.key, letter.value, letter.original_headers)
+    partition = TopicPartition(letter.topic, letter.partition)
+    try:
+        for records in log.read(partition, letter.offset, timeout_s=REPLAY_READ_S):
+            if records[0].offset == letter.offset:
+                return Original(records[0].key, records[0].value, records[0].headers)
+            break
+    except ClientError as error:
+        return f"it is not whole, and the log cannot be read: {error.one_line()}"
+    return "it is not whole, and the log no longer has the record"
+
+
+def _send(producer: ProducerPort, stored: Stored, original: Original, pending: Pending) -> None:
     letter = stored.letter
-    headers = [(name, value) for name, value in letter.headers if name != REPLAY_HEADER]
+    headers = [(name, value) for name, value in original.headers if name != REPLAY_HEADER]
     headers.append((REPLAY_HEADER, stored.position.encode()))
     pending.expect_one()
-    producer.send([Outbound(letter.topic, letter.partition, letter.key, letter.value, headers, pending)])
+    producer.send([Outbound(letter.topic, letter.partition, original.key, original.value, headers, pending)])
 
 
 def _settle(
     producer: ProducerPort,
-    pending: _Pending,
+    pending: Pending,
     waiting: list[Stored],
     settings: Settings,
     on_sent: Callable[[Stored], None],
@@ -202,7 +235,7 @@ def _settle(
     return num_settled
 
 
-def _mark(producer: ProducerPort, pending: _Pending, replayed: Sequence[Stored], topic: str) -> None:
+def _mark(producer: ProducerPort, pending: Pending, replayed: Sequence[Stored], topic: str) -> None:
     """Note what was replayed where it lies: a record without a value, which is kept as long as the letters are, and
     which readers of dead letters pass by."""
     offsets: dict[int, list[int]] = {}
@@ -224,7 +257,8 @@ def summary(stored: Stored) -> dict[str, Any]:
         "partition": letter.partition,
         "offset": letter.offset,
         "key": _text(letter.key),
-        "num_bytes": len(letter.value or b""),
+        "num_bytes": len(letter.value or b"") if letter.is_whole else letter.original_bytes,
+        "is_whole": letter.is_whole,
         "reason": str(letter.reason),
         "stage": letter.stage,
         "detail": letter.detail,
@@ -240,6 +274,8 @@ def full(stored: Stored) -> dict[str, Any]:
         "worker_version": letter.worker_version,
         "space_id": letter.space_id,
         "headers": [[name, _base64(value)] for name, value in letter.headers],
+        "header_names": [None if name is None else _base64(name) for name in letter.header_names or ()],
+        "value_sha256": None if letter.value_sha256 is None else letter.value_sha256.hex(),
         "key_base64": _base64(letter.key),
         "value_base64": _base64(letter.value),
     }

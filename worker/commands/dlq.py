@@ -1,4 +1,4 @@
-"""`align-worker dlq`: listing, showing and replaying dead letters."""
+"""`align-worker dlq`: listing, showing and replaying dead letters, and leaving out what cannot be read at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_dlq(commands: Any) -> None:
     """The commands and their flags."""
-    dlq = commands.add_parser("dlq", help="list, show and replay dead letters")
+    dlq = commands.add_parser("dlq", help="list, show and replay dead letters, skip what is unreadable")
     actions = dlq.add_subparsers(metavar="COMMAND", required=True)
     for name, function, help_text, example in (
         ("list", _dlq_list, "one line per dead letter", "--since 2h --reason wrong_shape"),
@@ -48,6 +48,11 @@ def add_dlq(commands: Any) -> None:
             action.add_argument("--quiet", action="store_true", help="print nothing but errors")
         action.add_argument("--json", action="store_true", help="one JSON object per line")
         add_settings(action)
+    help_text = "have all workers of the group pass over a batch that cannot be read"
+    skip = add_command(actions, "skip", _dlq_skip, help_text, example="items/3@1234")
+    skip.add_argument("place", metavar="TOPIC/PARTITION@OFFSET", help="as the log and the status page name it")
+    skip.add_argument("--yes", action="store_true", help="do it; without, only say what would be left out")
+    add_settings(skip)
 
 
 def _dlq_list(arguments: argparse.Namespace) -> int:
@@ -106,7 +111,7 @@ def _dlq_replay(arguments: argparse.Namespace) -> int:
             settings,
             wanted(),
             on_sent=lambda stored: _tell(arguments, "sent", stored),
-            on_skipped=lambda stored: _tell(arguments, "skipped, it has neither key nor value:", stored),
+            on_skipped=lambda stored, why: _tell(arguments, f"skipped, {why}:", stored),
         )
         if not (arguments.json or arguments.quiet):
             print(f"{num_sent} records sent")
@@ -181,3 +186,24 @@ def _letters(client: ClientPort, settings: Settings, selection: Selection) -> It
     from worker.commands.dead_letters import read_letters
 
     return selection.of(read_letters(client, settings.topics.dead_letters))
+
+
+def _dlq_skip(arguments: argparse.Namespace) -> int:
+    from worker.commands.skipping import cost, find_gap, leave_out, parsed_place
+
+    partition, offset = parsed_place(arguments.place)
+    settings = settings_from(arguments)
+    client = connected(settings)
+    gap = find_gap(client, partition, offset)
+    print(gap.text())
+    print(cost(partition.topic, settings))
+    if not arguments.yes:
+        say(f"nothing has been done: --yes leaves it out for group {settings.kafka.group_id}")
+        return 1
+    kept = leave_out(client, settings, gap)
+    print("Its bytes are in the dead letters." if kept else "Its bytes could not be kept whole as a dead letter.")
+    print(
+        f"Left out for group {settings.kafka.group_id}: a worker that waits there reads on within half a minute, at "
+        f"offset {gap.until}."
+    )
+    return 0

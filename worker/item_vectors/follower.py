@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from schemas import ItemVector, SchemaError, decode
-from worker.errors import ClientError
+from worker.errors import ClientError, UnreadableError
 from worker.item_vectors.source_offset import of_deletion
 from worker.item_vectors.table import ItemTable, ItemUpdate
 from worker.kafka.port import ClientPort, ReaderPort
@@ -45,6 +45,9 @@ class Catalogue:
         """Vectors of another space, and records that are no vectors."""
         self.num_behind = 0
         """Records still to be read before the table is ready."""
+        self.unreadable: Sequence[UnreadableError] = ()
+        """Partitions that cannot be read on. The table lacks what lies behind, as though it had not been published yet:
+        who is made of it waits."""
 
     def step(self) -> None:
         """Read on; returns after a moment when there is nothing."""
@@ -55,6 +58,7 @@ class Catalogue:
                 self._reader.look_again()
                 self._looks_again = True
             records = self._reader.poll(POLL_TIMEOUT_MS)
+            self._note_unreadable(self._reader.unreadable())
             if not self.is_ready or self._looks_again:
                 self.num_behind = self._reader.num_behind()
         except ClientError as error:
@@ -70,10 +74,16 @@ class Catalogue:
             self.is_ready = True
         self._is_read_again = self._looks_again and self.num_behind == 0
 
+    def _note_unreadable(self, found: Sequence[UnreadableError]) -> None:
+        for error in found:
+            if error not in self.unreadable:
+                log.error("%s", error.one_line(), extra={"action": "unreadable"})
+        self.unreadable = found
+
     def is_up_to_date(self) -> bool:
         """Whether everything has been read, and is in the news, that lay in the topic when this was first asked."""
         self._is_asked = True
-        return self._is_read_again
+        return self._is_read_again and not self.unreadable
 
     def news(self) -> tuple[list[str], list[str]]:
         """Items that have appeared, and that have changed, since the last call. Never waits."""

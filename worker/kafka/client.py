@@ -16,6 +16,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from schemas import DEFAULT_LIMITS
 from worker.errors import CallTimeoutError
 from worker.kafka.admin import KafkaPythonTopics, add_topics, change_topics, existing_topics, num_brokers
 from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
@@ -26,8 +27,10 @@ from worker.kafka.log import LOG_FETCH_BYTES, KafkaPythonLog
 from worker.kafka.port import Lease, TopicDescription
 from worker.kafka.producer import KafkaPythonProducer, KafkaPythonTransactionalProducer
 from worker.kafka.reader import READER_METADATA_MS, KafkaPythonReader
+from worker.kafka.skips import KafkaPythonSkips, Skip
 from worker.kafka.translation import translated
-from worker.kafka.unpacking import unpack_quickly
+from worker.kafka.unpacking import Unpacking
+from worker.records import TopicPartition
 from worker.settings import KafkaSettings
 
 # A transaction begins while the broker still ends the one before, and is told to come back.
@@ -48,6 +51,7 @@ class KafkaPythonClient:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._common = connection_config(settings)
+        self._skips = KafkaPythonSkips(lambda group_id: self._open_groupless(group_id=group_id), settings.group_id)
 
     def connect(self) -> None:
         wait_for_broker(self._settings, self._common)
@@ -94,9 +98,9 @@ class KafkaPythonClient:
                 check_crcs=settings.check_crcs,
                 metrics_enabled=False,
             )
-        unpack_quickly(consumer)
         note_fetches(consumer, answers)
-        return KafkaPythonConsumer(consumer, answers, settings, self._common)
+        unpacking = Unpacking(consumer, settings.max_record_bytes)
+        return KafkaPythonConsumer(consumer, answers, unpacking, self._skips, settings, self._common)
 
     def producer(self, lease: Lease | None = None) -> KafkaPythonProducer:
         settings, fence = self._settings, Fence(lease)
@@ -149,17 +153,29 @@ class KafkaPythonClient:
 
     def reader(self, topic: str) -> KafkaPythonReader:
         with translated(f"reading {topic}"):
-            return KafkaPythonReader(self._open_groupless(metadata_max_age_ms=READER_METADATA_MS), topic)
+            opened = self._open_reader(metadata_max_age_ms=READER_METADATA_MS)
+            return KafkaPythonReader(*opened, self._skips, topic)
 
     def log(self) -> KafkaPythonLog:
         short_wait_ms = min(self._settings.fetch_max_wait_ms, 100)
         return KafkaPythonLog(
-            lambda: self._open_groupless(fetch_max_wait_ms=short_wait_ms, max_partition_fetch_bytes=LOG_FETCH_BYTES),
+            lambda: self._open_reader(fetch_max_wait_ms=short_wait_ms, max_partition_fetch_bytes=LOG_FETCH_BYTES),
             lambda: self._open_groupless("read_uncommitted"),
+            self._skips,
         )
 
     def topics(self) -> KafkaPythonTopics:
         return KafkaPythonTopics(lambda: open_client(KafkaAdminClient, **self._common))
+
+    def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
+        self._skips.add(partition, Skip(first, until))
+
+    def _open_reader(self, **config: Any) -> tuple[KafkaConsumer, Unpacking]:
+        """What we have written ourselves may be larger than a message: a dead letter, what is remembered of an item.
+        What is larger still is no record of ours: with its value left out, it would look like a delete."""
+        consumer = self._open_groupless(**config)
+        largest = max(self._settings.max_record_bytes, DEFAULT_LIMITS.dead_letter_bytes)
+        return consumer, Unpacking(consumer, largest, refuses_larger=True)
 
     def _admin(self) -> contextlib.closing[KafkaAdminClient]:
         return contextlib.closing(open_client(KafkaAdminClient, **self._common))
@@ -167,11 +183,10 @@ class KafkaPythonClient:
     def _open_groupless(self, isolation: str = ISOLATION, **config: Any) -> KafkaConsumer:
         if not self.reachable():
             raise CallTimeoutError(f"no broker answers at {self._settings.bootstrap_servers}")
-        consumer = open_client(
+        return open_client(
             KafkaConsumer,
             **self._common,
-            **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, **config},
-            group_id=None,
+            **{"fetch_max_wait_ms": self._settings.fetch_max_wait_ms, "group_id": None, **config},
             client_rack=self._settings.client_rack or "",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -179,5 +194,3 @@ class KafkaPythonClient:
             check_crcs=self._settings.check_crcs,
             metrics_enabled=False,
         )
-        unpack_quickly(consumer)
-        return consumer

@@ -18,13 +18,15 @@ from kafka.errors import (
 from kafka.structs import MemberState
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from worker.errors import ConfigError
+from worker.errors import ConfigError, UnreadableError
 from worker.kafka.connection import CALL_TIMEOUT_MS
 from worker.kafka.contact import Answers
 from worker.kafka.membership import leave_group
 from worker.kafka.port import Commit, Contact, Membership, PartitionListener
+from worker.kafka.skips import KafkaPythonSkips
 from worker.kafka.structs import kafka_commits, kafka_partition
 from worker.kafka.translation import translated
+from worker.kafka.unpacking import Unpacking
 from worker.records import Record, TopicPartition
 from worker.settings import KafkaSettings
 
@@ -35,11 +37,20 @@ class KafkaPythonConsumer:
     """A member of the consumer group."""
 
     def __init__(
-        self, consumer: KafkaConsumer, answers: Answers, settings: KafkaSettings, common: Mapping[str, Any]
+        self,
+        consumer: KafkaConsumer,
+        answers: Answers,
+        unpacking: Unpacking,
+        skips: KafkaPythonSkips,
+        settings: KafkaSettings,
+        common: Mapping[str, Any],
     ) -> None:
         """`common`: how all clients connect."""
         self._consumer = consumer
         self._answers = answers
+        self._unpacking = unpacking
+        self._skips = skips
+        self._unreadable: list[UnreadableError] = []
         self._settings = settings
         self._common = common
         self._num_partitions: dict[str, int | None] = {}
@@ -61,7 +72,18 @@ class KafkaPythonConsumer:
                 polled: Mapping[TopicPartition, Sequence[Record]] = self._consumer.poll(timeout_ms, max_records)
             self._drive_join_on()
             self._ask_for_new_partitions()
-            return polled
+        for partition, error in self._unpacking.take_faults().items():
+            if (until := self._skips.behind(error)) is None:
+                self._unreadable.append(error)
+            elif partition in self._consumer.assignment():
+                with translated("seeking"):
+                    self._consumer.seek(partition, until)
+                    self._consumer.resume(partition)
+        return polled
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        found, self._unreadable = self._unreadable, []
+        return found
 
     def _drive_join_on(self) -> None:
         """Have the next poll wait on for a join that this one has begun and not seen the end of.

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
+from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from worker.errors import CallTimeoutError
+from worker.errors import CallTimeoutError, UnreadableError
 from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.skips import KafkaPythonSkips
 from worker.kafka.structs import kafka_partition
 from worker.kafka.translation import translated
+from worker.kafka.unpacking import Unpacking
 from worker.records import Record, TopicPartition
 
 # What a reader of logs hands over at once, and a store takes over in one transaction: larger ones are cheaper there.
@@ -24,9 +27,15 @@ class KafkaPythonLog:
     """Looks at partitions one after the other through two consumers, which are replaced after a failure: one reads, the
     other one asks for ends, because the first is told of no more than it may read."""
 
-    def __init__(self, open_consumer: Callable[[], KafkaConsumer], open_surveyor: Callable[[], KafkaConsumer]) -> None:
-        self._open, self._open_surveyor = open_consumer, open_surveyor
+    def __init__(
+        self,
+        open_consumer: Callable[[], tuple[KafkaConsumer, Unpacking]],
+        open_surveyor: Callable[[], KafkaConsumer],
+        skips: KafkaPythonSkips,
+    ) -> None:
+        self._open, self._open_surveyor, self._skips = open_consumer, open_surveyor, skips
         self._consumer: KafkaConsumer | None = None
+        self._unpacking: Unpacking | None = None
         self._surveyor: KafkaConsumer | None = None
 
     def beginning(self, partition: TopicPartition, timeout_s: float) -> int:
@@ -48,7 +57,7 @@ class KafkaPythonLog:
             first = surveyor.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
             end = surveyor.end_offsets([tp], timeout_ms=timeout_ms)[tp]
             position = max(first, min(first if start is None else start, end - at_least_last))
-            consumer.seek(tp, position)
+            self._go_to(consumer, tp, position)
             deadline = time.monotonic() + timeout_s
             # The position, not the last record, says when the end is reached: markers and compacted offsets have none.
             while position < end:
@@ -57,6 +66,10 @@ class KafkaPythonLog:
                     records = [record for record in records if record.offset < end]
                 if records:
                     yield records
+                if (error := self._fault()) is not None:
+                    if (until := self._skips.behind(error)) is None:
+                        raise error
+                    self._go_to(consumer, tp, until)
                 previous, position = position, consumer.position(tp, timeout_ms=timeout_ms)
                 if position > previous:
                     deadline = time.monotonic() + timeout_s
@@ -65,6 +78,34 @@ class KafkaPythonLog:
                         f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}; if it "
                         f"stays there, the brokers have left a transaction open: kafka-transactions.sh find-hanging"
                     )
+
+    def unreadable(self, partition: TopicPartition, offset: int, timeout_s: float) -> UnreadableError | None:
+        tp, timeout_ms = kafka_partition(partition), _call_timeout_ms(timeout_s)
+        with self._used(f"reading {partition.topic}/{partition.partition}") as (consumer, surveyor):
+            consumer.assign([tp])
+            end = surveyor.end_offsets([tp], timeout_ms=timeout_ms)[tp]
+            self._go_to(consumer, tp, offset)
+            deadline = time.monotonic() + timeout_s
+            while offset < end:
+                if consumer.poll(timeout_ms=500, max_records=1).get(tp):
+                    return None
+                if (error := self._fault()) is not None:
+                    return error
+                if consumer.position(tp, timeout_ms=timeout_ms) != offset:  # over what is no record, to where none is
+                    return None
+                if time.monotonic() > deadline:
+                    raise CallTimeoutError(f"reading {partition.topic}/{partition.partition}: nothing came in time")
+        return None
+
+    def _fault(self) -> UnreadableError | None:
+        assert self._unpacking is not None  # it comes with the consumer
+        return next(iter(self._unpacking.take_faults().values()), None)
+
+    def _go_to(self, consumer: KafkaConsumer, tp: KafkaTopicPartition, offset: int) -> None:
+        """A partition that could not be read is paused, and stays so when it is assigned again."""
+        self._fault()
+        consumer.seek(tp, offset)
+        consumer.resume(tp)
 
     def close(self) -> None:
         consumers = self._consumer, self._surveyor
@@ -78,7 +119,7 @@ class KafkaPythonLog:
         with translated(doing):
             try:
                 if self._consumer is None:
-                    self._consumer = self._open()
+                    self._consumer, self._unpacking = self._open()
                 if self._surveyor is None:
                     self._surveyor = self._open_surveyor()
                 yield self._consumer, self._surveyor

@@ -175,7 +175,7 @@ class _Rebindable(NamedTuple):
 def _headers(headers: Headers) -> bytes:
     parts = [_varint(len(headers))]
     for name, value in headers:
-        encoded = name.encode()
+        encoded = name.encode(errors="surrogateescape")  # as the bytes came
         # kafka-python's own records cannot have a null here, and theirs and ours are to be the same.
         parts += (_varint(len(encoded)), encoded, _varint(len(value or b"")), value or b"")
     return b"".join(parts)

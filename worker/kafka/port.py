@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from worker.errors import WorkerError
+from worker.errors import UnreadableError, WorkerError
 from worker.records import Headers, Record, TopicPartition
 
 _BATCH_OVERHEAD_BYTES = 128  # record batch header (61 bytes) and the record's own lengths, rounded up
+
+
+def num_name_bytes(name: str) -> int:
+    """Of a header's name in the log."""
+    return len(name) if name.isascii() else len(name.encode(errors="surrogateescape"))
 
 
 class Commit(NamedTuple):
@@ -87,7 +92,7 @@ class Outbound(NamedTuple):
         """What it takes in the log, or a little more."""
         num_bytes = len(self.key or b"") + len(self.value or b"") + _BATCH_OVERHEAD_BYTES
         if self.headers:
-            num_bytes += sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
+            num_bytes += sum(num_name_bytes(name) + len(value or b"") + 10 for name, value in self.headers)
         return num_bytes
 
 
@@ -116,6 +121,11 @@ class ConsumerPort(Protocol):
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None: ...
 
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]: ...
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        """The partitions that the polls since the last call could not read on. They are paused; resumed, they are read
+        from the same place again."""
+        ...
 
     def is_stable(self) -> bool:
         """Whether this member has joined and no rebalance runs, as far as it knows. Any thread."""
@@ -234,8 +244,13 @@ class LogPort(Protocol):
         transactions before it have ended. One partition at a time.
 
         Begins `at_least_last` offsets before the end if `start` is later than that. A start that the log no longer has
-        means its beginning.
+        means its beginning. Raises `UnreadableError` behind the last record that can be read.
         """
+        ...
+
+    def unreadable(self, partition: TopicPartition, offset: int, timeout_s: float) -> UnreadableError | None:
+        """What keeps the partition from being read from `offset` on, whether or not it is left out; None where nothing
+        does. In the error, the bytes of the batch and where the next one begins, as far as they can be had."""
         ...
 
     def close(self) -> None: ...
@@ -260,7 +275,12 @@ class ReaderPort(Protocol):
         ...
 
     def num_behind(self) -> int:
-        """Offsets up to where the topic ended when the reader was made, or last looked."""
+        """Offsets up to where the topic ended when the reader was made, or last looked. Partitions that cannot be read
+        on count as read."""
+        ...
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        """The partitions that cannot be read on at present. Now and then it is tried again."""
         ...
 
     def look_again(self) -> None:
@@ -321,6 +341,11 @@ class ClientPort(Protocol):
 
     def topics(self) -> TopicsPort:
         """Any thread. Connects when it is first asked for something."""
+        ...
+
+    def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
+        """Have all readers of this group's name pass over the offsets from `first` up to, and without, `until`, where
+        they cannot read them. Any thread."""
         ...
 
     def reachable(self) -> bool:

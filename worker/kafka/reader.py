@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
+from worker.errors import UnreadableError
 from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.skips import KafkaPythonSkips
 from worker.kafka.translation import translated
+from worker.kafka.unpacking import Unpacking
 from worker.records import Record
 
 log = logging.getLogger(__name__)
 
 READER_MAX_RECORDS = 2_000
+UNREADABLE_RETRY_S = 15.0
 READER_METADATA_S = 60.0  # how soon a reader finds partitions that a topic is given later
 READER_METADATA_MS = 10_000  # how soon it finds out that the topic was deleted and made again
 
@@ -24,9 +29,13 @@ READER_METADATA_MS = 10_000  # how soon it finds out that the topic was deleted 
 class KafkaPythonReader:
     """Reads all partitions of a topic from their beginning, those that it is given later included."""
 
-    def __init__(self, consumer: KafkaConsumer, topic: str) -> None:
+    def __init__(self, consumer: KafkaConsumer, unpacking: Unpacking, skips: KafkaPythonSkips, topic: str) -> None:
         self._consumer = consumer
+        self._unpacking = unpacking
+        self._skips = skips
         self._topic = topic
+        self._stopped: dict[KafkaTopicPartition, tuple[UnreadableError, float]] = {}
+        """With when to try again, monotonic."""
         self._look_again_at = 0.0
         self._topic_id: Any = None
         try:
@@ -50,13 +59,20 @@ class KafkaPythonReader:
             self._begin_again_in_new_log()
             if time.monotonic() > self._look_again_at:
                 self._take_new_partitions()
+            self._retry_due(time.monotonic())
             polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=READER_MAX_RECORDS)
+            self._stop_unreadable()
+            for tp in polled:
+                if tp in self._stopped and self._stopped[tp][1] == inf:
+                    del self._stopped[tp]
         return [record for records in polled.values() for record in records]
 
     def num_behind(self) -> int:
         with translated(f"reading {self._topic}"):
             return sum(
-                max(0, end - self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS)) for tp, end in self._ends.items()
+                max(0, end - self._consumer.position(tp, timeout_ms=CALL_TIMEOUT_MS))
+                for tp, end in self._ends.items()
+                if tp not in self._stopped
             )
 
     def _current_id(self) -> Any:
@@ -78,7 +94,29 @@ class KafkaPythonReader:
             partitions = [KafkaTopicPartition(self._topic, number) for number in sorted(numbers)]
             self._consumer.assign(partitions)
             self._consumer.seek_to_beginning(*partitions)
+            self._consumer.resume(*partitions)
+            self._stopped.clear()
             self._ends = self._find_ends()
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        return [error for error, _ in self._stopped.values()]
+
+    def _stop_unreadable(self) -> None:
+        for tp, error in self._unpacking.take_faults().items():
+            until = self._skips.behind(error)
+            if until is None:
+                self._stopped[tp] = (error, time.monotonic() + UNREADABLE_RETRY_S)
+            else:
+                self._stopped.pop(tp, None)
+                self._consumer.seek(tp, until)
+                self._consumer.resume(tp)
+
+    def _retry_due(self, now: float) -> None:
+        """Try again what could not be read; it counts as stopped until records have come of it."""
+        for tp, (error, due) in self._stopped.items():
+            if now >= due:
+                self._stopped[tp] = (error, inf)
+                self._consumer.resume(tp)
 
     def close(self) -> None:
         self._consumer.close(timeout_ms=1_000)

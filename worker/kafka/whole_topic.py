@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from worker.errors import ClientError, TopicError
+from worker.errors import ClientError, TopicError, UnreadableError
 from worker.kafka.patience import patiently
 from worker.kafka.port import ClientPort, LogPort
 from worker.records import Record, TopicPartition
@@ -19,7 +19,8 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
     """Every record from the beginning of a topic to its present end, partition by partition.
 
     The ends are those at the first step, all at once: what comes later is left out, in every partition. Raises
-    `TopicError`, naming the setting, for a topic that does not exist.
+    `TopicError`, naming the setting, for a topic that does not exist; and `UnreadableError`, after everything that can
+    be read, where a partition cannot be read to its end.
     """
     described = patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S)
     if topic not in described:
@@ -27,8 +28,14 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
     partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
     with closing(client.log()) as log:
         ends = [_end(log, partition) for partition in partitions]
+        unreadable: UnreadableError | None = None
         for partition, end in zip(partitions, ends, strict=True):
-            yield from _read(log, partition, end)
+            try:
+                yield from _read(log, partition, end)
+            except UnreadableError as error:
+                unreadable = unreadable or error
+        if unreadable is not None:
+            raise unreadable
 
 
 def _end(log: LogPort, partition: TopicPartition) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from worker.errors import UnreadableError
 from worker.kafka.port import Commit, Membership
 from worker.monitoring.metrics import Metrics
 from worker.partitions.batch_slice import BatchSlice
@@ -33,11 +34,15 @@ class Held:
     state: PartitionState = PartitionState.NEW
     tenure: Tenure | None = None
     stopped_until: float = 0.0
-    """Monotonic time before which a stopped partition is not begun again."""
+    """Monotonic time before which a stopped partition, or one whose state cannot be read, is not tried again."""
     detail: str = ""
     """Why it is stopped, or what restoring it has met."""
     reason: StopReason | None = None
     """Why it is stopped."""
+    unreadable: UnreadableError | None = None
+    """What keeps it from going on: a batch of its own, or of what it is restored from."""
+    num_tries: int = 0
+    """To read that."""
     not_running_since: float = field(default_factory=time.monotonic)
     """Monotonic time since when it has not been running, if it is not."""
     behind_since: float = field(default_factory=time.monotonic)

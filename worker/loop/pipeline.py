@@ -26,6 +26,7 @@ from worker.errors import (
     StateError,
     SystemicError,
     TopicError,
+    UnreadableError,
     WorkerError,
 )
 from worker.kafka.patience import patience, patiently
@@ -43,6 +44,7 @@ from worker.monitoring.watchdog import Vitals
 from worker.partitions.lease import MembershipLease, boottime, lease_seconds
 from worker.partitions.placement import Placement
 from worker.partitions.state import PartitionState, StopReason
+from worker.partitions.tenure import Tenure
 from worker.records import Notice, Record, TopicPartition
 from worker.roles.role import Role
 from worker.settings import Settings
@@ -64,6 +66,9 @@ NUM_QUIET_LOOKS = 2
 NUM_SAMPLED = 16  # keys of a poll; a look at one takes some microseconds
 DEAD_LETTER_RETRY_S = 15.0
 WAIT_STEP_S = 0.1
+UNREADABLE_RETRY_S = 15.0
+READ_ON_S = 5.0
+"""A partition that has run for this long since it was tried again can be read on, even if nothing has come of it."""
 
 T = TypeVar("T")
 
@@ -157,6 +162,8 @@ class Pipeline:
         self._began_at = time.monotonic()
         self.restoring_since: float | None = None
         """Monotonic time since when the partition has not been running that is restored, or about to be, longest."""
+        self._restore_again: list[tuple[float, Tenure]] = []
+        """Whose state cannot be read, and when to try again (monotonic)."""
         self.is_backlog = False
         self.num_values = 0
         self.num_state_bytes = 0
@@ -185,11 +192,13 @@ class Pipeline:
             self._begin_new()  # partitions that have just come
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
+            self._stop_unreadable()  # partitions with a batch that cannot be read
             self._accept_encoded()  # the same for what was raw content
             self._recompute()  # what has changed outside the log
             self.assignment.settle()  # receipts move the watermarks
             self._commit_due()
             self._observe_due(observe)
+            self._require_readable()
             self._look_for_end()
         self._drain(observe)
 
@@ -356,6 +365,10 @@ class Pipeline:
                 continue
             if isinstance(restored.error, SpaceError | AccessError | StateError | TopicError):
                 raise restored.error
+            if isinstance(restored.error, UnreadableError):
+                self._note_unreadable(held, restored.error)
+                self._restore_again.append((held.stopped_until, restored.tenure))
+                continue
             if restored.error is not None:
                 log.warning("%s", restored.error.one_line(), extra={"action": "restore_failed"})
                 held.detail = restored.error.one_line()
@@ -365,9 +378,65 @@ class Pipeline:
             held.to_recompute.update(dict.fromkeys(restored.recompute))
             self._take_origin(held, restored)
             held.state, held.detail, held.reason = PartitionState.RUNNING, "", None
+            held.stopped_until = time.monotonic()
         for held in self.assignment.in_state(PartitionState.STOPPED):
-            if time.monotonic() >= held.stopped_until and self._outputs.are_open:
+            if held.tenure is None and time.monotonic() >= held.stopped_until and self._outputs.are_open:
                 held.state = PartitionState.NEW
+        self._retry_unreadable(time.monotonic())
+
+    # ------------------------------------------------------------------ what cannot be read
+
+    def _stop_unreadable(self) -> None:
+        """A partition that cannot be read on finishes what lies before and waits; the others go on."""
+        for error in self._consumer.unreadable():
+            partition = TopicPartition(error.topic, error.partition)
+            # Else it was fetched before it was paused, and is read again from where it begins.
+            if partition in self.assignment and self.assignment[partition].state == PartitionState.RUNNING:
+                held = self.assignment[partition]
+                self._note_unreadable(held, error)
+                held.state, held.reason = PartitionState.STOPPED, StopReason.UNREADABLE
+
+    def _note_unreadable(self, held: Held, error: UnreadableError) -> None:
+        log.error("partition %d waits: %s", held.partition.partition, error.one_line(), extra={"action": "unreadable"})
+        held.stopped_until, held.detail = time.monotonic() + UNREADABLE_RETRY_S, error.one_line()
+        held.unreadable, held.num_tries = error, held.num_tries + 1
+
+    def _retry_unreadable(self, now: float) -> None:
+        for held in self.assignment.all():
+            if held.unreadable is None or now < held.stopped_until:
+                continue
+            if held.state == PartitionState.STOPPED and held.tenure is not None:
+                held.state, held.reason = PartitionState.RUNNING, None
+            elif held.state == PartitionState.RUNNING and now > held.stopped_until + READ_ON_S:
+                self._read_on(held)
+        for tenure in [tenure for due, tenure in self._restore_again if now >= due and tenure.is_live]:
+            self._restorer.request(tenure)
+        self._restore_again = [(due, tenure) for due, tenure in self._restore_again if now < due]
+
+    def _read_on(self, held: Held) -> None:
+        if held.unreadable is not None:
+            log.info("partition %d is read on", held.partition.partition, extra={"action": "read_on"})
+            held.unreadable, held.detail, held.num_tries = None, "", 0
+
+    def unreadable(self) -> list[UnreadableError]:
+        """What keeps partitions from going on: of the log, of what they are restored from, and of the item vectors."""
+        found = [held.unreadable for held in self.assignment.all() if held.unreadable is not None]
+        return [*found, *self.role.unreadable()]
+
+    def _require_readable(self) -> None:
+        """A run that is to end by itself ends with the error, once there is nothing else to do."""
+        if not self._until_caught_up or not self._consumer.is_stable():
+            return
+        held = self.assignment.all()
+        failed = [each.unreadable for each in held if each.unreadable is not None and each.num_tries > 1]
+        failed += self.role.unreadable()
+        is_busy = self._queue.num_records or any(
+            (each.unreadable is None and (each.state != PartitionState.RUNNING or self.lags.get(each.partition, 1)))
+            or (each.tenure is not None and each.tenure.in_flight)
+            for each in held
+        )
+        if failed and held and not is_busy:
+            raise failed[0]
 
     # ------------------------------------------------------------------ logs
 
@@ -459,6 +528,7 @@ class Pipeline:
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
             self._books.consumed(len(records))
             held.tenure.consumed(records)
+            self._read_on(held)
             if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
                 self._encoding.put(held.tenure, decoded.entries)
             else:
@@ -481,7 +551,8 @@ class Pipeline:
                 self.assignment[partition].to_recompute.update(dict.fromkeys(keys))
         if self.is_backlog and not self.role.recomputes_in_backlog:
             return
-        for held in self.assignment.in_state(PartitionState.RUNNING):
+        working = (PartitionState.RUNNING, PartitionState.STOPPED)  # stopped before a batch that cannot be read
+        for held in [held for state in working for held in self.assignment.in_state(state)]:
             while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
                 keys = list(islice(held.to_recompute, self._settings.batch.max_records))
                 for key in keys:
@@ -658,6 +729,7 @@ class Pipeline:
             metrics.lag_seconds.set_since([topic, str(partition)], each.behind_since)
         self._measure_partitions(held)
         self._measure_busy(now)
+        metrics.show_unreadable(self.unreadable())
         self._books.check(self.assignment.in_flight)
         metrics.queue_depth.set(self.num_queued)
         metrics.unacknowledged.set(self._unacknowledged.num_records)

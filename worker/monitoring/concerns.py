@@ -38,6 +38,8 @@ class Figures(NamedTuple):
     # And of now:
     num_partitions: int = 0
     stopped: Sequence[StoppedPartition] = ()
+    unreadable: Sequence[str] = ()
+    """Batches that cannot be read, of whatever topic."""
     silent_s: float = 0.0
     """Since a broker has answered."""
     unstable_s: float = 0.0
@@ -57,6 +59,7 @@ def concerns(figures: Figures, warn_share: float) -> list[Concern]:
         *_silence(figures),
         *_refused(figures, warn_share),
         *_stopped(figures),
+        *_unreadable(figures),
         *_nothing_new(figures),
         *_encoding(figures),
         *_waiting(figures),
@@ -96,6 +99,13 @@ def _stopped(figures: Figures) -> list[Concern]:
     title = f"{len(figures.stopped)} of {_plural(figures.num_partitions, 'partition')} stopped"
     detail = f"Partition {first.number}: {first.detail}"
     return [Concern(kind="stopped", tone=Tone.WARN, title=title, detail=detail)]
+
+
+def _unreadable(figures: Figures) -> list[Concern]:
+    if not figures.unreadable:
+        return []
+    title = f"{_plural(len(figures.unreadable), 'batch', 'batches')} cannot be read"
+    return [Concern(kind="unreadable", tone=Tone.WARN, title=title, detail=figures.unreadable[0])]
 
 
 def _nothing_new(figures: Figures) -> list[Concern]:
@@ -141,5 +151,5 @@ def _most(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for count, reason in named[:3])
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _plural(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun if count == 1 else several or noun + 's'}"

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from schemas import SCHEMA_VERSION, Reason
 from worker import __version__
+from worker.errors import UnreadableError
 from worker.monitoring.accounting import Accounting
 from worker.partitions.state import PartitionState, StopReason
 
@@ -272,6 +273,14 @@ class Metrics:
         self.paused_partitions = gauge("align_paused_partitions", "Partitions not fetched at present.", "topic")
         self.queue_depth = gauge("align_queue_depth_records", "Records decoded and waiting for compute.")
         self.unacknowledged = gauge("align_unacknowledged_records", "Records sent and not acknowledged.")
+        self.unreadable = gauge(
+            "align_unreadable_offset",
+            "First offset that cannot be read of a partition that waits for it; there is none when all is well.",
+            "topic",
+            "partition",
+            "fault",
+        )
+        self._unreadable: set[tuple[str, str, str]] = set()
         self.rebalances = counter(
             "align_rebalances_total", "Changes of the assignment.", "event", values=REBALANCE_EVENTS
         )
@@ -331,6 +340,15 @@ class Metrics:
         """Transactions so far, by result."""
         made = {result: self.transactions.labels(result) for result in TRANSACTION_RESULTS}
         return {result: int(each._value.get()) for result, each in made.items()}  # noqa: SLF001  # see `raise_to`
+
+    def show_unreadable(self, errors: Iterable[UnreadableError]) -> None:
+        """These partitions cannot be read on, and no others."""
+        found = {(error.topic, str(error.partition), error.fault): error.offset for error in errors}
+        for labels in self._unreadable - found.keys():
+            self.unreadable.remove(*labels)
+        for labels, offset in found.items():
+            self.unreadable.labels(*labels).set(offset)
+        self._unreadable = set(found)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""

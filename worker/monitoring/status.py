@@ -153,6 +153,8 @@ class RoleStatus(_Part):
     incidents: list[IncidentStatus] = []
     """Records lost unseen, logs that are others than before, keys in two partitions: the most recent ones, newest
     first."""
+    unreadable: list[str] = []
+    """Batches that cannot be read, of whatever topic, with where they lie and what to do."""
     encoders: list[EncoderStatus] = []
     """None: raw content is refused."""
 

@@ -16,7 +16,7 @@ class PartitionState(StrEnum):
     """What is remembered of it is being read back."""
     RUNNING = "running"
     STOPPED = "stopped"
-    """Waits after a failure, and is begun again."""
+    """Waits after a failure, and is begun again; or before a batch that cannot be read, and is read on."""
 
 
 class StopReason(StrEnum):
@@ -26,3 +26,5 @@ class StopReason(StrEnum):
     """A dead letter could not be written. Rather than lose it, the partition waits."""
     LOG_CHANGED = "log_changed"
     """A topic is another one than before, or the log went back. It begins again with what there is now."""
+    UNREADABLE = "unreadable"
+    """A batch cannot be read. What lies before it is finished, and it is tried again."""

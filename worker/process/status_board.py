@@ -163,6 +163,7 @@ class RoleBoard:
                 },
                 "dead_letters": list(pipeline.recent_dead_letters),
                 "incidents": list(pipeline.incidents),
+                "unreadable": [error.one_line() for error in pipeline.unreadable()],
                 "encoders": encoder_status(pipeline.role.encoding),
             }
         )
@@ -192,6 +193,7 @@ class RoleBoard:
             num_overflown=recent["overflown"][""],
             num_partitions=len(held),
             stopped=[StoppedPartition(each.partition.partition, each.detail) for each in stopped],
+            unreadable=[error.one_line() for error in pipeline.unreadable()],
             silent_s=pipeline.silent_s,
             unstable_s=now - self._stable_at,
             restoring_s=0.0 if pipeline.restoring_since is None else now - pipeline.restoring_since,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from schemas import ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
-from worker.errors import SpaceError
+from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
 from worker.kafka.port import LogPort, Outbound
@@ -266,6 +266,9 @@ class ItemsRole:
 
     def notices(self) -> Sequence[Notice]:
         return [] if self.dependents is None else self.dependents.notices()
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        return () if self.dependents is None else self.dependents.catalogue.unreadable
 
     def figures(self) -> Mapping[str, int]:
         return {} if self.dependents is None else self.dependents.figures()

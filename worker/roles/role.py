@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from worker.errors import UnreadableError
 from worker.kafka.port import LogPort
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
@@ -87,6 +88,10 @@ class Role(Protocol):
 
     def notices(self) -> Sequence[Notice]:
         """What has come up since the last call that a person should know of. Poll thread."""
+        ...
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        """What cannot be read of what lies outside the log. Any thread."""
         ...
 
     def figures(self) -> Mapping[str, int]:

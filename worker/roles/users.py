@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from schemas import encode_user_vector
+from worker.errors import UnreadableError
 from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import LogPort, Outbound
 from worker.monitoring.metrics import Metrics, raise_to
@@ -155,7 +156,11 @@ class UsersRole:
         return self.dependents.catalogue.is_ready
 
     def is_up_to_date(self) -> bool:
-        return True  # the items have been finished before, and their vectors read before this was ready
+        # The items have been finished before, and their vectors read before this was ready, as far as they can be.
+        return not self.dependents.catalogue.unreadable
+
+    def unreadable(self) -> Sequence[UnreadableError]:
+        return self.dependents.catalogue.unreadable
 
     def notices(self) -> Sequence[Notice]:
         return self.dependents.notices()

@@ -26,7 +26,18 @@ from schemas import (
 )
 from worker.align import Contract, Refusal
 from worker.align.history import Event
-from worker.records import Action, Decoded, Delete, Item, RawContent, Record, Rejection, Superseded, Unused
+from worker.records import (
+    Action,
+    Decoded,
+    Delete,
+    Item,
+    OversizedRecord,
+    RawContent,
+    Record,
+    Rejection,
+    Superseded,
+    Unused,
+)
 
 STAGE = "decode"
 MAX_FUTURE_S = 3600.0
@@ -90,7 +101,7 @@ class ItemDecoder:
 
     def _decode_one(self, record: Record, decoded: DecodedRecords) -> Decoded:
         if record.value is None:
-            return self._decode_delete(record)
+            return _too_large(record) if isinstance(record, OversizedRecord) else self._decode_delete(record)
         try:
             item = decode(NewItem, record.value, check_values=False, limits=self._limits)
         except SchemaError as error:
@@ -189,6 +200,11 @@ def _duration(milliseconds: int) -> str:
     return f"{seconds:,.1f} s"
 
 
+def _too_large(record: OversizedRecord) -> Rejection:
+    detail = f"the record has {record.num_bytes} bytes, more than kafka.max_record_bytes: its value is not kept"
+    return Rejection(record, Reason.TOO_LARGE, STAGE, detail)
+
+
 def _reject_non_finite(entries: list[Decoded]) -> None:
     """Replace items with NaN or infinite features. One pass over all of them, a second only if that finds some."""
     items = [(index, entry) for index, entry in enumerate(entries) if type(entry) is Item]
@@ -225,6 +241,8 @@ class EventDecoder:
 
     def _decode_one(self, record: Record, unused_types: Counter[str]) -> Decoded:
         if record.value is None:
+            if isinstance(record, OversizedRecord):
+                return _too_large(record)
             return Rejection(record, Reason.INVALID_FIELD, STAGE, "an event cannot be deleted: the record has no value")
         try:
             event = decode(UserEvent, record.value, limits=self._limits)

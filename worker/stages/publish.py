@@ -7,19 +7,20 @@ single record, only for room among the unacknowledged ones and for the lease.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from schemas import DeadLetter, Reason, encode
+from schemas import DeadLetter, Reason, SchemaError, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
 from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
-from worker.records import Change, Recompute, Rejection
+from worker.records import Change, Headers, OversizedRecord, Recompute, Rejection
 from worker.stages.fuse import Fused, FusedSlice, Vector
 from worker.stages.trace import carried_headers
 from worker.state.input_log import KEY as LOG_KEY
@@ -70,29 +71,59 @@ def log_record(output: OutputFormat, partition: int, log: InputLog, receipt: Rec
     return Outbound(output.state_topic, partition, LOG_KEY, log.encode(), (), receipt)
 
 
-def dead_letter(output: OutputFormat, rejection: Rejection, now_ms: int, receipt: Receipt) -> Outbound:
+def dead_letter(
+    output: OutputFormat, rejection: Rejection, now_ms: int, receipt: Receipt, max_bytes: int | None = None
+) -> Outbound:
+    """The letter of a record; without the record's value, and then without its key and headers, where it would be
+    larger than `max_bytes`. The log has them."""
     record = rejection.record
+    for kept in (record.key, record.value, tuple(record.headers)), (record.key, None, tuple(record.headers)):
+        try:
+            letter = _letter(output, rejection, now_ms, receipt, *kept)
+        except SchemaError:  # larger than the contract lets a dead letter be
+            continue
+        if max_bytes is None or letter.num_bytes() <= max_bytes:
+            return letter
+    return _letter(output, rejection, now_ms, receipt, None, None, ())
+
+
+def _letter(
+    output: OutputFormat,
+    rejection: Rejection,
+    now_ms: int,
+    receipt: Receipt,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers,
+) -> Outbound:
+    record, num_bytes, digest = rejection.record, None, None
+    if isinstance(record, OversizedRecord):
+        num_bytes, digest = record.num_bytes, record.value_sha256
+    elif (key, value, len(headers)) != (record.key, record.value, len(record.headers)):
+        num_bytes = sum(len(name) + len(data or b"") for name, data in record.headers)
+        num_bytes += len(record.key or b"") + len(record.value or b"")
+        digest = None if record.value is None else hashlib.sha256(record.value).digest()
     letter = DeadLetter(
-        key=record.key,
-        value=record.value,
-        headers=tuple(record.headers),
+        key=key,
+        value=value,
+        headers=tuple(headers),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
-        timestamp=record.timestamp,
+        timestamp=max(-(2**63), min(2**63 - 1, record.timestamp)),
         reason=rejection.reason,
         stage=rejection.stage,
         detail=rejection.detail[:2_000],
         worker_version=__version__,
         space_id=output.space_id,
         failed_at_ms=now_ms,
+        original_bytes=num_bytes,
+        value_sha256=digest,
     )
     # A record without a key needs some key: the dead-letter topic may be compacted by mistake, its keys are not.
-    key = record.key if record.key is not None else b"%s/%d/%d" % (
-        record.topic.encode(), record.partition, record.offset,
-    )  # fmt: skip
-    value, headers = encode(letter), carried_headers(record)
-    return Outbound(output.dead_letter_topic, None, key, value, headers, receipt)
+    carried = key if key is not None else b"%s/%d/%d" % (record.topic.encode(), record.partition, record.offset)
+    encoded, trace = encode(letter), carried_headers(record) if headers else ()
+    return Outbound(output.dead_letter_topic, None, carried, encoded, trace, receipt)
 
 
 class Unacknowledged:
@@ -211,7 +242,8 @@ class Publisher:
 
     def _letters(self, rejections: Sequence[Rejection], now_ms: int, receipts: Receipts) -> list[Outbound] | None:
         """None if one of them does not fit its topic: then the slice has failed."""
-        letters = [dead_letter(self._output, each, now_ms, receipts.dead_letters) for each in rejections]
+        max_bytes = self._max_bytes.get(self._output.dead_letter_topic)
+        letters = [dead_letter(self._output, each, now_ms, receipts.dead_letters, max_bytes) for each in rejections]
         too_large = next(itertools.filterfalse(self._fits, letters), None)
         if too_large is None:
             return letters

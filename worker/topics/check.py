@@ -143,7 +143,7 @@ def _of_role(
                 letters,
                 topics.inputs,
                 inputs,
-                "a large poison record will stop its partition",
+                "of a large poison record only a part will be kept",
             )
     for name in (topics.outputs, topics.state, topics.dead_letters):
         if name in described:

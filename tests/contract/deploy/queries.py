@@ -9,6 +9,7 @@ import promql_parser
 from prometheus_client import CollectorRegistry
 
 from tests.contract.deploy.artefacts import RULES, Document, document
+from worker.errors import UnreadableError
 from worker.monitoring.metrics import EncodeMetrics, Metrics, ProcessMetrics
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
@@ -26,6 +27,7 @@ def exposed_samples() -> Samples:
     registry = CollectorRegistry()
     metrics = Metrics(registry, "items")
     metrics.lag.labels("items", "0").set(0)
+    metrics.show_unreadable([UnreadableError("items", 0, 7, "checksum", "its checksum is wrong")])
     metrics.position_lag.labels("items", "0").set(0)
     metrics.lag_seconds.set_since(["items", "0"], None)
     EncodeMetrics(metrics, ["text"], ["text"])

@@ -73,7 +73,7 @@ NAMES = {
     "AlignAccountingBroken", "AlignWaitingOverflow", "AlignForeignVectors", "AlignWorkerDown", "AlignRestarting",
     "AlignCutOff", "AlignPartitionUnowned", "AlignAllRefused", "AlignNothingNew", "AlignContentFailing",
     "AlignPartitionsStopped", "AlignRestoringLong", "AlignWatchdog",
-    "AlignRecordsExpired", "AlignNewLog", "AlignKeysAstray",
+    "AlignRecordsExpired", "AlignNewLog", "AlignKeysAstray", "AlignUnreadable",
 }  # fmt: skip
 
 

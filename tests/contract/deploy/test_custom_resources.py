@@ -163,7 +163,7 @@ def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPa
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(client, "KafkaConsumer", lambda **config: given.update(config))
-    for name in ("unpack_quickly", "note_fetches"):  # they reach into the consumer that there is none of
+    for name in ("Unpacking", "note_fetches"):  # they reach into the consumer that there is none of
         monkeypatch.setattr(client, name, lambda *arguments: None)
     client.KafkaPythonClient(Settings().kafka).consumer("group")
     assert metadata_of(document(SCALED_OBJECT))["offsetResetPolicy"] == given["auto_offset_reset"]

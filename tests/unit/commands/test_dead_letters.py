@@ -21,7 +21,8 @@ from worker.commands.dead_letters import (
     replay,
 )
 from worker.commands.times import moment
-from worker.errors import ClientError, TopicError
+from worker.errors import ClientError, TopicError, UnreadableError
+from worker.records import TopicPartition
 from worker.settings import Settings
 
 
@@ -283,3 +284,44 @@ def test_what_is_found_and_what_is_not_decides_the_exit_code(capsys):
     assert main(["dlq", "replay", "--again"]) == 0
     assert "3 records sent" in capsys.readouterr().out
     assert main(["dlq", "replay", "3/3"]) == 1
+
+
+def test_a_replay_keeps_names_of_headers_that_are_not_utf8():
+    headers = [("caf\udce9", b"1"), ("", b""), ("same", None), ("same", b"2")]
+    cluster = FakeCluster(2)
+    odd = letter(0).model_dump(exclude_defaults=True) | {"headers": headers}
+    cluster.append("dead-letters", 0, b"k", encode(DeadLetter(**odd)))
+    client = FakeClient(cluster)
+    (found,) = read_letters(client, "dead-letters")
+    assert found.letter.headers[0] == ("caf?", b"1")
+    assert full(found)["header_names"] == ["Y2Fm6Q==", None, None, None]
+    replay(client, Settings(), [found], lambda stored: None)
+    (sent,) = cluster.records("items")
+    assert list(sent.headers) == [*headers, (REPLAY_HEADER, b"0/0")]
+
+
+def test_what_a_letter_does_not_have_whole_is_replayed_from_the_log(cluster):
+    left_out = letter(1, value=None).model_copy(update={"original_bytes": 9_000})
+    gone = letter(7, value=None).model_copy(update={"original_bytes": 9_000})
+    batch = letter(0, Reason.UNREADABLE)
+    for number in range(2):
+        cluster.append("items", 1, b"key-%d" % number, b"value-%d" % number, [("h", b"%d" % number)])
+    client, skipped = FakeClient(cluster), []
+    stored = [Stored(0, number, each) for number, each in enumerate([left_out, gone, batch])]
+    num_sent = replay(client, Settings(), stored, lambda stored: None, lambda stored, why: skipped.append(why))
+    assert num_sent == 1
+    sent = cluster.records("items")[-1]
+    assert (sent.key, sent.value, sent.headers[0]) == (b"key-1", b"value-1", ("h", b"1"))
+    assert skipped == [
+        "it is not whole, and the log no longer has the record",
+        "it is a batch that could not be read, and no record",
+    ]
+
+
+def test_letters_behind_and_beside_what_cannot_be_read_are_listed_first(cluster):
+    cluster.unreadable.add((TopicPartition("dead-letters", 0), 1))
+    found: list[str] = []
+    letters = (found.append(stored.position) for stored in read_letters(FakeClient(cluster), "dead-letters"))
+    with pytest.raises(UnreadableError, match="dead-letters/0 cannot be read on from offset 1"):
+        list(letters)
+    assert found == ["0/0", "1/0"]

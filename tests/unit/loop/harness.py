@@ -82,6 +82,18 @@ class LoopHarness:
         assert not self._thread.is_alive()
         assert self.error is None, self.error
 
+    def until_failed(self) -> BaseException:
+        """By itself; returns what it failed with."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        assert self.error is not None
+        return self.error
+
+    def unreadable_offsets(self) -> dict[tuple[str, ...], float]:
+        """What the metrics say, by topic, partition and fault."""
+        (family,) = self.metrics.unreadable.collect()
+        return {tuple(sample.labels.values()): sample.value for sample in family.samples}
+
     def until_committed(self) -> None:
         inputs = self.role.topics.inputs
         logs = {tp: len(records) for tp, records in self.cluster.log.items() if tp.topic == inputs and records}

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from hashlib import sha256
 
 import pytest
 
@@ -10,7 +11,15 @@ from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, FakeLog, feature,
 from tests.unit.loop.harness import SETTINGS, LoopHarness
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
-from worker.errors import AccessError, ClientError, RecordTooLargeError, SpaceError, SystemicError, TopicError
+from worker.errors import (
+    AccessError,
+    ClientError,
+    RecordTooLargeError,
+    SpaceError,
+    SystemicError,
+    TopicError,
+    UnreadableError,
+)
 from worker.kafka.port import Commit
 from worker.loop.restore import Restored
 from worker.partitions.tenure import Note, format_note
@@ -266,21 +275,86 @@ def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypat
     assert {name for name, _ in vectors(cluster)} == {f"p{p}-{n}" for p in (0, 1) for n in range(5)}
 
 
-def test_a_dead_letter_larger_than_its_topic_is_not_sent(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.DEAD_LETTER_RETRY_S", 0.05)
+def test_a_dead_letter_larger_than_its_topic_leaves_its_value_in_the_log():
     cluster = FakeCluster(1)
     cluster.max_message_bytes = 2_000
-    cluster.append("items", 0, b"bad", b"\xc1" * 3_000)
+    cluster.append("items", 0, b"bad", b"\xc1" * 3_000, [("traceparent", b"00-1")])
+    cluster.append("items", 0, b"k" * 3_000, b"\xc1" * 3_000, [("large", b"h" * 3_000)])
     feed(cluster, 3)
     with Harness(cluster) as harness:
-        harness.until(
-            lambda: any("max.message.bytes=2000" in held.detail for held in harness.pipeline.assignment.all())
-        )
-        assert dead_letters(cluster) == []
-        cluster.max_message_bytes = 10_000
         harness.until_committed()
-    assert [letter.value for letter in dead_letters(cluster)] == [b"\xc1" * 3_000]
+    first, second = dead_letters(cluster)
+    assert (first.key, first.value, first.headers) == (b"bad", None, (("traceparent", b"00-1"),))
+    assert (first.original_bytes, first.value_sha256) == (3_018, sha256(b"\xc1" * 3_000).digest())
+    assert (second.key, second.value, second.headers, second.original_bytes) == (None, None, (), 9_005)
+    assert [record.key for record in cluster.records("dead-letters")] == [b"bad", b"items/0/1"]
     assert [record.key for record in cluster.records("item-vectors")] == [b"p0-0", b"p0-1", b"p0-2"]
+
+
+def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkeypatch):
+    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    cluster = FakeCluster(2)
+    feed(cluster, 9, 0)
+    feed(cluster, 5, 1)
+    cluster.unreadable.add((P0, 4))
+    with Harness(cluster) as harness:
+        harness.until(lambda: cluster.commits.get(P1, Commit(0)).offset == 5)
+        harness.until(lambda: cluster.commits.get(P0, Commit(0)).offset == 4)  # what lies before it is finished
+        harness.until(lambda: "items/0 cannot be read on from offset 4" in harness.pipeline.assignment[P0].detail)
+        harness.until(lambda: harness.unreadable_offsets() == {("items", "0", "checksum"): 4})
+        feed(cluster, 8, 1)
+        harness.until(lambda: cluster.commits[P1].offset == 13)
+        assert cluster.commits[P0].offset == 4
+        cluster.unreadable.clear()
+        harness.until_committed()
+        harness.until(lambda: not harness.unreadable_offsets())
+        assert harness.pipeline.assignment[P0].detail == ""
+    assert {name for name, _ in vectors(cluster)} == {f"p0-{n}" for n in range(9)} | {f"p1-{n}" for n in range(8)}
+    assert harness.metrics.accounting.totals.unaccounted() == 0
+    assert harness.metrics.accounting.totals.abandoned == 0
+
+
+def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(monkeypatch):
+    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    cluster = FakeCluster(1)
+    feed(cluster, 9)
+    cluster.unreadable |= {(P0, 4), (P0, 5)}
+    with Harness(cluster) as harness:
+        harness.until(lambda: cluster.commits.get(P0, Commit(0)).offset == 4)
+        harness.client.leave_out(P0, 4, 6)
+        harness.until(lambda: cluster.commits[P0].offset == 9)
+    assert {name for name, _ in vectors(cluster)} == {f"p0-{n}" for n in range(9)} - {"p0-4", "p0-5"}
+
+
+def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(monkeypatch):
+    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    cluster = FakeCluster(2)
+    for partition in (0, 1):
+        feed(cluster, 3, partition)
+        cluster.append("item-state", partition, b"x", None)
+    torn = TopicPartition("item-state", 0)
+    cluster.unreadable.add((torn, 0))
+    with Harness(cluster) as harness:
+        harness.until(lambda: cluster.commits.get(P1, Commit(0)).offset == 3)
+        harness.until(lambda: "item-state/0 cannot be read on from offset 0" in harness.pipeline.assignment[P0].detail)
+        assert harness.pipeline.assignment[P0].state == "restoring"
+        assert P0 not in cluster.commits
+        harness.client.leave_out(torn, 0, 1)
+        harness.until_committed()
+    assert {name for name, _ in vectors(cluster)} == {f"p{p}-{n}" for p in (0, 1) for n in range(3)}
+
+
+def test_a_run_that_ends_by_itself_ends_with_what_it_cannot_read_once_all_else_is_done(monkeypatch):
+    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    cluster = FakeCluster(2)
+    feed(cluster, 9, 0)
+    feed(cluster, 5, 1)
+    cluster.unreadable.add((P0, 4))
+    with Harness(cluster, until_caught_up=True) as harness:
+        error = harness.until_failed()
+    assert isinstance(error, UnreadableError)
+    assert error.exit_code == 14
+    assert (cluster.commits[P0].offset, cluster.commits[P1].offset) == (4, 5)
 
 
 def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():

@@ -12,6 +12,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.align.usage import DeviceUsage
+from worker.errors import UnreadableError
 from worker.monitoring import metrics as catalogue
 from worker.monitoring.http import exposition
 from worker.monitoring.metrics import LATENCY_BUCKETS, AgeGauge, BulkHistogram, ByRole, Metrics, ProcessMetrics
@@ -55,7 +56,7 @@ def test_no_series_of_creation_times(metrics: Metrics) -> None:
 def test_all_series_exist_before_the_first_event(metrics: Metrics) -> None:
     """`rate()` misses the first increment of a series that it has never seen at zero."""
     for name, family in families(metrics.registry).items():
-        assert bool(family.samples) is (name not in PER_PARTITION), name
+        assert bool(family.samples) is (name not in {*PER_PARTITION, "align_unreadable_offset"}), name
         if family.type in ("counter", "histogram"):
             assert {sample.value for sample in family.samples} == {0.0}, name
 
@@ -237,3 +238,14 @@ def test_an_unknown_label_value_is_refused() -> None:
     _, bulk, _, _ = twins((1, 2))
     with pytest.raises(KeyError):
         bulk.observe_many("c", [1.0])
+
+
+def test_what_cannot_be_read_is_shown_for_as_long_as_it_cannot(metrics: Metrics) -> None:
+    first = UnreadableError("items", 1, 7, "checksum", "its checksum is wrong")
+    second = UnreadableError("item-state", 0, 0, "data", "its records are no valid zstd")
+    for errors in ([first, second], [second], []):
+        metrics.show_unreadable(errors)
+        (family,) = metrics.unreadable.collect()
+        assert [(*sample.labels.values(), sample.value) for sample in family.samples] == [
+            (error.topic, str(error.partition), error.fault, error.offset) for error in errors
+        ]

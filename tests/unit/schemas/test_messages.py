@@ -3,7 +3,19 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from schemas import MESSAGES, Content, DeadLetter, ItemVector, NewItem, Reason, Tensor, UserEvent, UserVector
+from schemas import (
+    MESSAGES,
+    Content,
+    DeadLetter,
+    ItemVector,
+    NewItem,
+    Reason,
+    Tensor,
+    UserEvent,
+    UserVector,
+    decode,
+    encode,
+)
 from schemas.limits import DEFAULT_LIMITS
 from schemas.times import MAX_TIME_MS
 
@@ -113,3 +125,14 @@ def test_no_record_is_too_odd_for_a_dead_letter():
     assert len(letter.headers) == DEFAULT_LIMITS.headers
     assert letter.headers[:3] == ((name[:-1], b"v"), ("null", None), ("broken ?", b""))
     assert letter.detail == ("x?" * DEFAULT_LIMITS.detail_chars)[: DEFAULT_LIMITS.detail_chars]
+
+
+def test_a_dead_letter_keeps_the_bytes_of_names_that_are_not_utf8():
+    headers = (("caf\udce9", b"1"), ("fine \u00e9", None), ("\udcff", b""))
+    letter = DeadLetter(**LETTER, headers=headers)
+    assert [name for name, _ in letter.headers] == ["caf?", "fine \u00e9", "?"]
+    assert letter.header_names == (b"caf\xe9", None, b"\xff")
+    read = decode(DeadLetter, encode(letter))
+    assert read == letter
+    assert read.original_headers == headers
+    assert DeadLetter(**LETTER, headers=(("h", b"1"),)).header_names is None
