@@ -3,6 +3,7 @@
 from schemas.codec import decode, encode, encode_item_vector, encode_user_vector, split_messages
 from schemas.dead_letter import DeadLetter
 from schemas.export import MESSAGES, json_schema
+from schemas.information import Judged, judge
 from schemas.items import Content, ItemVector, NewItem
 from schemas.limits import DEFAULT_LIMITS, Limits
 from schemas.message import SCHEMA_VERSION, Message
@@ -20,6 +21,7 @@ __all__ = [
     "Dtype",
     "Feature",
     "ItemVector",
+    "Judged",
     "Limits",
     "Message",
     "NewItem",
@@ -34,6 +36,7 @@ __all__ = [
     "encode_item_vector",
     "encode_user_vector",
     "json_schema",
+    "judge",
     "looks_like_seconds",
     "split_messages",
     "time_problem",

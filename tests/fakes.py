@@ -41,7 +41,7 @@ class FakeRecord:
 
 
 def feature(dim: int = 4, fill: float = 1.0, encoder: str = "e") -> Feature:
-    return Feature(encoder=encoder, dtype="f2", shape=(dim,), data=np.full(dim, fill, "<f2").tobytes())
+    return Feature(encoder=encoder, dtype="f2", shape=(dim,), data=(fill + np.arange(dim)).astype("<f2").tobytes())
 
 
 def item_value(item_id: str, revision: int = 1, **features: Feature) -> bytes:

@@ -93,7 +93,7 @@ class SteadyFeed:
         self._thread.join()
 
     def _run(self) -> None:
-        vector = Feature.from_numpy(np.ones(DIMS["text"], np.float32), encoder="steady")
+        vector = Feature.from_numpy(np.arange(DIMS["text"]) / DIMS["text"], encoder="steady")
         number, due = 0, time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due + self._step_s, time.monotonic() - 1)  # a pause of the machine is not caught up with

@@ -152,7 +152,7 @@ def send_and_await(servers: str, topic: str) -> ItemVector:
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "outside", "log_level": 0})
     partitions = consumer.list_topics("item-vectors", timeout=10).topics["item-vectors"].partitions
     consumer.assign([TopicPartition("item-vectors", partition, 0) for partition in partitions])
-    text = Feature.from_numpy(np.ones(384, np.float16), encoder="synthetic-text")
+    text = Feature.from_numpy(np.arange(384) / 384, encoder="synthetic-text")
     item = NewItem(item_id="from-outside", revision=7, event_time_ms=1, features={"text": text})
     producer.produce(topic, key=item.key, value=encode(item))
     producer.flush(30)

@@ -28,7 +28,7 @@ align_records_in_flight{topic="TOPIC"} 0
 
 
 def item(key: bytes, revision: int) -> bytes:
-    feature = Feature.from_numpy(np.full(4, revision), encoder="e")
+    feature = Feature.from_numpy(revision + np.arange(4), encoder="e")
     features = {"text": feature}
     return encode(NewItem(item_id=key.decode(), revision=revision, event_time_ms=1, features=features))
 

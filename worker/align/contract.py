@@ -35,10 +35,18 @@ class Contract:
     """Accepts or refuses the features of an item for one space."""
 
     def __init__(self, spec: SpaceSpec) -> None:
+        self._prior = spec.prior
         self._expected = {
             name: _Expected(modality.encoder, (modality.dim,), modality.max_vectors)
             for name, modality in spec.modalities.items()
         }
+
+    def judged(self, features: Mapping[str, F]) -> Mapping[str, F]:
+        """Those of which it matters that their elements differ: all but the one that popularity is read from, whose
+        numbers count as they are."""
+        if self._prior is None or self._prior not in features:
+            return features
+        return {name: feature for name, feature in features.items() if name != self._prior}
 
     def check(self, features: Mapping[str, F]) -> Mapping[str, F] | Refusal:
         """The features that the space uses, or why it refuses the item.

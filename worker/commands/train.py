@@ -119,6 +119,8 @@ def told(left_out: LeftOut) -> Iterator[str]:
     """What was read and not used, a line each."""
     for name, count in sorted(left_out.unencoded.items()):
         yield f"{count:,} items bring raw {name} and no vector of it: encode them first with `align-worker encode`"
+    for name, count in sorted(left_out.uninformative.items()):
+        yield f"{count:,} features of {name} are left out, or vectors of them: they say nothing (zeros, one value)"
     for kind, count in sorted(left_out.unweighted.items()):
         yield f"{count:,} events of type {kind!r} are left out: no --event names it"
     if left_out.future:

@@ -12,12 +12,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from schemas import Feature, NewItem, UserEvent, time_problem
+from schemas import Feature, NewItem, UserEvent, judge, time_problem
 from schemas.times import SECONDS_FROM, SECONDS_TO
 from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
 from worker.data.files import read_events, read_items
@@ -27,6 +28,7 @@ from worker.state.items import NONE, ItemState, merged
 
 MAX_FUTURE_MS = 3_600_000
 """How far ahead of the clock an event may be, as for a worker."""
+CHUNK_ITEMS = 256
 MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
 
 
@@ -38,6 +40,8 @@ class LeftOut:
     """Item messages of which newer ones leave nothing, or that brought nothing."""
     unencoded: Counter[str] = field(default_factory=Counter)
     """By modality, items that bring raw content and no vector of it: only vectors can be learnt from."""
+    uninformative: Counter[str] = field(default_factory=Counter)
+    """By modality, features of which a vector, or all, say nothing: zeros, or one value throughout."""
     duplicates: int = 0
     """Events whose id had been read."""
     unknown_items: int = 0
@@ -109,13 +113,30 @@ def _merged(items: Iterable[NewItem], left_out: LeftOut) -> dict[str, ItemState]
     """The items as their messages leave them, by id."""
     states: dict[str, ItemState] = {}
     num_read = 0
-    for place, message in enumerate(items):
+    for place, message in enumerate(_informative(items, left_out)):
         num_read += 1
         left_out.unencoded.update(message.content.keys() - message.features.keys())
         if state := merged(states.get(message.item_id), message, place):
             states[message.item_id] = state
     left_out.superseded = num_read - sum(map(_num_messages, states.values()))
     return states
+
+
+def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewItem]:
+    """The messages without features that say nothing. Raises `DataError` for one that cannot be computed with."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, CHUNK_ITEMS)):
+        judged = judge([message.features for message in chunk])
+        for index, message in enumerate(chunk):
+            if (found := judged.get(index)) is None:
+                yield message
+                continue
+            if found.too_large is not None:
+                raise DataError(f"item {message.item_id!r}: {found.problem()}")
+            left_out.uninformative.update(found.dropped)
+            if message.partial and not (found.features or message.neighbors):
+                continue  # a worker takes no news from it either
+            yield message.model_copy(update={"features": found.features})
 
 
 def _num_messages(item: ItemState) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import Content, Feature, Reason
+from schemas import Content, Feature, Reason, judge
 from worker.align.device import device_failures
 from worker.align.halving import each_by_itself
 from worker.encode.batching import cost_batches
@@ -286,7 +286,12 @@ class ContentEncoder:
             if failure is not None:
                 work.fail(failure, report)
             elif mine:
-                work.features[route.modality] = _feature(route, mine)
+                made = {route.modality: _feature(route, mine)}
+                judged = judge([made]).get(0)
+                if judged is not None and judged.too_large is not None:
+                    work.fail(ContentError(Reason.MODEL_FAILURE, judged.problem()), report)
+                    continue
+                work.features.update(made if judged is None else judged.features)  # of silence there may be nothing
                 figures.encoded += 1
         figures.vectors += len(rows)
         figures.encode_s += time.monotonic() - started

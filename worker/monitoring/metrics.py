@@ -158,6 +158,13 @@ class Metrics:
         self.content_ignored = counter(
             "align_content_ignored_total", "Raw content that no encoder is configured for.", "topic"
         )
+        self.uninformative = counter(
+            "align_features_uninformative_total",
+            "Features left out, or vectors of them, because they say nothing: zeros, or one value throughout.",
+            "topic",
+            "modality",
+        )
+        self.uninformative.labels(topic, "other")
         self.unused_events = counter(
             "align_events_unused_total",
             "Events of a type that the space does not use, by type; from the 21st type on, `other`.",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import Content, Feature
+from schemas import Content, Feature, judge
 from worker.align import AlignRuntime, Contract, Refusal, Space
 from worker.data.files import read_items
 from worker.encode.command import media_content
@@ -64,6 +64,10 @@ class Encoder:
         accepted = Contract(self._space.spec).check(made)
         if isinstance(accepted, Refusal):
             raise DataError(f"{name}: the space does not take it: {accepted.detail}")
+        if (judged := judge([accepted]).get(0)) is not None:
+            if judged.too_large is not None or not judged.features:
+                raise DataError(f"{name}: {judged.problem()}")
+            accepted = judged.features
         embedded = self._runtime.embed([accepted])
         if embedded.bad_rows:
             raise DataError(f"{name}: {embedded.bad_rows[0]}")

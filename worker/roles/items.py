@@ -15,7 +15,7 @@ from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
 from worker.kafka.port import LogPort, Outbound
-from worker.monitoring.metrics import Metrics
+from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure, parse_note
 from worker.records import (
@@ -32,6 +32,7 @@ from worker.records import (
     TopicPartition,
     Unused,
 )
+from worker.roles.left_out import Uninformative
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ItemDecoder
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder, Vector
@@ -141,6 +142,7 @@ class ItemsRole:
         self._unsettled: dict[int, set[str]] = {}
         """Items by partition that are to be computed anew once what is known of them is settled. Poll thread."""
         self.stages: Sequence[Stage] = [part.stage for part in (encoding, dependents) if part is not None]
+        self._uninformative = Uninformative()
         self._decoder = ItemDecoder(
             contract,
             partial=keep_features,
@@ -150,7 +152,10 @@ class ItemsRole:
         )
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
-        return self._decoder.decode(records)
+        decoded = self._decoder.decode(records)
+        if decoded.uninformative:
+            self._uninformative.add(decoded.uninformative, time.monotonic())
+        return decoded
 
     def accept(self, entries: Sequence[Decoded], memory: Memory[ItemState]) -> list[Entry]:
         return [self._accept_one(entry, memory) for entry in entries]
@@ -271,9 +276,12 @@ class ItemsRole:
         return () if self.dependents is None else self.dependents.catalogue.unreadable
 
     def figures(self) -> Mapping[str, int]:
-        return {} if self.dependents is None else self.dependents.figures()
+        silent = {f"features without information: {name}": count for name, count in self._uninformative.totals.items()}
+        return silent if self.dependents is None else {**self.dependents.figures(), **silent}
 
     def measure(self, metrics: Metrics) -> None:
+        for name, count in self._uninformative.totals.items():
+            raise_to(metrics.uninformative.labels(metrics.topic, name), count)
         if self.dependents is not None:
             self.dependents.measure(metrics)
 

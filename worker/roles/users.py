@@ -15,7 +15,7 @@ from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
 from worker.records import Action, Change, Decoded, Entry, Notice, Prompt, Recompute, Superseded, User
-from worker.roles.unused_types import UnusedTypes
+from worker.roles.left_out import UnusedTypes
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched

@@ -21,6 +21,7 @@ from schemas import (
     UserEvent,
     all_finite,
     decode,
+    judge,
     looks_like_seconds,
     time_problem,
 )
@@ -52,6 +53,8 @@ class DecodedRecords:
     entries: list[Decoded] = field(default_factory=list)
     num_features_ignored: int = 0
     num_content_ignored: int = 0
+    uninformative: Counter[str] = field(default_factory=Counter)
+    """By modality, features that say nothing, or in part: they were left out."""
     unused_types: Counter[str] = field(default_factory=Counter)
     """By type, events of those that the space does not use."""
 
@@ -97,6 +100,7 @@ class ItemDecoder:
         for record in records:
             decoded.entries.append(self._decode_one(record, decoded))
         _reject_non_finite(decoded.entries)
+        self._leave_out_uninformative(decoded)
         return decoded
 
     def _decode_one(self, record: Record, decoded: DecodedRecords) -> Decoded:
@@ -144,6 +148,26 @@ class ItemDecoder:
         return Item(
             record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw, neighbors=named
         )
+
+    def _leave_out_uninformative(self, decoded: DecodedRecords) -> None:
+        """Take features that say nothing for ones that are not there, and reject what cannot be computed with."""
+        entries = decoded.entries
+        items = [(index, entry) for index, entry in enumerate(entries) if type(entry) is Item and entry.features]
+        for number, judged in judge([self._contract.judged(item.features) for _, item in items]).items():
+            index, item = items[number]
+            kept = {
+                name: judged.features.get(name, feature)
+                for name, feature in item.features.items()
+                if name in judged.features or name not in judged.dropped
+            }
+            decoded.uninformative.update(judged.dropped)
+            if judged.too_large is not None:
+                entries[index] = Rejection(item.record, Reason.NON_FINITE, STAGE, judged.problem())
+            elif kept or item.raw is not None or (item.partial and item.neighbors):
+                entries[index] = item._replace(features=kept)
+            else:
+                rejection = Rejection(item.record, Reason.NO_MODALITY, STAGE, judged.problem())
+                entries[index] = Unused(item.record, item.id, rejection) if item.partial else rejection
 
     def _raw(self, item: NewItem) -> RawContent | None:
         if self._encodes is None:

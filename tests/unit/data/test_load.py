@@ -153,7 +153,7 @@ def test_an_impossible_weight_is_named(weight):
 # ---------------------------------------------------------------------- the whole
 
 ids = st.sampled_from("abcde")
-small_vectors = st.lists(st.integers(-9, 9).map(float), min_size=2, max_size=2)
+small_vectors = st.lists(st.integers(-9, 9).map(float), min_size=2, max_size=2, unique=True)
 some_items = st.lists(
     st.builds(
         lambda item_id, revision, time_ms, features, partial: item(
@@ -270,3 +270,17 @@ def test_events_whose_times_are_seconds_are_refused(others):
 def test_times_that_count_from_zero_are_times():
     events = [event(f"e{day}", "u", "a", day * 86_400_000) for day in range(100)]
     assert len(assemble([item("a")], events, {"like": 1.0}).dataset.events) == 100
+
+
+def test_features_that_say_nothing_are_left_out_and_counted():
+    loaded = assemble([item("a", text=[1, 2], image=[0, 0]), item("b", text=[[0, 0], [3, 4]])], [], {"like": 1.0})
+    assert list(loaded.dataset.features) == ["text"]
+    assert loaded.dataset.features["text"].vectors_NK.tolist() == [[1, 2], [3, 4]]
+    assert loaded.left_out.uninformative == {"image": 1, "text": 1}
+    kept = assemble([item("a", text=[1, 2]), item("a", 2, text=[0, 0], partial=True)], [], {"like": 1.0})
+    assert kept.dataset.features["text"].vectors_NK.tolist() == [[1, 2]]
+
+
+def test_a_feature_too_large_to_compute_with_names_its_item():
+    with pytest.raises(DataError, match=r"item 'a': features\.text\.data: holds values beyond"):
+        assemble([item("a", text=[3e38, 1])], [], {"like": 1.0})

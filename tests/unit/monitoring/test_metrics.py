@@ -82,7 +82,7 @@ def test_label_values_come_from_closed_sets(metrics: Metrics, family: str, label
 
 
 def test_labels_are_few(metrics: Metrics) -> None:
-    allowed = {"topic", "partition", "stage", "reason", "event", "result", "kind", "le", "state", "type"}
+    allowed = {"topic", "partition", "stage", "reason", "event", "result", "kind", "le", "state", "type", "modality"}
     for name, family in families(metrics.registry).items():
         if family.type != "info" and not name.endswith("_info"):
             assert {label for sample in family.samples for label in sample.labels} <= allowed, name

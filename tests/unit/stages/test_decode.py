@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from schemas import Content, NewItem, Reason, UserEvent, encode
+from schemas import Content, Feature, NewItem, Reason, UserEvent, encode
 from schemas.times import MAX_TIME_MS
 from tests.fakes import FakeRecord, feature, item_value
 from worker.align import Contract
@@ -193,3 +194,54 @@ def test_a_partial_message_of_nothing_the_space_uses_is_left_to_what_is_known_of
     assert (unused.id, unused.rejection.reason) == ("a", Reason.NO_MODALITY)
     (rejection,) = decoder.decode([record(message(**fields))]).entries
     assert rejection == unused.rejection._replace(record=rejection.record)
+
+
+def of(values) -> Feature:
+    return Feature.from_numpy(values, dtype="f4", encoder="clip")
+
+
+ZERO_TEXT, GOOD_TEXT = of(np.zeros(4)), of([1.0, 2.0, 3.0, 4.0])
+GOOD_IMAGE, ZERO_IMAGE = of(np.arange(6.0)), of(np.zeros(6))
+
+
+def test_a_feature_that_says_nothing_is_no_modality_and_is_counted(decoder):
+    decoded = decoder.decode(
+        [
+            record(message(features={"text": GOOD_TEXT, "image": ZERO_IMAGE})),
+            record(message(features={"text": GOOD_TEXT, "image": of([np.zeros(6), np.arange(6.0)])})),
+            record(message(features={"text": GOOD_TEXT, "image": GOOD_IMAGE})),
+        ]
+    )
+    first, second, third = decoded.entries
+    assert list(first.features) == ["text"]
+    assert second.features["image"].shape == (1, 6)
+    assert third.features["image"] == GOOD_IMAGE
+    assert decoded.uninformative == {"image": 2}
+
+
+def test_an_item_of_nothing_else_is_rejected(decoder):
+    (rejection,) = decoder.decode([record(message(features={"text": ZERO_TEXT, "image": ZERO_IMAGE}))]).entries
+    assert rejection.reason is Reason.NO_MODALITY
+    assert rejection.detail == "features: text, image without information (all zeros, one value, or nearly so)"
+
+
+def test_a_partial_message_of_nothing_else_displaces_nothing():
+    (unused,) = (
+        ItemDecoder(Contract(SPEC)).decode([record(message(features={"text": ZERO_TEXT}, partial=True))]).entries
+    )
+    assert isinstance(unused, Unused)
+
+
+def test_values_too_large_to_compute_with_are_rejected(decoder):
+    (rejection,) = decoder.decode(
+        [record(message(features={"text": of([3e38, 1, 2, 3]), "image": GOOD_IMAGE}))]
+    ).entries
+    assert rejection.reason is Reason.NON_FINITE
+    assert "features.text.data" in rejection.detail
+
+
+def test_the_numbers_that_popularity_is_read_from_count_as_they_are():
+    spec = SPEC.model_copy(update={"prior": "text"})
+    (item,) = ItemDecoder(Contract(spec)).decode([record(message(features={"text": ZERO_TEXT}))]).entries
+    assert isinstance(item, Item)
+    assert list(item.features) == ["text"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas import NewItem, UserEvent
+from schemas import NewItem, UserEvent, judge
 from worker.data.files import write_events, write_items
 from worker.data.lists import write_item_list, write_titles
 from worker.data.progress import counted
@@ -58,10 +58,14 @@ class Summary:
     num_users: int = 0
     lists: dict[str, int] = field(default_factory=dict)
     num_bad_rows: int = 0
+    uninformative: Counter[str] = field(default_factory=Counter)
+    """By modality, features left out, or vectors of them, because they say nothing."""
 
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.uninformative:
+            del values["uninformative"]
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
     def __str__(self) -> str:
@@ -69,6 +73,8 @@ class Summary:
         if self.num_events:
             lines.append(f"{self.num_events:,} events of {self.num_users:,} users{_shares(self.events_of_type)}")
         lines += [f"{count:,} items listed as {name}" for name, count in self.lists.items()]
+        if self.uninformative:
+            lines.append(f"left out, because they say nothing (zeros, one value):{_shares(self.uninformative)}")
         lines += [f"{self.num_bad_rows:,} bad rows left out"] if self.num_bad_rows else []
         return "\n".join([*lines, f"written: {', '.join(self.files)}"])
 
@@ -102,10 +108,21 @@ def save(imported: Imported, directory: Path, compression: Compression | None = 
 def _counted_items(items: Iterable[TitledItem], summary: Summary, titles: list[tuple[str, str]]) -> Iterator[NewItem]:
     for found in counted(items, "items"):
         summary.num_items += 1
+        found = _informative(found, summary)
         summary.items_with.update(found.item.features.keys() | found.item.content.keys())
         if found.title is not None:
             titles.append((found.item.item_id, found.title))
         yield found.item
+
+
+def _informative(found: TitledItem, summary: Summary) -> TitledItem:
+    judged = judge([found.item.features]).get(0)
+    if judged is None:
+        return found
+    if judged.too_large is not None:
+        raise DataError(f"item {found.item.item_id!r}: {judged.problem()}")
+    summary.uninformative.update(judged.dropped)
+    return TitledItem(found.item.model_copy(update={"features": judged.features}), found.title)
 
 
 def _counted_events(events: Iterable[UserEvent], summary: Summary) -> Iterator[UserEvent]:

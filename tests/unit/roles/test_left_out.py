@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from worker.roles.unused_types import MOST_TYPES, OTHER, TOLD_EVERY_S, UnusedTypes
+from worker.roles.left_out import MOST_TYPES, OTHER, TOLD_EVERY_S, UnusedTypes
 
 
 @pytest.fixture
