@@ -193,9 +193,10 @@ class Assignment:
 
     def _settle(self, tenure: Tenure) -> bool:
         """Whether the tenure has unfinished slices that may still finish."""
-        for each in tenure.settle():
+        settled = tenure.settle()
+        for each in settled:
             self._on_settled(each)
-        if self._commits_itself:
+        if self._commits_itself and settled:  # what moved the commit besides, as markers do, has still to be committed
             tenure.committed(tenure.commit)
         return tenure.is_live and tenure.has_open_slices() and tenure.failure() is None
 

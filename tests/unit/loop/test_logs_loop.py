@@ -171,6 +171,19 @@ def test_a_changelog_that_was_made_again_is_built_from_the_log(cluster):
     assert ItemState.decode(states[b"p0-3"]).offset == feed_newer[3]
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
+def test_markers_at_the_end_are_committed_so_that_they_never_look_like_a_loss(cluster, settings):
+    cluster.begin("other")
+    cluster.append_open("other", "items", 0, b"a", item_value("a"))
+    cluster.end_transaction("other", commit=True)
+    with Harness(cluster, settings=settings) as harness:
+        harness.until(lambda: cluster.commits.get(P0, Commit(0)).offset == len(cluster.log[P0]) == 2)
+    cluster.drop(P0, 2)
+    with Harness(cluster, settings=settings) as harness:
+        harness.until(lambda: bool(harness.pipeline.assignment.in_state("running")))
+        assert expired(harness) == 0
+
+
 def test_commits_of_an_earlier_version_are_taken_over(cluster):
     feed(cluster, 6)
     cluster.commits[P0] = Commit(4, "vectors_end=0")
