@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class Poison(NamedTuple):
 
 
 def every_kind() -> Iterator[Poison]:
-    """For a space that expects the encoder `e` for text and takes one vector of each modality."""
+    """For a space that expects the encoder `e` for text and takes one vector of each modality. An odd number of them,
+    so that each is met in both partitions when they are sent twice, in turn."""
     good = item("good")
     yield Poison("garbage", b"garbage", b"\xc1\xc1\xc1", Reason.NOT_MSGPACK)
     yield Poison("empty value", b"empty", b"", Reason.NOT_MSGPACK)
@@ -52,6 +54,9 @@ def every_kind() -> Iterator[Poison]:
     several = {"shape": [2, 16], "data": b"\x00" * 64}
     yield Poison("too many vectors", *_altered("several", text=several), Reason.WRONG_SHAPE)
     yield Poison("no modality", *_altered("bare", features={}), Reason.NO_MODALITY)
+    next_year_ms = time.time_ns() // 1_000_000 + 366 * 86_400_000
+    yield Poison("next year", *_altered("early", event_time_ms=next_year_ms), Reason.FUTURE_TIME)
+    yield Poison("seconds", *_altered("slow", event_time_ms=next_year_ms // 1_000), Reason.INVALID_FIELD)
     yield Poison("partial", *_altered("partial", partial=True), Reason.PARTIAL_UNSUPPORTED)
 
 
