@@ -86,6 +86,9 @@ def _reason(known: Known, before: InputLog, log: InputLog) -> str:
     return ""
 
 
+_ANOTHER = "is not the one of before (it was made again, or the setting names another)"
+
+
 @dataclass(frozen=True, slots=True)
 class FoundLogs:
     """Whether the logs of a partition are those of before."""
@@ -101,9 +104,9 @@ class FoundLogs:
         if self.origin.reason:
             told.append(f"{inputs}: topic {topics.inputs!r} is another log than before: {self.origin.reason}")
         if self.are_outputs_new:
-            told.append(f"{outputs}: topic {topics.outputs!r} was deleted and made again: what was published is gone")
+            told.append(f"{outputs}: topic {topics.outputs!r} {_ANOTHER}: it lacks what was published before")
         if self.is_state_new:
-            told.append(f"{state}: topic {topics.state!r} was deleted and made again: what was remembered is gone")
+            told.append(f"{state}: topic {topics.state!r} {_ANOTHER}: it lacks what was remembered before")
         return told
 
 
