@@ -29,6 +29,7 @@ from worker.encode.command import encode_items
 from worker.encode.setup import content_encoder
 from worker.errors import ConfigError
 from worker.settings import EncodeSettings, FetchSettings
+from worker.state.input_log import KEY
 from worker.state.items import ItemState
 
 DIMS = {"text": 1_024, "image": 672, "frames": 672, "sound": 208}
@@ -190,8 +191,9 @@ def test_over_a_restart_parts_are_joined_and_nothing_is_encoded_twice(stream: St
     assert (after["parts"].revision, after["parts"].modalities) == (8, ("image", "text"))
     assert np.abs(values(after["parts"]) - expected).max() < 1e-5
     assert all(after[name].revision >= 2 for name in before)
-    assert all(np.array_equal(values(before[name]), values(after[name])) for name in before.keys() - {"i0", "parts"})
-    states = [each.value for each in read_topic(stream.broker.options, stream.state)]
+    unchanged = before.keys() - {"i0", "parts"}
+    assert all(np.abs(values(before[name]) - values(after[name])).max() < 1e-5 for name in unchanged)
+    states = [each.value for each in read_topic(stream.broker.options, stream.state) if each.key != KEY]
     assert len(states) > 24
     assert all(part.digest for state in states for part in ItemState.decode(state).parts.values())
     assert not any(b"\x89PNG" in state or b"words" in state for state in states)

@@ -19,6 +19,8 @@ from tests.brokers import Outgoing, log_ranges, read_topic
 from tests.integration.stream import PATIENCE_S, Stream
 from tests.verifier.replay import Replay
 
+START_MS = 1_700_000_000_000
+
 
 @dataclass
 class UserStream:
@@ -47,9 +49,10 @@ class UserStream:
         return self.stream.settings({"roles": roles, "publish.vector_dtype": "f4", **(changes or {})})
 
     def event(self, user: str, item: str, at_ms: int, kind: str = "like", event_id: str | None = None) -> Outgoing:
+        """`at_ms`: after `START_MS`."""
         made = UserEvent(
             event_id=event_id or f"{user}/{item}/{at_ms}", user_id=user, item_id=item, event_type=kind,
-            event_time_ms=at_ms,
+            event_time_ms=START_MS + at_ms,
         )  # fmt: skip
         return Outgoing(self.events, made.key, encode(made), zlib.crc32(made.key) % self.num_partitions)
 

@@ -27,6 +27,7 @@ from tests.brokers import read_topic
 from tests.verifier.reading import SOURCE_OFFSET_HEADER
 from tests.verifier.replay import Replay, Vectors
 from worker.align import Space
+from worker.state.input_log import KEY as LOG_KEY
 from worker.state.items import ItemState
 from worker.state.users import UserState
 
@@ -154,7 +155,7 @@ def _check_states(verdict: FinalVerdict, logs: Mapping[str, Sequence[Any]], repl
 
 
 def _last(records: Iterable[Any]) -> dict[str, bytes]:
-    last = {record.key.decode(): record.value for record in records}
+    last = {record.key.decode(): record.value for record in records if record.key != LOG_KEY}
     return {key: value for key, value in last.items() if value is not None}
 
 
