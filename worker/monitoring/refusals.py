@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.errors import RefusedError
 from worker.printable import shortened
-from worker.records import Rejection
+
+if TYPE_CHECKING:  # commands take a figure from here, and `--help` has no use for messages
+    from worker.records import Rejection
 
 EVERY_S = 60.0
 DETAIL_CHARS = 300
