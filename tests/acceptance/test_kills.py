@@ -24,7 +24,7 @@ from worker.settings import Settings
 def test_a_worker_that_is_killed_and_started_again_stops_nobody_else(own_kafka_allowed: None, tmp_path: Path) -> None:
     (cost,), settings = run(Plan(kills=1), {}, tmp_path, print)
     assert cost.exits == 0, "somebody else ended"
-    # How few seconds it costs is measured by the campaign; on a busy machine this much holds: nobody waits for a session.
+    # The campaign measures how few seconds it costs; this much holds on a busy machine: nobody waits for a session.
     assert cost.foreign_s < settings.kafka.session_timeout_ms / 1000, cost
 
 
