@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the client warns of itself while it is imported
@@ -27,6 +28,10 @@ from tests.brokers.broker import EXTERNAL_VARIABLE, embedded, external_bootstrap
 from worker.kafka.embedded import EmbeddedBroker
 
 TOPICS = ("items", "events", "item_vectors", "user_vectors", "item_state", "user_state", "dead_letters")
+# A busy machine is slow at drawing inputs, too, and that says nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
 USERS = {"worker": "worker-secret", "other": "other-secret"}
 
 

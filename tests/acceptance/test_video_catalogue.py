@@ -12,7 +12,7 @@ from tests.clips import THEMES
 
 @pytest.mark.campaign
 @pytest.mark.acceptance
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_clips_find_one_another_across_modalities_and_their_users(tmp_path: Path) -> None:
     said: list[str] = []
     walk = Walk(tmp_path, per_theme=8, say=said.append)
