@@ -81,7 +81,7 @@ def _run_pipeline(
     topics = topics_of("items", settings)
     output = ItemFormat(topics, space.space_id, settings.publish.vector_dtype, space.spec.dim)
     keep = settings.state.features
-    role = ItemsRole(output, Contract(space.spec), embedder, keep_features=keep, keeps_order=True)
+    role = ItemsRole(output, Contract(space.spec), embedder, keep_features=keep)
     role._decoder = decoder or role._decoder
     metrics = Metrics(CollectorRegistry(), topics.inputs)
     calm_interpreter()

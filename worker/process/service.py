@@ -130,7 +130,6 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
             Contract(space.spec),
             ModelEmbedder(model.runtime, dtype, graph),
             keep_features=settings.state.features,
-            keeps_order=True,
             encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
             dependents=dependents,
             max_future_s=settings.limits.max_future_s,

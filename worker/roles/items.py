@@ -123,20 +123,17 @@ class ItemsRole:
         embedder: Embedder,
         *,
         keep_features: bool,
-        keeps_order: bool,
         encoding: Encoding | None = None,
         dependents: Dependents | None = None,
         max_future_s: float = MAX_FUTURE_S,
     ) -> None:
-        """`keep_features`: items may come in parts. `keeps_order`: outputs may be ahead of the commits, so that they
-        must be read back for no older one to follow a newer one. Without `encoding`, raw content is refused.
-        `dependents`: items by their neighbours, in a space with graph fusion, which needs `keep_features`."""
+        """`keep_features`: items may come in parts. Without `encoding`, raw content is refused. `dependents`: items by
+        their neighbours, in a space with graph fusion, which needs `keep_features`."""
         self.topics = output.topics
         self.output = output
         self.embedder = embedder
         self._contract = contract
         self._keep_features = keep_features
-        self._keeps_order = keeps_order
         self.encoding = encoding
         self.dependents = dependents
         self._unsettled: dict[int, set[str]] = {}
@@ -216,19 +213,15 @@ class ItemsRole:
         of where in the output partition the uncommitted outputs begin (`tenure.Note`).
         """
         partition = TopicPartition(self.topics.outputs, tenure.partition.partition)
-        if self._keeps_order:
-            note = parse_note(tenure.commit.note)
-            start = None if note is None or is_whole else note.vectors_end
-        else:
-            start = log.end(partition, READ_TIMEOUT_S)
+        note = parse_note(tenure.commit.note)
+        start = None if note is None or is_whole else note.vectors_end
         groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
         memory.published = newest_published(chain.from_iterable(groups), self.output.space_id)
         return max(memory.published.values(), default=-1)
 
     def recall(self, tenure: Tenure, memory: Memory[ItemState], watched: Watched) -> Collection[str]:
         begins_at = memory.log.at(tenure.commit.offset)
-        uncommitted = {key: at for key, at in memory.published.items() if at >= begins_at}
-        memory.published = uncommitted if self._keeps_order else {}
+        memory.published = {key: at for key, at in memory.published.items() if at >= begins_at}
         return () if self.dependents is None else self.dependents.recall(tenure, memory, watched, _neighbors)
 
     def recompute(self, keys: Collection[str], partition: int, memory: Memory[ItemState]) -> list[Entry]:

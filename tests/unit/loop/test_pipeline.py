@@ -56,7 +56,7 @@ class Harness(LoopHarness):
     ):
         topics = topics_of("items", SETTINGS)
         output = ItemFormat(topics, space_id, "f2", 2)
-        role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True, keeps_order=True)
+        role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True)
         super().__init__(FakeClient(cluster, **client), role, settings=settings, until_caught_up=until_caught_up)
 
 

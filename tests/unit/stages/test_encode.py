@@ -85,7 +85,7 @@ class Harness(LoopHarness):
         self.text, self.image = Cosines(), Cosines()
         routes = [Route("image", "image", self.image), Route("text", "text", self.text)]
         self.encoding = Encoding(ContentEncoder(routes, pool), SETTINGS.batch)
-        options = {"keep_features": True, "keeps_order": True, "encoding": self.encoding, **role}
+        options = {"keep_features": True, "encoding": self.encoding, **role}
         made = ItemsRole(ItemFormat(topics, "space", "f2", 2), Contract(SPEC), FakeEmbedder(), **options)
         super().__init__(FakeClient(cluster), made, stores)
 
