@@ -13,11 +13,11 @@ from worker import __version__
 from worker.commands.dead_letters import Pending
 from worker.errors import ConfigError, TopicError, UnreadableError
 from worker.kafka.patience import patience, patiently
-from worker.kafka.port import ClientPort, LogPort, Outbound, TopicDescription
+from worker.kafka.port import ClientPort, LogPort, Outbound
+from worker.kafka.whole_topic import READ_TIMEOUT_S, describe, end_of
 from worker.records import TopicPartition
 from worker.settings import Settings
 
-READ_TIMEOUT_S = 30.0
 STAGE = "read"
 _PLACE = re.compile(r"(?P<topic>[^/@]+)/(?P<partition>\d{1,9})@(?P<offset>\d{1,18})")
 
@@ -48,12 +48,11 @@ def parsed_place(place: str) -> tuple[TopicPartition, int]:
 
 def find_gap(client: ClientPort, partition: TopicPartition, offset: int) -> Gap:
     """What cannot be read from there on. Raises `TopicError` where there is no such place, or where it can be read."""
-    described = _described(client, partition.topic)
+    described = describe(client, partition.topic)
     if described is None or partition.partition >= described.num_partitions:
         raise TopicError(f"dlq skip: there is no partition {partition.topic}/{partition.partition}")
     with closing(client.log()) as log:
-        doing = f"asking for the end of {partition.topic}/{partition.partition}"
-        end = patiently(doing, lambda: log.end(partition, READ_TIMEOUT_S), READ_TIMEOUT_S)
+        end = end_of(log, partition)
         error = _unreadable(log, partition, offset) if offset < end else None
         if error is None:
             raise TopicError(
@@ -61,10 +60,6 @@ def find_gap(client: ClientPort, partition: TopicPartition, offset: int) -> Gap:
                 f"to leave out"
             )
         return Gap(partition, offset, error.next_offset or _end_of_gap(log, error, end), error)
-
-
-def _described(client: ClientPort, topic: str) -> TopicDescription | None:
-    return patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S).get(topic)
 
 
 def _unreadable(log: LogPort, partition: TopicPartition, offset: int) -> UnreadableError | None:
@@ -122,7 +117,7 @@ def leave_out(client: ClientPort, settings: Settings, gap: Gap) -> bool:
 
 def _keep(client: ClientPort, settings: Settings, gap: Gap) -> bool:
     topic = settings.topics.dead_letters
-    described = _described(client, topic)
+    described = describe(client, topic)
     if described is None:
         raise TopicError(f"topics.dead_letters: topic {topic!r} does not exist")
     pending = Pending()

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from worker.errors import ClientError, TopicError, UnreadableError
 from worker.kafka.patience import patiently
-from worker.kafka.port import ClientPort, LogPort
+from worker.kafka.port import ClientPort, LogPort, TopicDescription
 from worker.records import Record, TopicPartition
 
 READ_TIMEOUT_S = 30.0
@@ -22,12 +22,12 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
     `TopicError`, naming the setting, for a topic that does not exist; and `UnreadableError`, after everything that can
     be read, where a partition cannot be read to its end.
     """
-    described = patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S)
-    if topic not in described:
+    described = describe(client, topic)
+    if described is None:
         raise TopicError(f"{setting}: topic {topic!r} does not exist")
-    partitions = [TopicPartition(topic, number) for number in range(described[topic].num_partitions)]
+    partitions = [TopicPartition(topic, number) for number in range(described.num_partitions)]
     with closing(client.log()) as log:
-        ends = [_end(log, partition) for partition in partitions]
+        ends = [end_of(log, partition) for partition in partitions]
         unreadable: UnreadableError | None = None
         for partition, end in zip(partitions, ends, strict=True):
             try:
@@ -38,7 +38,13 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
             raise unreadable
 
 
-def _end(log: LogPort, partition: TopicPartition) -> int:
+def describe(client: ClientPort, topic: str) -> TopicDescription | None:
+    """What a topic is like; None where there is none. Brokers that do not answer are waited for."""
+    return patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S).get(topic)
+
+
+def end_of(log: LogPort, partition: TopicPartition) -> int:
+    """The present end of a partition. Brokers that do not answer are waited for."""
     doing = f"asking for the end of {partition.topic}/{partition.partition}"
     return patiently(doing, lambda: log.end(partition, READ_TIMEOUT_S), READ_TIMEOUT_S)
 

@@ -12,9 +12,8 @@ from worker.data.files import read_events, read_item_vectors, read_user_vectors,
 from worker.data.progress import counted
 from worker.item_vectors.order import Version, is_newer
 from worker.item_vectors.source_offset import of_deletion
-from worker.kafka.patience import patiently
 from worker.kafka.port import ClientPort
-from worker.kafka.whole_topic import READ_TIMEOUT_S, read_whole
+from worker.kafka.whole_topic import describe, read_whole
 from worker.records import Record
 from worker.settings import TopicSettings
 
@@ -114,9 +113,7 @@ class Topics:
         return Files(*([saved[name]] if name in saved else [] for name in ("item_vectors", "user_vectors", "events")))
 
     def _exists(self, name: str) -> bool:
-        topic = getattr(self.names, name)
-        described = patiently("asking for topics", lambda: self.client.describe_topics([topic]), READ_TIMEOUT_S)
-        return topic in described
+        return describe(self.client, getattr(self.names, name)) is not None
 
     def _of(self, users: Collection[str] | None, name: str) -> Iterator[Record]:
         """By key, which is the user, so that what others did need not be decoded."""
