@@ -12,7 +12,7 @@ from tests.brokers import RealKafka
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
 from worker.kafka.embedded import EmbeddedBroker
-from worker.loop.silence import SILENT_S
+from worker.monitoring.concerns import SILENT_S
 
 FRESH_S = 5.0
 

@@ -115,7 +115,7 @@ def noted(skips: Sequence[Skip]) -> str:
 
 
 def parsed(note: str) -> list[Skip]:
-    """None where another writer made it."""
+    """Empty where another writer made it."""
     if not note.startswith(_PREFIX):
         return []
     try:

@@ -5,8 +5,8 @@ Polls of a client that is cut off return nothing and raise nothing, so that it l
 
 from __future__ import annotations
 
-SILENT_S = 10.0
-"""Longer than a broker holds a fetch and a heartbeat is apart, and shorter than anybody should go without knowing."""
+from worker.monitoring.concerns import SILENT_S
+
 REPEAT_S = 60.0
 
 

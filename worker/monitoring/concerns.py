@@ -11,6 +11,7 @@ from typing import NamedTuple
 from worker.monitoring.status import Concern, Tone
 
 SILENT_S, VERY_SILENT_S = 10.0, 60.0
+"""Longer than a broker holds a fetch and a heartbeat is apart, and shorter than anybody should go without knowing."""
 UNSTABLE_S = 20.0
 RESTORING_S = 600.0
 ALL = 0.95

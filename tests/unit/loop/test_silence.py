@@ -1,4 +1,5 @@
-from worker.loop.silence import REPEAT_S, SILENT_S, SilenceWatch
+from worker.loop.silence import REPEAT_S, SilenceWatch
+from worker.monitoring.concerns import SILENT_S
 
 
 def test_brokers_that_answer_are_no_news():
