@@ -709,35 +709,37 @@ def load(flags: Mapping[str, str] | None = None, file: Path | None = None) -> Se
         _config_file.reset(token)
 
 
-def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+def setting_names() -> dict[str, str]:
     """Every setting's name, with its description."""
-    names: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            names |= setting_names(annotation, f"{prefix}{name}.")
-        else:
-            names[prefix + name] = " ".join((field.description or "").split())
-    return names
+    return {name: _description(field) for name, field in _leaves(Settings)}
 
 
-def setting_descriptions(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+def setting_descriptions() -> dict[str, str]:
     """Every setting's name, with what it does, what it may be, and what it is by default."""
-    found: dict[str, str] = {}
+    return {name: _described(name, field) for name, field in _leaves(Settings)}
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The settings of a group and of the groups in it, by their whole names."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found |= setting_descriptions(annotation, f"{prefix}{name}.")
-            continue
-        text = " ".join((field.description or "").split())
-        choices = [_plain(choice) for choice in _choices(annotation)]
-        offered = f"{'Any' if _is_many(annotation) else 'One'} of {', '.join(choices)}. " if choices else ""
-        unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
-        default = _plain(field.default)
-        found[prefix + name] = (
-            f"{text} {offered}(default: {default}{f' {unit}' if unit and default != 'none' else ''})".strip()
-        )
-    return found
+            yield from _leaves(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _description(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
+
+
+def _described(name: str, field: FieldInfo) -> str:
+    choices = [_plain(choice) for choice in _choices(field.annotation)]
+    offered = f"{'Any' if _is_many(field.annotation) else 'One'} of {', '.join(choices)}. " if choices else ""
+    unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+    default = _plain(field.default)
+    shown = f"{default} {unit}" if unit and default != "none" else default
+    return f"{_description(field)} {offered}(default: {shown})".strip()
 
 
 _UNITS = {"_ms": "ms", "_s": "s", "_bytes": "bytes", "_mb": "MiB", "_records": "records", "_seconds": "s"}
