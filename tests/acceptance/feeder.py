@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tests.brokers import Outgoing
 
+PARTITION_UA = -1  # librdkafka's word for a partition that it chooses
 STEP_S = 0.02
 MAX_STEP_RECORDS = 500
 FLUSH_TIMEOUT_S = 120.0
@@ -26,9 +27,10 @@ class FeedFailedError(Exception):
 class Feeder:
     """Writes records at a pace that may be changed at any time. Starts on entry; stops on exit, done or not.
 
-    Partitions are chosen as Java's client and kafka-python choose them. librdkafka gives a producer up for good where
-    it cannot say any longer what is in the log; then a new one sends again, in order, all that has no receipt. So the
-    log has every input, those of a key in order, and some perhaps twice: what an input is, the log says.
+    A record without a partition goes where Java's client and kafka-python would send it. librdkafka gives a producer up
+    for good where it cannot say any longer what is in the log; then a new one sends again, in order, all that has no
+    receipt. So the log has every input, those of a key in order, and some perhaps twice: what an input is, the log
+    says.
     """
 
     def __init__(self, bootstrap_servers: str, records: Iterator[Outgoing], pace: float) -> None:
@@ -114,7 +116,11 @@ class Feeder:
     def _produce(self, number: int, record: Outgoing) -> None:
         try:
             self._producer.produce(
-                record.topic, key=record.key, value=record.value, on_delivery=partial(self._delivered, number)
+                record.topic,
+                key=record.key,
+                value=record.value,
+                partition=PARTITION_UA if record.partition is None else record.partition,
+                on_delivery=partial(self._delivered, number),
             )
         except KafkaException as error:
             if not is_fatal(error):

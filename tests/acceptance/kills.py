@@ -18,26 +18,26 @@ not so. 2: it could not be run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
-from confluent_kafka import Message, Producer
+from confluent_kafka import Message
 
 from schemas import Feature, ItemVector, NewItem, decode, encode
+from tests.acceptance.feeder import Feeder
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.reader import TopicReader
-from tests.brokers import RealKafka, create_topics, find_distribution
+from tests.brokers import Outgoing, RealKafka, create_topics, find_distribution
 from tests.worker_process import WorkerProcess, in_group
 from worker.align import command
 from worker.settings import Settings, load
@@ -72,41 +72,18 @@ class Plan:
     seed: int = 1
 
 
-class SteadyFeed:
-    """Items into every partition at a steady rate. Starts on entry; stops on exit."""
-
-    def __init__(self, bootstrap_servers: str, topic: str, num_partitions: int, rate: float) -> None:
-        """`rate`: records per second and partition."""
-        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 0, "log_level": 0})
-        self._topic, self._num_partitions, self._step_s = topic, num_partitions, 1 / rate
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        vector = Feature.from_numpy(np.arange(DIMS["text"]) / DIMS["text"], encoder="steady")
-        number, due = 0, time.monotonic()
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            due = max(due + self._step_s, time.monotonic() - 1)  # a pause of the machine is not caught up with
-            for partition in range(self._num_partitions):
-                item = NewItem(
-                    item_id=f"{partition}-{number % 1_000}",
-                    revision=number + 1,
-                    event_time_ms=time.time_ns() // 1_000_000,
-                    features={"text": vector},
-                )
-                self._producer.produce(self._topic, encode(item), item.key, partition)
-            self._producer.poll(0)
-            number += 1
+def steady(num_partitions: int) -> Iterator[Outgoing]:
+    """Items for every partition in turn, without an end."""
+    vector = Feature.from_numpy(np.arange(DIMS["text"]) / DIMS["text"], encoder="steady")
+    for number in itertools.count():
+        for partition in range(num_partitions):
+            item = NewItem(
+                item_id=f"{partition}-{number % 1_000}",
+                revision=number + 1,
+                event_time_ms=time.time_ns() // 1_000_000,
+                features={"text": vector},
+            )
+            yield Outgoing(TOPICS["items"], item.key, encode(item), partition)
 
 
 class Arrivals(TopicReader):
@@ -204,7 +181,7 @@ def run(plan: Plan, changes: Mapping[str, str], logs: Path, say: Callable[[str],
             fleet.start()
         servers = kafka.bootstrap_servers
         arrivals = stack.enter_context(Arrivals(servers, TOPICS["item_vectors"], plan.partitions))
-        stack.enter_context(SteadyFeed(servers, TOPICS["items"], plan.partitions, plan.rate))
+        stack.enter_context(Feeder(servers, steady(plan.partitions), plan.rate * plan.partitions))
         scene = Scene(plan, fleet, arrivals, limit_s(settings))
         scene.settle()
         costs = []
