@@ -41,7 +41,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._failure: str | None = None
         self._refusal: tuple[float, str] | None = None
-        """The last input that was refused: when, and why."""
+        """Inputs that were refused: when the last one was, and why the first."""
         self._unacknowledged: dict[int, Outgoing] = {}
         """By their numbers, in order."""
         self.pace = pace
@@ -154,7 +154,8 @@ class Feeder:
     def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
         """Must not raise: the binding makes a `SystemError` without a cause of some exceptions."""
         if error is not None:
-            self._refusal = time.monotonic(), error.str()
+            # The client may answer for the others with what the first has led to, as that it has let go of a broker.
+            self._refusal = time.monotonic(), error.str() if self._refusal is None else self._refusal[1]
             return
         del self._unacknowledged[number]
         partition: Any = message.partition()
