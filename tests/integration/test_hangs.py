@@ -183,7 +183,7 @@ class TestAProducerThatARefusalPoisons:
         monkeypatch.setattr("worker.loop.pipeline.DEAD_LETTER_RETRY_S", 0.5)
         with WorkerThread(stream.settings()) as worker:
             worker.wait_ready()
-            limit(admin, stream.letters, 2_000)
+            limit(admin, stream.letters, 100)  # not even a letter without the record fits
             stream.feed([stream.record("poison", b"\xc1" * 3_000, partition=0)])
             stream.feed(stream.upsert(name, partition=0) for name in names(10, "behind"))
             stream.feed(stream.upsert(name, partition=1) for name in names(10, "beside"))
