@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from schemas.attributes import OneOfFourKinds
 from schemas.limits import AtMost, Limits
 from schemas.tensor import Tensor
 
@@ -38,7 +39,10 @@ def _bounds(declared: Any, value: Any, path: str) -> Iterator[Bound]:
         yield from _model_bounds(value, path)
     elif origin is Annotated:
         yield from ((path, mark.limit, len(value)) for mark in args[1:] if isinstance(mark, AtMost))
-        yield from _bounds(args[0], value, path)
+        if OneOfFourKinds in map(type, args[1:]):
+            yield from OneOfFourKinds.bounds(value, path)
+        else:
+            yield from _bounds(args[0], value, path)
     elif origin in (Union, UnionType):
         for alternative in args:
             if alternative is not NoneType:

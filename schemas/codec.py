@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import msgpack
 from pydantic import ValidationError
 
+from schemas.attributes import Value
 from schemas.bounds import exceeded
 from schemas.dead_letter import DeadLetter
 from schemas.foreign import LOOKED_AT, is_packed_map, looks_like
@@ -52,6 +53,7 @@ def encode_item_vector(
     prior: float | None = None,
     modality_vectors: Mapping[str, bytes] | None = None,
     base_vector: bytes | None = None,
+    attributes: Mapping[str, Value] | None = None,
 ) -> bytes:
     """The bytes of `encode(ItemVector(…))` at a fifth of the cost, for good values: it checks nothing.
 
@@ -77,6 +79,8 @@ def encode_item_vector(
         fields["source_offset"] = source_offset
     if base_vector is not None:
         fields["base_vector"] = {"dtype": dtype, "shape": shape, "data": base_vector}
+    if attributes:
+        fields["attributes"] = attributes
     return msgpack.packb(fields)  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
+from schemas.attributes import AttributeValue
 from schemas.limits import AtMost
 from schemas.message import Count, Finite, Id, Message, Name, Vector
 from schemas.tensor import Feature, Tensor
@@ -65,7 +66,11 @@ class NewItem(Message):
     neighbors: Annotated[tuple[Id, ...], AtMost("neighbors"), Strict(False), FailFast()] = ()
     """Items this one is related to, for graph fusion."""
     partial: bool = False
-    """True: the modalities given are merged into those already known. False: they replace all of them."""
+    """True: the modalities and attributes given are merged into those already known. False: they replace all of them.
+    """
+    attributes: Annotated[dict[Name, AttributeValue], AtMost("attributes")] = Field(default_factory=dict)
+    """What an index may filter by (`price`, `category`, …): a str, a number, a bool or an array of str by name. They
+    have no part in the vector."""
 
     @property
     def key(self) -> bytes:
@@ -104,6 +109,8 @@ class ItemVector(Message):
     base_vector: Vector | None = Field(None, title="Base Vector")
     """The vector before graph fusion, shape [D], which items that have this one for a neighbour attend to. Not given
     where graph fusion has not moved the vector: then the vector is that."""
+    attributes: Annotated[dict[Name, AttributeValue], AtMost("attributes")] = Field(default_factory=dict)
+    """Attributes of the item, as its messages leave them."""
 
     @property
     def key(self) -> bytes:

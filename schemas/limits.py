@@ -48,6 +48,12 @@ class Limits:
     """Modalities in one map or list."""
     neighbors: int = 256
     """Neighbours of an item."""
+    attributes: int = 64
+    """Attributes of an item."""
+    attribute_chars: int = 1_024
+    """Characters of an attribute that is a str, and of each str in one that is an array."""
+    attribute_values: int = 64
+    """Entries of an attribute that is an array."""
     headers: int = 1_024
     """Headers kept in a dead letter; the writer drops the rest."""
     dims: int = 16_384

@@ -78,7 +78,9 @@ def _reason(error: ErrorDetails) -> Reason:
     kind, last = error["type"], error["loc"][-1]
     if kind == "finite_number":
         return Reason.NON_FINITE
-    too_many = kind in ("string_too_long", "too_many_vectors") or (kind == "too_long" and last != "shape")
+    too_many = kind in ("string_too_long", "too_many_vectors") or (
+        kind == "too_long" and (last != "shape" or error["loc"][0] == "attributes")
+    )
     too_many_dims = kind == "less_than_equal" and isinstance(last, int)  # the only bounded ints in an array
     return Reason.TOO_LARGE if too_many or too_many_dims else Reason.INVALID_FIELD
 

@@ -66,6 +66,13 @@ contents = st.builds(
     st.none() | names,
 )
 
+attributes = st.dictionaries(
+    names,
+    st.booleans() | st.integers(-MAX_INT - 1, MAX_INT) | finite | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.lists(ids, max_size=3).map(tuple),
+    max_size=3,
+)  # fmt: skip
+
 new_items = st.builds(
     NewItem,
     item_id=ids,
@@ -75,6 +82,7 @@ new_items = st.builds(
     content=st.dictionaries(names, contents, max_size=3),
     neighbors=st.lists(ids, max_size=4),
     partial=st.booleans(),
+    attributes=attributes,
 )
 user_events = st.builds(
     UserEvent,
@@ -98,6 +106,7 @@ item_vectors = st.builds(
     produced_at_ms=times,
     source_offset=st.none() | counts,
     base_vector=st.none() | vectors,
+    attributes=attributes,
 )
 user_vectors = st.builds(
     UserVector,

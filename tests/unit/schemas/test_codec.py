@@ -319,20 +319,21 @@ def test_a_reason_of_a_newer_writer_can_be_read():
     prior=st.none() | strategies.finite | st.integers(-5, 5),
     named=st.none() | st.lists(strategies.names, max_size=3),
     moved=st.booleans(),
+    attributes=strategies.attributes,
 )
 def test_encode_item_vector_gives_the_bytes_of_encode(
-    vector, item_id, revision, times, space_id, modalities, source_offset, prior, named, moved
+    vector, item_id, revision, times, space_id, modalities, source_offset, prior, named, moved, attributes
 ):
     fast = encode_item_vector(
         item_id, revision, times[0], space_id, vector["dtype"], vector["shape"], vector["data"], modalities, times[1],
         source_offset, prior, None if named is None else dict.fromkeys(named, vector["data"]),
-        vector["data"] if moved else None,
+        vector["data"] if moved else None, attributes,
     )  # fmt: skip
     message = ItemVector(
         item_id=item_id, revision=revision, event_time_ms=times[0], space_id=space_id, vector=Tensor(**vector),
         modalities=modalities, produced_at_ms=times[1], source_offset=source_offset, prior=prior,
         modality_vectors=None if named is None else {name: Tensor(**vector) for name in named},
-        base_vector=Tensor(**vector) if moved else None,
+        base_vector=Tensor(**vector) if moved else None, attributes=attributes,
     )  # fmt: skip
     assert fast == encode(message)
     assert decode(ItemVector, fast) == message
