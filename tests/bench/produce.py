@@ -21,8 +21,8 @@ from tests.bench.parts import calm_interpreter
 from tests.bench.workload import open_bed, rounds
 from worker.errors import WorkerError
 from worker.kafka import make_client
+from worker.kafka.kafka_python.producer import KafkaPythonProducer
 from worker.kafka.port import Outbound
-from worker.kafka.producer import KafkaPythonProducer
 from worker.settings import KafkaSettings
 
 GROUP = 128

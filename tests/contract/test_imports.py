@@ -95,16 +95,21 @@ def test_only_the_adapter_and_the_demo_know_the_client():
     assert {room_of(path) for path in knowing} == {"kafka", "demo"}
 
 
-def test_only_adapters_import_modules_of_the_adapter():
+ADAPTERS = ("kafka_python",)
+
+
+def test_only_adapters_know_their_library():
+    """And the embedded broker, which lives in one. What lies beside them is for every adapter."""
+    for path in modules("worker/kafka"):
+        if {name.split(".")[0] for name in imports(path)} & CLIENT_LIBRARIES:
+            assert path.parent.name in ADAPTERS or path.stem == "embedded", path
+
+
+def test_only_the_factory_imports_an_adapter():
     """The port, its values and the factory are for all; what reaches into the library is for the adapter alone."""
-    inside = {
-        path.stem for path in modules("worker/kafka") if {n.split(".")[0] for n in imports(path)} & CLIENT_LIBRARIES
-    }
     for path in modules("worker"):
-        if room_of(path) != "kafka":
-            assert not {name.split(".")[2] for name in imports(path) if name.startswith("worker.kafka.")} & (
-                inside - {"embedded"}
-            ), path
+        if path.parent.name not in ADAPTERS and path != ROOT / "worker/kafka/__init__.py":
+            assert not [name for name in imports(path) if name.startswith(tuple(f"worker.kafka.{a}" for a in ADAPTERS))]
 
 
 def test_imports_go_down_the_street():

@@ -14,7 +14,7 @@ from worker.errors import (
     RecordTooLargeError,
     ReplacedError,
 )
-from worker.kafka.translation import _TABLE, translate, translated
+from worker.kafka.kafka_python.translation import _TABLE, translate, translated
 
 ALL = sorted(
     (cls for _, cls in inspect.getmembers(kafka_errors, inspect.isclass) if issubclass(cls, kafka_errors.KafkaError)),
@@ -44,7 +44,7 @@ def test_the_table_names_errors_that_exist():
 def test_no_error_has_appeared_that_nobody_looked_at():
     final = [cls for cls in ALL if type(translate(instance(cls), "x")) is ClientError and not cls.retriable]
     assert len(final) == KNOWN_FINAL, (
-        "the client's errors changed: decide on the new ones in worker/kafka/translation.py"
+        "the client's errors changed: decide on the new ones in worker/kafka/kafka_python/translation.py"
     )
 
 

@@ -33,8 +33,8 @@ from tests.brokers import (
 )
 from tests.brokers.addresses import free_ports
 from worker.kafka import embedded
-from worker.kafka.client import KafkaPythonClient
 from worker.kafka.embedded import DISCONNECT, Api, EmbeddedBroker
+from worker.kafka.kafka_python.client import KafkaPythonClient
 from worker.settings import KafkaSettings
 
 EMBEDDED_OPTIONS = {"api_version": (2, 3)}

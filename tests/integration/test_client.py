@@ -177,7 +177,7 @@ def test_a_producer_that_cannot_flush_is_closed_all_the_same(
 
 
 def test_a_client_that_cannot_be_made_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.kafka.connection.BOOTSTRAP_TIMEOUT_MS", 200)
+    monkeypatch.setattr("worker.kafka.kafka_python.connection.BOOTSTRAP_TIMEOUT_MS", 200)
     (port,) = free_ports(1)
     client = make_client(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}"))
     before = set(threading.enumerate())

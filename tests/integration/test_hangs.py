@@ -14,8 +14,8 @@ from tests.brokers import Broker
 from tests.integration.stream import SHORT_SESSION, Stream, names
 from tests.integration.worker_thread import WorkerThread
 from worker.errors import StalledError
-from worker.kafka.connection import connection_config
-from worker.kafka.consumer import KafkaPythonConsumer, _ListenerBridge
+from worker.kafka.kafka_python.connection import connection_config
+from worker.kafka.kafka_python.consumer import KafkaPythonConsumer, _ListenerBridge
 from worker.kafka.port import PartitionListener
 
 pytestmark = pytest.mark.real_kafka
@@ -41,7 +41,7 @@ def admin(real_kafka: Broker) -> Iterator[KafkaAdminClient]:
 def quick_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients notice new partitions within a second instead of five minutes."""
     monkeypatch.setattr(
-        "worker.kafka.client.connection_config",
+        "worker.kafka.kafka_python.client.connection_config",
         lambda settings: {**connection_config(settings), "metadata_max_age_ms": 500},
     )
 

@@ -16,8 +16,8 @@ from tests.worker_process import as_text
 from worker.__main__ import main
 from worker.align import Space, command
 from worker.errors import SpaceError, TopicError
-from worker.kafka.connection import connection_config
 from worker.kafka.embedded import EmbeddedBroker
+from worker.kafka.kafka_python.connection import connection_config
 from worker.settings import Settings, TopicSettings
 from worker.topics import wanted_topics
 
@@ -112,7 +112,7 @@ def test_new_partitions_of_the_items_alone_end_the_worker_and_lose_nothing(
 ) -> None:
     """Their vectors have nowhere to go. With as many partitions in both topics the next start goes on."""
     monkeypatch.setattr(
-        "worker.kafka.client.connection_config",
+        "worker.kafka.kafka_python.client.connection_config",
         lambda settings: {**connection_config(settings), "metadata_max_age_ms": 500},
     )
     stream = make_stream(real_kafka)

@@ -1,5 +1,5 @@
-"""The port to Kafka, and its adapter: the stream knows a client library nowhere else. The demo, which plays the shop
-beside the worker, talks to the broker with a client of its own.
+"""The port to Kafka, and its adapters, a folder each: the stream knows a client library nowhere else. The demo, which
+plays the shop beside the worker, talks to the broker with a client of its own.
 
 In: settings. Out: consumers, producers and readers, behind `port.py`. The library has threads of its own; each class
 says which of its methods are called on them.
@@ -36,6 +36,8 @@ __all__ = [
 
 def make_client(settings: KafkaSettings) -> ClientPort:
     """The adapter that `kafka.client` names."""
-    from worker.kafka.client import KafkaPythonClient  # a second adapter must not need the first one's library
+    from worker.kafka.kafka_python.client import (
+        KafkaPythonClient,  # a second adapter must not need the first one's library
+    )
 
     return KafkaPythonClient(settings)

@@ -1,8 +1,8 @@
 """What the worker asks of a Kafka client, and nothing more.
 
-One adapter exists, of kafka-python (`worker.kafka.client` makes it); a second one, of librdkafka say, fits behind the
-same protocols. No type of a client library appears here. Unless a method says otherwise, calls come from the poll
-thread only, block for a bounded time, and raise only `worker.errors`.
+The adapters lie in folders that are named after their libraries; `worker.kafka.make_client` chooses one. No type of a
+client library appears here. Unless a method says otherwise, calls come from the poll thread only, block for a bounded
+time, and raise only `worker.errors`.
 """
 
 from __future__ import annotations

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-from kafka import KafkaConsumer
-from kafka.structs import OffsetAndMetadata
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 from worker.errors import UnreadableError
-from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.structs import kafka_partition
-from worker.kafka.translation import translated
+from worker.kafka.port import Commit
 from worker.records import TopicPartition
 
 log = logging.getLogger(__name__)
@@ -34,36 +30,37 @@ class Skip(NamedTuple):
     until: int
 
 
-class KafkaPythonSkips:
+class GroupCommits(Protocol):
+    """The commits of a group that has no members, through a client of its own."""
+
+    def read(self, partition: TopicPartition) -> Commit | None: ...
+
+    def write(self, partition: TopicPartition, commit: Commit) -> None: ...
+
+
+class Skips:
     """The offsets of a partition that are left out. Any thread; each call opens a client of its own, because there are
     few."""
 
-    def __init__(self, open_consumer: Callable[[str], KafkaConsumer], group_id: str) -> None:
-        """`group_id` is the workers' group, beside whose commits these lie."""
-        self._open = open_consumer
+    def __init__(self, open_commits: Callable[[str], AbstractContextManager[GroupCommits]], group_id: str) -> None:
+        """`group_id` is the workers' group, beside whose commits these lie; `open_commits` takes the name of a group,
+        and raises `worker.errors` only, as what it opens does."""
+        self._open = open_commits
         self._group_id = f"{group_id}{SUFFIX}"
 
     def add(self, partition: TopicPartition, skip: Skip) -> None:
-        with translated("noting what is left out"):
-            consumer = self._open(self._group_id)
-            try:
-                self._write(consumer, partition, joined([*self._read(consumer, partition), skip]))
-            finally:
-                consumer.close(autocommit=False, timeout_ms=1_000)
+        with self._open(self._group_id) as commits:
+            _write(commits, partition, joined([*_read(commits, partition), skip]))
 
     def behind(self, error: UnreadableError) -> int | None:
         """Where to read on behind what could not be read; None where nobody has said to leave it out."""
         partition = TopicPartition(error.topic, error.partition)
         try:
-            with translated("asking for what is left out"):
-                consumer = self._open(self._group_id)
-                try:
-                    known = self._read(consumer, partition)
-                    until = end_of_skip(known, error)
-                    if until is not None:  # a commit that nobody renews is forgotten by the brokers
-                        self._write(consumer, partition, known)
-                finally:
-                    consumer.close(autocommit=False, timeout_ms=1_000)
+            with self._open(self._group_id) as commits:
+                known = _read(commits, partition)
+                until = end_of_skip(known, error)
+                if until is not None:  # a commit that nobody renews is forgotten by the brokers
+                    _write(commits, partition, known)
         except Exception as problem:  # what stands is that the partition cannot be read
             log.warning("%s", problem, extra={"action": "skips_unknown"})
             return None
@@ -75,13 +72,14 @@ class KafkaPythonSkips:
             )  # fmt: skip
         return until
 
-    def _read(self, consumer: KafkaConsumer, partition: TopicPartition) -> list[Skip]:
-        found = consumer.committed(kafka_partition(partition), metadata=True, timeout_ms=CALL_TIMEOUT_MS)
-        return [] if found is None or found.offset < 0 else parsed(found.metadata or "")
 
-    def _write(self, consumer: KafkaConsumer, partition: TopicPartition, skips: Sequence[Skip]) -> None:
-        commit = OffsetAndMetadata(skips[-1].until, noted(skips), -1)
-        consumer.commit({kafka_partition(partition): commit}, timeout_ms=CALL_TIMEOUT_MS)
+def _read(commits: GroupCommits, partition: TopicPartition) -> list[Skip]:
+    found = commits.read(partition)
+    return [] if found is None else parsed(found.note)
+
+
+def _write(commits: GroupCommits, partition: TopicPartition, skips: Sequence[Skip]) -> None:
+    commits.write(partition, Commit(skips[-1].until, noted(skips)))
 
 
 def end_of_skip(skips: Sequence[Skip], error: UnreadableError) -> int | None:

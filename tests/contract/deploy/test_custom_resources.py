@@ -159,7 +159,7 @@ def test_the_trigger_watches_what_the_worker_consumes(worker_settings: Settings)
 
 
 def test_the_trigger_begins_where_the_worker_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.kafka import client
+    from worker.kafka.kafka_python import client
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(client, "KafkaConsumer", lambda **config: given.update(config))

@@ -37,7 +37,7 @@ from tests.contract.deploy.artefacts import (
 )
 from tests.contract.deploy.queries import Samples
 from worker import __version__
-from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
 from worker.monitoring.health import Health
 from worker.monitoring.http import make_routes
 from worker.monitoring.metrics import Metrics

@@ -17,7 +17,7 @@ from kafka.structs import TopicPartition
 from tests.unit.kafka.batch_bytes import CODECS, batch, record, sealed, sized, varint
 from worker.errors import BATCH_FAULTS, UnreadableError
 from worker.kafka.batches import GROUP_RECORDS, MAX_HEADERS
-from worker.kafka.unpacking import POLL_BYTES, _QuickRecords
+from worker.kafka.kafka_python.unpacking import POLL_BYTES, _QuickRecords
 from worker.records import OversizedRecord
 
 TP = TopicPartition("items", 3)
@@ -276,7 +276,7 @@ import resource, sys
 from kafka.record import MemoryRecords
 from kafka.structs import TopicPartition
 from tests.unit.kafka.batch_bytes import batch, record
-from worker.kafka.unpacking import _QuickRecords
+from worker.kafka.kafka_python.unpacking import _QuickRecords
 value = bytes(8_000_000)
 with open(sys.argv[2], "rb") as file:
     data = file.read()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from worker.kafka.diagnosis import MIN_HANG_UPS, LogTail, diagnose, suspect
+from worker.kafka.kafka_python.diagnosis import MIN_HANG_UPS, LogTail, diagnose, suspect
 from worker.settings import KafkaSettings
 
 LOST = "<KafkaConnection node_id=bootstrap-0 broker_version={} (disconnected)>: Connection lost: {}"

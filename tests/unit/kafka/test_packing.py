@@ -13,8 +13,8 @@ from kafka.errors import IllegalStateError, KafkaError
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.structs import TopicPartition
 
-from worker.kafka import packing
-from worker.kafka.packing import can_pack, pack
+from worker.kafka.kafka_python import packing
+from worker.kafka.kafka_python.packing import can_pack, pack
 from worker.kafka.port import Outbound
 
 TP = TopicPartition("vectors", 1)

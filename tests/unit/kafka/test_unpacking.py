@@ -17,7 +17,7 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.structs import TopicPartition
 
 from worker.errors import UnreadableError
-from worker.kafka.unpacking import _QuickRecords
+from worker.kafka.kafka_python.unpacking import _QuickRecords
 
 TP = TopicPartition("changelog", 3)
 NO_PRODUCER = -1

@@ -7,7 +7,7 @@ library, named beside it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -18,18 +18,20 @@ from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from schemas import DEFAULT_LIMITS
 from worker.errors import CallTimeoutError
-from worker.kafka.admin import KafkaPythonTopics, add_topics, change_topics, existing_topics, num_brokers
-from worker.kafka.connection import CALL_TIMEOUT_MS, connection_config, open_client, reachable, wait_for_broker
-from worker.kafka.consumer import KafkaPythonConsumer
-from worker.kafka.contact import Answers, AttentiveNetClient, note_fetches
-from worker.kafka.fence import Fence, FencedNetClient
-from worker.kafka.log import LOG_FETCH_BYTES, KafkaPythonLog
+from worker.kafka.kafka_python.admin import KafkaPythonTopics, add_topics, change_topics, existing_topics, num_brokers
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS, connection_config, open_client, wait_for_broker
+from worker.kafka.kafka_python.consumer import KafkaPythonConsumer
+from worker.kafka.kafka_python.contact import Answers, AttentiveNetClient, note_fetches
+from worker.kafka.kafka_python.fence import Fence, FencedNetClient
+from worker.kafka.kafka_python.group_commits import KafkaPythonGroupCommits
+from worker.kafka.kafka_python.log import LOG_FETCH_BYTES, KafkaPythonLog
+from worker.kafka.kafka_python.producer import KafkaPythonProducer, KafkaPythonTransactionalProducer
+from worker.kafka.kafka_python.reader import READER_METADATA_MS, KafkaPythonReader
+from worker.kafka.kafka_python.translation import translated
+from worker.kafka.kafka_python.unpacking import Unpacking
 from worker.kafka.port import Lease, TopicDescription
-from worker.kafka.producer import KafkaPythonProducer, KafkaPythonTransactionalProducer
-from worker.kafka.reader import READER_METADATA_MS, KafkaPythonReader
-from worker.kafka.skips import KafkaPythonSkips, Skip
-from worker.kafka.translation import translated
-from worker.kafka.unpacking import Unpacking
+from worker.kafka.reachability import reachable
+from worker.kafka.skips import Skip, Skips
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings
 
@@ -51,7 +53,7 @@ class KafkaPythonClient:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._common = connection_config(settings)
-        self._skips = KafkaPythonSkips(lambda group_id: self._open_groupless(group_id=group_id), settings.group_id)
+        self._skips = Skips(self._commits_of, settings.group_id)
 
     def connect(self) -> None:
         wait_for_broker(self._settings, self._common)
@@ -176,6 +178,15 @@ class KafkaPythonClient:
         consumer = self._open_groupless(**config)
         largest = max(self._settings.max_record_bytes, DEFAULT_LIMITS.dead_letter_bytes)
         return consumer, Unpacking(consumer, largest, refuses_larger=True)
+
+    @contextlib.contextmanager
+    def _commits_of(self, group_id: str) -> Iterator[KafkaPythonGroupCommits]:
+        with translated("looking at what is left out"):
+            consumer = self._open_groupless(group_id=group_id)
+            try:
+                yield KafkaPythonGroupCommits(consumer)
+            finally:
+                consumer.close(autocommit=False, timeout_ms=1_000)
 
     def _admin(self) -> contextlib.closing[KafkaAdminClient]:
         return contextlib.closing(open_client(KafkaAdminClient, **self._common))

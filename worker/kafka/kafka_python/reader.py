@@ -12,10 +12,10 @@ from kafka import KafkaConsumer
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.errors import UnreadableError
-from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.skips import KafkaPythonSkips
-from worker.kafka.translation import translated
-from worker.kafka.unpacking import Unpacking
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.translation import translated
+from worker.kafka.kafka_python.unpacking import Unpacking
+from worker.kafka.skips import Skips
 from worker.records import Record
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ READER_METADATA_MS = 10_000  # how soon it finds out that the topic was deleted 
 class KafkaPythonReader:
     """Reads all partitions of a topic from their beginning, those that it is given later included."""
 
-    def __init__(self, consumer: KafkaConsumer, unpacking: Unpacking, skips: KafkaPythonSkips, topic: str) -> None:
+    def __init__(self, consumer: KafkaConsumer, unpacking: Unpacking, skips: Skips, topic: str) -> None:
         self._consumer = consumer
         self._unpacking = unpacking
         self._skips = skips

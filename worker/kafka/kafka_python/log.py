@@ -11,11 +11,11 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.errors import CallTimeoutError, UnreadableError
-from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.skips import KafkaPythonSkips
-from worker.kafka.structs import kafka_partition
-from worker.kafka.translation import translated
-from worker.kafka.unpacking import Unpacking
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.structs import kafka_partition
+from worker.kafka.kafka_python.translation import translated
+from worker.kafka.kafka_python.unpacking import Unpacking
+from worker.kafka.skips import Skips
 from worker.records import Record, TopicPartition
 
 # What a reader of logs hands over at once, and a store takes over in one transaction: larger ones are cheaper there.
@@ -31,7 +31,7 @@ class KafkaPythonLog:
         self,
         open_consumer: Callable[[], tuple[KafkaConsumer, Unpacking]],
         open_surveyor: Callable[[], KafkaConsumer],
-        skips: KafkaPythonSkips,
+        skips: Skips,
     ) -> None:
         self._open, self._open_surveyor, self._skips = open_consumer, open_surveyor, skips
         self._consumer: KafkaConsumer | None = None

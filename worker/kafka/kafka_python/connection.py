@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,14 +14,14 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from worker.errors import AccessError, UnreachableError
 from worker.kafka.certificates import check_certificates
-from worker.kafka.diagnosis import LogTail, diagnose, suspect
-from worker.kafka.translation import translate
-from worker.settings import KafkaSettings, broker_addresses
+from worker.kafka.kafka_python.diagnosis import LogTail, diagnose, suspect
+from worker.kafka.kafka_python.translation import translate
+from worker.kafka.reachability import unreachable_because
+from worker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
-PROBE_TIMEOUT_S = 1.0
 CONNECT_RETRY_S = 1.0
 TELL_AGAIN_S = 15.0
 NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
@@ -109,29 +108,6 @@ def _is_answered(config: Mapping[str, Any], timeout_ms: int) -> bool:
     except KafkaError as error:
         raise translate(error, "connecting") from error
     return True
-
-
-def reachable(bootstrap_servers: str) -> bool:
-    """Whether some broker accepts a connection right now."""
-    return not unreachable_because(bootstrap_servers)
-
-
-def unreachable_because(bootstrap_servers: str) -> str:
-    """Why no broker accepts a connection right now, a cause for each; empty if one does."""
-    causes = []
-    for host, port in broker_addresses(bootstrap_servers):
-        try:
-            with socket.create_connection((host, port), PROBE_TIMEOUT_S):
-                return ""
-        except (socket.gaierror, UnicodeError):
-            causes.append(f"the name {host} cannot be resolved")
-        except ConnectionRefusedError:
-            causes.append(f"nothing listens at {host}:{port}")
-        except TimeoutError:
-            causes.append(f"{host}:{port} does not answer")
-        except OSError as error:
-            causes.append(f"{host}:{port} cannot be reached: {error.strerror or error}")
-    return ", ".join(dict.fromkeys(causes))
 
 
 def open_client(kind: Callable[..., Any], *, kafka_client: Callable[..., Any] = KafkaNetClient, **config: Any) -> Any:

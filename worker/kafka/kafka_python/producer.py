@@ -13,11 +13,11 @@ from kafka.errors import InvalidTransactionTimeoutError, KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
 from worker.errors import CallTimeoutError, ClientError, ConfigError, WorkerError
-from worker.kafka.fence import Fence
-from worker.kafka.packing import can_pack, pack
+from worker.kafka.kafka_python.fence import Fence
+from worker.kafka.kafka_python.packing import can_pack, pack
+from worker.kafka.kafka_python.structs import kafka_commits
+from worker.kafka.kafka_python.translation import translate, translated
 from worker.kafka.port import Commit, Membership, Outbound, Receipt
-from worker.kafka.structs import kafka_commits
-from worker.kafka.translation import translate, translated
 from worker.records import Headers, TopicPartition
 
 TRANSACTIONS_SINCE = (2, 5)  # older brokers do not check the place in the group of who commits in a transaction

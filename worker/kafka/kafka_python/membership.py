@@ -11,7 +11,7 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 from kafka.errors import KafkaTimeoutError, NoError
 from kafka.structs import ConsumerGroupMetadata
 
-from worker.kafka.connection import open_client
+from worker.kafka.kafka_python.connection import open_client
 
 
 def leave_group(config: Mapping[str, Any], member: ConsumerGroupMetadata, timeout_s: float) -> None:

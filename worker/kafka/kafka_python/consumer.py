@@ -19,14 +19,14 @@ from kafka.structs import MemberState
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.errors import ConfigError, UnreadableError
-from worker.kafka.connection import CALL_TIMEOUT_MS
-from worker.kafka.contact import Answers
-from worker.kafka.membership import leave_group
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.contact import Answers
+from worker.kafka.kafka_python.membership import leave_group
+from worker.kafka.kafka_python.structs import kafka_commits, kafka_partition
+from worker.kafka.kafka_python.translation import translated
+from worker.kafka.kafka_python.unpacking import Unpacking
 from worker.kafka.port import Commit, Contact, Membership, PartitionListener
-from worker.kafka.skips import KafkaPythonSkips
-from worker.kafka.structs import kafka_commits, kafka_partition
-from worker.kafka.translation import translated
-from worker.kafka.unpacking import Unpacking
+from worker.kafka.skips import Skips
 from worker.records import Record, TopicPartition
 from worker.settings import KafkaSettings
 
@@ -41,7 +41,7 @@ class KafkaPythonConsumer:
         consumer: KafkaConsumer,
         answers: Answers,
         unpacking: Unpacking,
-        skips: KafkaPythonSkips,
+        skips: Skips,
         settings: KafkaSettings,
         common: Mapping[str, Any],
     ) -> None:

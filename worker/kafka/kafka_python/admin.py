@@ -23,9 +23,9 @@ from kafka.errors import (
 from kafka.errors import for_code as error_for_code
 
 from worker.errors import AccessError, CallTimeoutError, TopicError
-from worker.kafka.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
+from worker.kafka.kafka_python.translation import translated
 from worker.kafka.port import TopicDescription, TopicLook
-from worker.kafka.translation import translated
 
 log = logging.getLogger(__name__)
 

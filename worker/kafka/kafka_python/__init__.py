@@ -1,0 +1,1 @@
+"""The adapter of kafka-python behind `worker.kafka.port`; `client.py` makes its parts."""
