@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     BertConfig,
     BertModel,
+    BitImageProcessorPil,
     ClapAudioConfig,
     ClapAudioModelWithProjection,
     ClapConfig,
@@ -22,12 +23,28 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
 )
 
 SIDE = 32
@@ -67,22 +84,29 @@ def bert(path: Path, *, max_length: int = 16) -> Path:
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(path)
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words(path, max_length)
+    return path
+
+
+def words(path: Path, max_length: int = 16, *, pad: str = "[PAD]", first: str = "[CLS]", last: str = "[SEP]") -> None:
+    """A tokenizer of whole words."""
+    number = {word: index for index, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(number, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        f"{first} $A {last}", special_tokens=[(first, number[first]), (last, number[last])]
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="[PAD]",
+        pad_token=pad,
         unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
+        cls_token=first,
+        sep_token=last,
+        eos_token=last,
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(path)
-    return path
 
 
 def sentence_encoder(path: Path, *, pooling: str = "mean", dense: bool = False, prompts: Any = None) -> Path:
@@ -165,3 +189,84 @@ def with_text_tower(path: Path) -> None:
 def edit(path: Path, **changes: Any) -> None:
     """Change fields of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def two_sided(path: Path, kind: str) -> Path:
+    """A whole model, with what both of its sides need."""
+    torch.manual_seed(0)
+    text = {**TEXT_TOWER, "vocab_size": len(WORDS), "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2}
+    if kind == "clip":
+        config: Any = CLIPConfig(
+            vision_config={**VISION, "projection_dim": 24},
+            text_config={**text, "projection_dim": 24},
+            projection_dim=24,
+        )
+        model: Any = CLIPModel(config)
+        clip(path)
+    elif kind == "siglip":
+        model = SiglipModel(SiglipConfig(vision_config=VISION, text_config={**text, "projection_size": 32}))
+        siglip(path)
+    elif kind == "siglip2":
+        vision = {**VISION, "num_patches": 16}
+        del vision["image_size"]
+        model = Siglip2Model(Siglip2Config(vision_config=vision, text_config={**text, "projection_size": 32}))
+        Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(path)
+    else:
+        clap(path)
+        audio = json.loads((path / "config.json").read_text())
+        text = {**TEXT_TOWER, "vocab_size": len(WORDS), "max_position_embeddings": 18, "pad_token_id": 0}
+        model = ClapModel(ClapConfig(audio_config=audio, text_config={**text, "projection_dim": 24}, projection_dim=24))
+    (path / "model.safetensors").unlink(missing_ok=True)
+    model.eval().save_pretrained(path)
+    words(path)
+    return path
+
+
+def dino(path: Path, kind: str) -> Path:
+    torch.manual_seed(0)
+    small = {key: value for key, value in VISION.items() if key != "intermediate_size"}
+    made: dict[str, tuple[Any, Any]] = {
+        "dinov2": (Dinov2Model, Dinov2Config(**{**small, "image_size": 48})),
+        "dinov2_with_registers": (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**{**small, "image_size": 48})),
+        "dinov3_vit": (DINOv3ViTModel, DINOv3ViTConfig(**VISION)),
+        "dinov3_convnext": (
+            DINOv3ConvNextModel, DINOv3ConvNextConfig(hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1])
+        ),
+    }  # fmt: skip
+    model, config = made[kind]
+    model(config).save_pretrained(path)
+    BitImageProcessorPil(size={"shortest_edge": SIDE + 8}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(
+        path
+    )
+    return path
+
+
+def whisper(path: Path) -> Path:
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16, max_source_positions=50,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    WhisperForConditionalGeneration(config).save_pretrained(path)
+    WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(path)
+    return path
+
+
+def decoder(path: Path, *, pooling: str | None) -> Path:
+    """Of the kind of Qwen3-Embedding; without `pooling` as one for writing texts is saved."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    bare = path if pooling is None else path.with_name(path.name + "-bare")
+    Qwen3Model(config).save_pretrained(bare)
+    words(bare)
+    if pooling is not None:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+        modules: list[Any] = [Transformer(str(bare)), Pooling(32, pooling), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
+    return path

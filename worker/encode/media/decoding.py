@@ -16,7 +16,7 @@ def decode(data: bytes, forms: Sequence[Form], limits: MediaLimits) -> list[Part
     """
     if len(data) > limits.bytes:
         raise too_large(f"{len(data)} bytes are over the limit of {limits.bytes}")
-    if all(isinstance(form, TextForm) for form in forms) and (text := _plain_text(data, forms)) is not None:
+    if any(isinstance(form, TextForm) for form in forms) and (text := _plain_text(data, forms)) is not None:
         return text
     found = file_type(data)
     parts = (
@@ -34,7 +34,7 @@ _WORD = {PictureForm: "picture", SoundForm: "sound", TextForm: "text"}
 
 
 def _plain_text(data: bytes, forms: Sequence[Form]) -> list[Part | None] | None:
-    """The data as text in UTF-8; None if they are a file of another type."""
+    """The data as text in UTF-8; None if they are a file of another type, or may be one for another form."""
     try:
         file_type(data)
         return None
@@ -43,10 +43,12 @@ def _plain_text(data: bytes, forms: Sequence[Form]) -> list[Part | None] | None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if not all(isinstance(form, TextForm) for form in forms):
+            return None
         raise undecodable("not text in UTF-8, nor a file with text in it") from error
     if not text.strip():
         raise undecodable("the text is empty")
-    return [Text(text[: form.chars]) for form in forms if isinstance(form, TextForm)]
+    return [Text(text[: form.chars]) if isinstance(form, TextForm) else None for form in forms]
 
 
 def _of_picture(data: bytes, name: str, forms: Sequence[Form], limits: MediaLimits) -> list[Part | None]:

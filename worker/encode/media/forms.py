@@ -20,13 +20,17 @@ class PictureForm:
 
     height: int
     width: int
-    fit: Literal["stretch", "crop"] = "stretch"
-    """`crop`: the shorter side is fitted, the middle of the longer one kept."""
+    fit: Literal["stretch", "crop", "patches"] = "stretch"
+    """`crop`: the shorter side is fitted, the middle of the longer one kept. `patches`: the whole picture in nearly its
+    own proportions, as large as `most_patches` of `patch` pixels a side allow; height and width are then those of a
+    square one."""
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     keep: float = 1.0
     """Share of the shorter side that `crop` keeps."""
     frames: int = 1
     """Frames taken of a film, at the middles of so many equal parts of it."""
+    patch: int = 0
+    most_patches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +132,27 @@ def answers(part: Part | None, form: Form) -> bool:
         return False
     if isinstance(part, Pictures):
         shape = part.pixels_NHW3.shape
-        if not isinstance(form, PictureForm) or shape[1:] != (form.height, form.width, 3):
+        if not isinstance(form, PictureForm) or len(shape) != 4 or not _fits(form, shape[1], shape[2]):
             return False
-        return bool(1 <= shape[0] <= form.frames)
+        return bool(shape[3] == 3 and 1 <= shape[0] <= form.frames)
     shape = part.samples_NT.shape
     if not isinstance(form, SoundForm) or len(shape) != 2 or not np.isfinite(part.samples_NT).all():
         return False
     return bool(1 <= shape[0] <= form.windows and 1 <= shape[1] <= round(form.seconds * form.rate))
 
 
+def _fits(form: PictureForm, height: int, width: int) -> bool:
+    if form.fit != "patches":
+        return (height, width) == (form.height, form.width)
+    rows, columns = height // form.patch, width // form.patch
+    return height == rows * form.patch and width == columns * form.patch and 1 <= rows * columns <= form.most_patches
+
+
 def plain_bytes(form: Form) -> int:
     """More than the plain form of any answer to it takes."""
     if isinstance(form, PictureForm):
-        return 1_024 + form.frames * (form.height * form.width * 3 + 16)
+        pixels = form.height * form.width if form.fit != "patches" else form.most_patches * form.patch**2
+        return 1_024 + form.frames * (pixels * 3 + 16)
     if isinstance(form, SoundForm):
         return 1_024 + form.windows * (round(form.seconds * form.rate) * 4 + 16)
     return 1_024 + form.chars * 4

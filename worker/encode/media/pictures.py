@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -23,6 +24,7 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 DRAFT_FACTOR = 2  # a JPEG may be decoded at a half, a quarter or an eighth, as long as it stays this much too large
+STEP = 1e-5
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -115,13 +117,31 @@ def rgb(image: Image.Image) -> Image.Image:
 def fitted(image: Image.Image, form: PictureForm, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
     """The picture in the size of the form, [H, W, 3]. `pixel_aspect` is how much wider than high its pixels are."""
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
-    if form.fit == "crop":
+    height, width = form.height, form.width
+    if form.fit == "patches":
+        height, width = patched(image.height, image.width * pixel_aspect, form.patch, form.most_patches)
+    elif form.fit == "crop":
         scale = min(image.width * pixel_aspect / form.width, image.height / form.height) * form.keep
-        width, height = form.width * scale / pixel_aspect, form.height * scale
-        left, top = (image.width - width) / 2, (image.height - height) / 2
-        box = (max(0.0, left), max(0.0, top), min(image.width, left + width), min(image.height, top + height))
-    resized = image.resize((form.width, form.height), RESAMPLING[form.resample], box=box)
+        kept_width, kept_height = form.width * scale / pixel_aspect, form.height * scale
+        left, top = (image.width - kept_width) / 2, (image.height - kept_height) / 2
+        box = (max(0.0, left), max(0.0, top), min(image.width, left + kept_width), min(image.height, top + kept_height))
+    resized = image.resize((width, height), RESAMPLING[form.resample], box=box)
     return np.asarray(resized, dtype=np.uint8)
+
+
+def patched(height: float, width: float, patch: int, most: int) -> tuple[int, int]:
+    """Height and width in whole patches, `most` of them at the most, as large as they can be in these proportions.
+
+    A side is rounded up to whole patches. The steps of the search are those that models of this kind were trained
+    with, so that the same picture has the same number of patches.
+    """
+    low, high = STEP / 10, 100.0
+    while high - low >= STEP:
+        scale = (low + high) / 2
+        rows, columns = (max(1, math.ceil(side * scale / patch)) for side in (height, width))
+        low, high = (scale, high) if rows * columns <= most else (low, scale)
+    rows, columns = (max(1, math.ceil(side * low / patch)) for side in (height, width))
+    return rows * patch, columns * patch
 
 
 def without_texts(png: bytes) -> bytes:

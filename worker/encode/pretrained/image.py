@@ -1,9 +1,11 @@
-"""Vision towers of CLIP and SigLIP. N pictures, H height, W width, D dimensions."""
+"""Vision towers of CLIP, SigLIP and SigLIP 2, and DINOv2 and DINOv3. N pictures, H height, W width, P patches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from worker.encode.encoder import Piece, Unit, unit_rows
 from worker.encode.media.forms import Form, Part, PictureForm, Pictures
 from worker.encode.pretrained.device import Placement
 from worker.encode.pretrained.directory import ModelDirectory
+from worker.encode.pretrained.kinds import IMAGE
 from worker.errors import ConfigError
 
 CPU_BATCH_PICTURES, GPU_BATCH_PICTURES = 16, 256
+ANY_SIZE = ("dinov2", "dinov3")
+"""Models whose positions are stretched to the size of a picture."""
 RESAMPLING: dict[int, Literal["bilinear", "bicubic", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as `preprocessor_config.json` has them."""
 
@@ -29,29 +34,35 @@ class Preprocessing(NamedTuple):
 
 
 class PictureEncoder:
-    """A picture or frame to the vector of its directory's model: projected for CLIP, pooled for SigLIP."""
+    """A picture or frame to the vector of its directory's model: projected for CLIP, pooled for the others."""
 
     unit: Unit = "pixels"
 
     def __init__(self, directory: ModelDirectory, placement: Placement) -> None:
         self._placement = placement
+        tower = IMAGE[directory.model_type]
         with directory.loading():
-            from transformers import CLIPVisionModelWithProjection, SiglipVisionModel
+            import transformers
 
-            is_clip = directory.model_type.startswith("clip")
-            kind = CLIPVisionModelWithProjection if is_clip else SiglipVisionModel
-            model = directory.model(kind, placement.dtype)
-        self._output = "image_embeds" if is_clip else "pooler_output"
+            model = directory.model(getattr(transformers, tower.model), placement.dtype)
+        self._output = tower.output
         self._model = model.to(placement.device).eval()
-        self._preprocessing = _preprocessing(directory, int(model.config.image_size))
-        self.name = directory.encoder_name(directory.model_type.removesuffix("_vision_model") + "-image")
-        self.dim = int(model.config.projection_dim if is_clip else model.config.hidden_size)
-        self._cost = self._preprocessing.form.height * self._preprocessing.form.width
+        self._preprocessing = _preprocessing(directory, model.config)
+        form = self._preprocessing.form
+        self.name = directory.encoder_name(
+            image_name(directory.model_type),
+            form=dataclasses.asdict(form),
+            mean=self._preprocessing.mean_3.tolist(),
+            std=self._preprocessing.std_3.tolist(),
+        )
+        self._cost = form.height * form.width
         self.batch_cost = self._cost * (CPU_BATCH_PICTURES if placement.is_cpu else GPU_BATCH_PICTURES)
+        self.patch = max(1, _side(getattr(model.config, "patch_size", 1)))
+        grey = Pictures(np.full((1, form.height, form.width, 3), 128, np.uint8), (0.0,))
+        self.dim = self.encode(self.pieces([grey])).shape[1]
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
-        form = self._preprocessing.form
-        return (PictureForm(form.height, form.width, form.fit, form.resample, form.keep, num_vectors),)
+        return (dataclasses.replace(self._preprocessing.form, frames=num_vectors),)
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
         return [
@@ -63,33 +74,97 @@ class PictureEncoder:
 
     @torch.inference_mode()
     def encode(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
-        pixels_NHW3 = np.stack([piece.payload for piece in pieces]).astype(np.float32) / np.float32(255)
-        pixels_NHW3 = (pixels_NHW3 - self._preprocessing.mean_3) / self._preprocessing.std_3
-        pixels_N3HW = torch.from_numpy(np.ascontiguousarray(pixels_NHW3.transpose(0, 3, 1, 2)))
-        outputs = self._model(pixel_values=pixels_N3HW.to(self._placement.device, self._placement.dtype))
-        rows: NDArray[np.float32] = getattr(outputs, self._output).float().cpu().numpy()
+        made = [self._normalized(piece.payload) for piece in pieces]
+        if self._preprocessing.form.fit == "patches":
+            inputs = in_patches(made, self._preprocessing.form)
+        else:
+            pixels_NHW3 = np.stack(made)
+            inputs = {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels_NHW3.transpose(0, 3, 1, 2)))}
+        moved = {
+            name: value.to(self._placement.device, self._placement.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        rows: NDArray[np.float32] = getattr(self._model(**moved), self._output).float().cpu().numpy()
         return unit_rows(rows)
 
+    def _normalized(self, pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values_HW3 = pixels_HW3.astype(np.float32) / np.float32(255)
+        return np.asarray((values_HW3 - self._preprocessing.mean_3) / self._preprocessing.std_3, np.float32)
 
-def _preprocessing(directory: ModelDirectory, image_size: int) -> Preprocessing:
-    config = directory.json("preprocessor_config.json")
+
+def image_name(model_type: str) -> str:
+    return model_type.removesuffix("_vision_model").replace("_", "-") + "-image"
+
+
+def in_patches(pictures: Sequence[NDArray[np.float32]], form: PictureForm) -> dict[str, torch.Tensor]:
+    """Pictures of any shape as rows of patches [N, P, patch²·3], padded to the most that there may be."""
+    patch, most = form.patch, form.most_patches
+    pixels_NPX = np.zeros((len(pictures), most, patch * patch * 3), np.float32)
+    mask_NP = np.zeros((len(pictures), most), np.int32)
+    shapes_N2 = np.zeros((len(pictures), 2), np.int64)
+    for index, pixels_HW3 in enumerate(pictures):
+        rows, columns = pixels_HW3.shape[0] // patch, pixels_HW3.shape[1] // patch
+        cut = pixels_HW3.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
+        pixels_NPX[index, : rows * columns] = cut.reshape(rows * columns, -1)
+        mask_NP[index, : rows * columns] = 1
+        shapes_N2[index] = rows, columns
+    return {
+        "pixel_values": torch.from_numpy(pixels_NPX),
+        "pixel_attention_mask": torch.from_numpy(mask_NP),
+        "spatial_shapes": torch.from_numpy(shapes_N2),
+    }
+
+
+def _side(size: Any) -> int:
+    return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def _preprocessing(directory: ModelDirectory, model: Any) -> Preprocessing:
+    config = directory.preprocessor()
     if not config:
         raise ConfigError(f"encode.encoders: {directory.path} has no preprocessor_config.json")
     try:
-        size, crop = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
-        resample = RESAMPLING[config.get("resample", 3)]
-        shorter = size.get("shortest_edge") if isinstance(size, dict) else size
-        if shorter is None:
-            form = PictureForm(size["height"], size["width"], "stretch", resample)
+        is_scaled = config.get("do_normalize", True)
+        mean_3, std_3 = (config["image_mean"], config["image_std"]) if is_scaled else ([0.0] * 3, [1.0] * 3)
+        if directory.model_type.startswith("siglip2"):
+            form = _patch_form(config, directory, model)
         else:
-            cropped = shorter if crop is None else crop["height"] if isinstance(crop, dict) else crop
-            form = PictureForm(cropped, cropped, "crop", resample, cropped / shorter)
-        mean_3, std_3 = np.float32(config["image_mean"]), np.float32(config["image_std"])
+            form = _fixed_form(config)
+            _require_size(form, directory, model)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"encode.encoders: {directory.path}/preprocessor_config.json: {error} is missing") from error
-    if (form.height, form.width) != (image_size, image_size):
+    return Preprocessing(form, np.asarray(mean_3, np.float32), np.asarray(std_3, np.float32))
+
+
+def _fixed_form(config: Mapping[str, Any]) -> PictureForm:
+    size, crop = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
+    resample = RESAMPLING[config.get("resample", 3)]
+    shorter = size.get("shortest_edge") if isinstance(size, dict) else size
+    if shorter is None:
+        return PictureForm(size["height"], size["width"], "stretch", resample)
+    cropped = shorter if crop is None else crop["height"] if isinstance(crop, dict) else crop
+    return PictureForm(cropped, cropped, "crop", resample, cropped / shorter)
+
+
+def _patch_form(config: Mapping[str, Any], directory: ModelDirectory, model: Any) -> PictureForm:
+    """Of a model that takes pictures of any proportions."""
+    patch, most = int(config.get("patch_size", 16)), int(config.get("max_num_patches", 256))
+    if patch != model.patch_size:
         raise ConfigError(
-            f"encode.encoders: {directory.path}/preprocessor_config.json gives {form.height} x {form.width} pixels, "
-            f"the model takes {image_size} x {image_size}"
+            f"encode.encoders: {directory.path}/preprocessor_config.json cuts patches of {patch} pixels, the model "
+            f"takes those of {model.patch_size}"
         )
-    return Preprocessing(form, np.asarray(mean_3), np.asarray(std_3))
+    side = patch * max(1, math.isqrt(most))
+    return PictureForm(side, side, "patches", RESAMPLING[config.get("resample", 2)], patch=patch, most_patches=most)
+
+
+def _require_size(form: PictureForm, directory: ModelDirectory, model: Any) -> None:
+    said = f"encode.encoders: {directory.path}/preprocessor_config.json gives {form.height} x {form.width} pixels"
+    if directory.model_type.startswith(ANY_SIZE):
+        patch = _side(getattr(model, "patch_size", 1))
+        if form.height % patch or form.width % patch:
+            raise ConfigError(f"{said}, the model takes multiples of {patch}")
+        return
+    side = _side(model.image_size)
+    if (form.height, form.width) != (side, side):
+        raise ConfigError(f"{said}, the model takes {side} x {side}")

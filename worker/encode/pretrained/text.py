@@ -1,7 +1,7 @@
 """Sentence encoders: a transformer, pooling over its tokens, and what its directory says comes after.
 
-Directories of sentence-transformers say how to pool, how long a text may be and what to put before it; others are
-pooled by the mean. B texts, L tokens, D dimensions.
+Directories of sentence-transformers say how to pool, how long a text may be and what to put before it. Where nothing is
+said, encoders are pooled by the mean, and decoders refused. B texts, L tokens, D dimensions.
 """
 
 from __future__ import annotations
@@ -88,7 +88,14 @@ class SentenceEncoder:
         self._model = model.to(placement.device).eval()
         self._after.to(placement.device, torch.float32).eval()
         self._max_length = _max_length(directory, self._tokenizer, model)
-        self.name = directory.encoder_name(directory.model_type)
+        self.name = directory.encoder_name(
+            directory.model_type,
+            tokenizer=directory.tokenizer_effects(),
+            pooling=[pool.__name__ for pool in self._poolings],
+            after=[str(layer) for layer in self._after],
+            prefix=self._prefix,
+            max_length=self._max_length,
+        )
         self.batch_cost = max(self._max_length, CPU_BATCH_TOKENS if placement.is_cpu else GPU_BATCH_TOKENS)
         self.dim = self.encode(self.pieces([Text("a")])).shape[1]
 
@@ -136,10 +143,9 @@ class SentenceEncoder:
 
 def _modules(directory: ModelDirectory) -> tuple[list[Pooling], nn.Sequential]:
     """How tokens are pooled, and the layers after that."""
-    modules = directory.json_value("modules.json")
     poolings: list[Pooling] = [POOLINGS["mean"]]
     after = nn.Sequential()
-    for module in modules if isinstance(modules, list) else []:
+    for module in directory.modules:
         kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
         if kind == "Pooling":
             poolings = [_pooling(directory, name) for name in _pooling_names(directory.json(f"{path}/config.json"))]
