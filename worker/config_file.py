@@ -1,4 +1,4 @@
-"""The YAML file of settings, read so that a value means the same in it as in a variable or a flag.
+"""YAML files of settings and of mappings, read so that a value means the same in a file as in a variable or a flag.
 
 A scalar is its text as written: whether `on`, `010` or `1_000` is a name, a switch or a number is for the setting to
 say, not for YAML. What editors and people do to such files is told with the line it stands in.
@@ -48,47 +48,52 @@ class ConfigFile:
         return f"{self.path}, line {self.lines[name]}"
 
 
-def read_config(path: Path) -> ConfigFile:
-    """The file, every map of it with each key once. Raises `ConfigError` on one line, with the place in the file."""
-    text = _text(path)
+def read_config(
+    path: Path, kind: str = "configuration file", holds: str = "settings, such as kafka: {group_id: …}"
+) -> ConfigFile:
+    """The file, every map of it with each key once. Raises `ConfigError` on one line, with the place in the file.
+
+    `kind` is what errors call it, and `holds` what they say it must hold.
+    """
+    named = f"the {kind} {path}"
+    text = _text(path, named)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None or root.tag == _NULL:
             return ConfigFile(path, {})
         if not isinstance(root, yaml.MappingNode):
-            raise ConfigError(f"the configuration file {path} must hold settings, such as kafka: {{group_id: …}}")
-        reading = _Reading(path)
+            raise ConfigError(f"{named} must hold {holds}")
+        reading = _Reading(named)
         return ConfigFile(path, reading.map(root, "", 0), reading.lines)
     except yaml.YAMLError as error:
-        raise ConfigError(_not_yaml(path, text, error)) from None
+        raise ConfigError(_not_yaml(named, text, error)) from None
     except RecursionError:
-        raise ConfigError(f"the configuration file {path} is nested too deeply") from None
+        raise ConfigError(f"{named} is nested too deeply") from None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, named: str) -> str:
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            raise ConfigError(f"the configuration file {path} is a directory: name the file in it")
+            raise ConfigError(f"{named} is a directory: name the file in it")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {named}: {error.strerror}") from None
     except ValueError:  # a zero byte in the name
-        raise ConfigError(f"cannot read the configuration file {str(path)!r}: no such name") from None
+        raise ConfigError(f"cannot read the file {str(path)!r}: no such name") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"the configuration file {path} is larger than {MAX_BYTES // 1024} KiB: it is not one")
+        raise ConfigError(f"{named} is larger than {MAX_BYTES // 1024} KiB: it is not one")
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            f"the configuration file {path}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}: "
-            "save the file as UTF-8"
+            f"{named}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}: save the file as UTF-8"
         ) from None
 
 
-def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
+def _not_yaml(named: str, text: str, error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         problem = f"it holds the character U+{int(error.character):04X}"
@@ -101,15 +106,15 @@ def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
         problem = " ".join(str(each) for each in told if each) or str(error)
         if "'\\t'" in problem:
             problem = "a tab where only spaces may indent"
-    return f"the configuration file {path}, line {line} is not YAML: {problem}"
+    return f"{named}, line {line} is not YAML: {problem}"
 
 
 class _Reading:
     """Counts what it takes, so that a few lines of aliases of aliases do not become millions of values."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, named: str) -> None:
         self.lines: dict[str, int] = {}
-        self._path = path
+        self._named = named
         self._num_nodes = 0
 
     def map(self, node: yaml.MappingNode, prefix: str, depth: int) -> dict[str, Any]:
@@ -164,4 +169,4 @@ class _Reading:
             raise self._refused(node, f"more than {MAX_NODES:,} values")
 
     def _refused(self, node: yaml.Node, why: str) -> ConfigError:
-        return ConfigError(f"the configuration file {self._path}, line {node.start_mark.line + 1}: {why}")
+        return ConfigError(f"{self._named}, line {node.start_mark.line + 1}: {why}")

@@ -29,6 +29,7 @@ STREET = [
     "kafka",
     "data",
     "synthetic",
+    "mapping",
     "state",
     "records",
     "align",
