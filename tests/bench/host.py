@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("torch", "kafka-python", "msgpack", "pydantic", "numpy")
+LIBRARIES = ("torch", "kafka-python", "confluent-kafka", "bytewax", "msgpack", "pydantic", "numpy")
 
 
 def host_line() -> str:

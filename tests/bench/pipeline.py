@@ -1,6 +1,6 @@
 """What does the whole pipeline keep of the speed of its slowest part, and what does it win over a plain loop?
 
-    python -m tests.bench.pipeline [--items 100000] [--rounds 3] [--json]
+    python -m tests.bench.pipeline [--items 100000] [--rounds 3] [--model light] [--client confluent-kafka] [--json]
 
 A real Kafka with 4 partitions, on the same cores, holds the items before anything is measured. Each variant is a fresh
 process with a fresh group and fresh output topics, and reads from the beginning. It is watched from outside, by the
@@ -17,12 +17,14 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tests.bench.bytewax_loop import is_installed
 from tests.bench.host import host_line
 from tests.bench.progress import Steady, Watch, steady, wait_quiet
-from tests.bench.workload import MALLOC, Bed, Feeder, answer, open_bed, process, rounds, worker
+from tests.bench.workload import MALLOC, MODELS, Bed, Feeder, answer, open_bed, process, rounds, worker
 
 FIRST, LAST = 0.10, 0.95  # of the items
 MAX_TRIES = 4
@@ -46,6 +48,8 @@ VARIANTS: Mapping[str, Variant] = {
     "plain_calm": Variant("plain, its interpreter set up as the worker's"),
     "bare": Variant("plain loop on kafka-python, no codec, no model"),
     "confluent": Variant("plain loop on confluent-kafka, same codec and model"),
+    "confluent_pipelined": Variant("consume and compute thread on confluent-kafka, commits after delivery"),
+    "bytewax": Variant("Bytewax: collect(512, 50 ms), same codec and model"),
 }
 
 
@@ -54,17 +58,20 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="separated by commas (default: %(default)s)")
+    parser.add_argument("--model", choices=MODELS, default="transformer")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the worker")
+    parser.add_argument("--client", help="the worker's Kafka client: `--set kafka.client=…`")
     parser.add_argument(
         "--quiet", type=float, metavar="CORES", help="try again while everybody else uses more than this"
     )
     parser.add_argument("--bootstrap-servers", help="an existing Kafka, instead of one of our own")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    names = arguments.variants.split(",")
-    settings = dict(each.replace(".", "__").split("=", 1) for each in arguments.set)
+    names = [name for name in arguments.variants.split(",") if can_run(name)]
+    settings = dict(each.replace(".", "__").split("=", 1) for each in arguments.set) | client_setting(arguments.client)
     host = host_line()
-    with open_bed(arguments.bootstrap_servers) as bed:
+    with open_bed(arguments.bootstrap_servers) as opened:
+        bed = opened.with_model(arguments.model)
         fill(bed, "items", arguments.items)
         measure(bed, "bare", arguments.items, {})  # a broker that has just started compiles its code
         measured: dict[str, list[Steady]] = {name: [] for name in names}
@@ -77,6 +84,18 @@ def main() -> None:
         print(json.dumps({"host": host, "figures": as_json(figures), "ratios": ratios(figures)}))
     else:
         print("\n".join(report(host, arguments.items, arguments.rounds, settings, figures)))
+
+
+def can_run(name: str) -> bool:
+    """Whether all is installed that a variant needs; says so where it is not."""
+    if name != "bytewax" or is_installed():
+        return True
+    print("bytewax is not installed (pip install bytewax): that variant is SKIPPED", file=sys.stderr)
+    return False
+
+
+def client_setting(client: str | None) -> dict[str, str]:
+    return {} if client is None else {"kafka__client": client}
 
 
 def fill(bed: Bed, topic: str, num_items: int) -> None:
@@ -126,12 +145,28 @@ def ratios(figures: Mapping[str, Steady]) -> dict[str, float]:
     if {"full", "transport", "model"} <= rate.keys():
         found["full / min(transport, model)"] = rate["full"] / min(rate["transport"], rate["model"])
     for whole, loop in (
-        ("full", "plain"), ("full", "plain_remembering"), ("full_whole", "plain"), ("full", "confluent")
+        ("full", "plain"), ("full", "plain_remembering"), ("full_whole", "plain"), ("full", "confluent"),
+        *((each, loop) for loop in ("confluent_pipelined", "bytewax") for each in ("full_whole", "full")),
     ):  # fmt: skip
         if {whole, loop} <= rate.keys():
             found[f"{whole} / {loop}"] = rate[whole] / rate[loop]
     if {"transport", "bare"} <= rate.keys():
         found["transport / bare"] = rate["transport"] / rate["bare"]
+    return found | cpu_ratios({name: figure.cpu_us_per_item for name, figure in figures.items()})
+
+
+def cpu_ratios(cost: Mapping[str, float]) -> dict[str, float]:
+    """Of the CPU time per item: what the whole costs against its parts, against the loops, and to remember."""
+    found = {}
+    if {"full_whole", "transport", "model", "decoding"} <= cost.keys():
+        parts = cost["transport"] + cost["model"] + cost["decoding"]
+        found["CPU: full_whole / (transport + model + decoding)"] = cost["full_whole"] / parts
+    if {"full", "full_whole"} <= cost.keys():
+        found["CPU: full / full_whole"] = cost["full"] / cost["full_whole"]
+    for loop in ("plain", "confluent_pipelined", "bytewax"):
+        for whole in ("full_whole", "full"):
+            if {whole, loop} <= cost.keys():
+                found[f"CPU: {whole} / {loop}"] = cost[whole] / cost[loop]
     return found
 
 
@@ -147,15 +182,19 @@ def report(
     return [
         f"host: {host}",
         f"{num_items} items, median of {num_rounds} rounds; {malloc}{changed}",
-        f"{'':18} {'items/s':>9} {'CPU µs/item':>12} {'cores':>6} {'broker':>7} {'others':>7}",
+        heading(),
         *(f"{row(name, each)}  {VARIANTS[name].what}" for name, each in figures.items()),
-        *(f"{name:32} {value:5.2f}" for name, value in ratios(figures).items()),
+        *(f"{name:50} {value:5.2f}" for name, value in ratios(figures).items()),
     ]
+
+
+def heading() -> str:
+    return f"{'':20} {'items/s':>9} {'CPU µs/item':>12} {'cores':>6} {'broker':>7} {'others':>7}"
 
 
 def row(name: str, each: Steady) -> str:
     return (
-        f"{name:18} {each.items_per_s:9,.0f} {each.cpu_us_per_item:12.1f} {each.cores:6.2f} "
+        f"{name:20} {each.items_per_s:9,.0f} {each.cpu_us_per_item:12.1f} {each.cores:6.2f} "
         f"{each.broker_us_per_item:7.1f} {each.others_cores:7.2f}"
     )
 

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from tests.bench.workload import NUM_PARTITIONS, Bed
 
 INTERVAL_S = 0.1
-STALL_S = 60.0
+STALL_S = 180.0
 # Of a topic that was made a moment ago.
 _NOT_YET = (
     KafkaError.NOT_LEADER_FOR_PARTITION,

@@ -17,7 +17,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tests.bench.loops import bare, confluent, plain, plain_remembering
+from tests.bench.bytewax_loop import bytewax
+from tests.bench.confluent_loops import confluent, confluent_low_latency, confluent_pipelined
+from tests.bench.loops import bare, plain, plain_remembering
 from tests.bench.parts import calm_interpreter, decoding, model, runtime_of, space_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker.align import Contract, Space
@@ -109,6 +111,9 @@ LOOPS: dict[str, Callable[[Settings, threading.Event], None]] = {
     "plain_remembering": plain_remembering,
     "plain_calm": plain_calm,
     "confluent": confluent,
+    "confluent_pipelined": confluent_pipelined,
+    "confluent_low_latency": confluent_low_latency,
+    "bytewax": bytewax,
 }
 PARTS: dict[str, Callable[[Settings], dict[str, float]]] = {"model": model, "decoding": decoding}
 

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from worker.topics import MAX_WRAPPED_BYTES
 DIMS = {"text": 768, "image": 512, "audio": 512}
 MODALITIES = tuple(sorted(DIMS))
 VECTOR_DIM = 256
+MODELS = {"transformer": "self_attention", "light": "concat_mlp"}
+"""Kinds of fusion by the name of the model: one transformer layer, or two dense ones."""
 BATCH = 512
 NUM_PARTITIONS = 4
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
@@ -84,6 +86,13 @@ class Bed:
     broker_pids: Sequence[int] = ()
     """Processes of the Kafka, where it is our own."""
 
+    def with_model(self, model: str) -> Bed:
+        """The same with a space of another model, one of `MODELS`."""
+        space = self.space.parent / model
+        if not space.exists():
+            create(space, DIMS, VECTOR_DIM, fusion=MODELS[model])
+        return replace(self, space=space)
+
     def create_topics(self, names: Sequence[str], config: Mapping[str, str] | None = None) -> None:
         """Topics that nothing is deleted from or compacted in while a figure is taken."""
         options = {"bootstrap_servers": self.bootstrap_servers.split(",")}
@@ -107,7 +116,7 @@ class Bed:
             "ALIGN_SPACE__PATH": str(self.space),
             "ALIGN_HTTP__HOST": "127.0.0.1",
             "ALIGN_HTTP__PORT": "0",
-            "ALIGN_LOG__LEVEL": "warning",
+            "ALIGN_LOG__LEVEL": "error",  # the topics here are not as they should be, which it would warn of
             "ALIGN_LOG__FORMAT": "text",
             **{f"ALIGN_{name.upper()}": str(value) for name, value in settings.items()},
         }
@@ -118,13 +127,14 @@ def open_bed(bootstrap_servers: str | None) -> Iterator[Bed]:
     """A Kafka of our own on the same machine, unless one is named."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="align-bench-")))
-        create(directory / "space", DIMS, VECTOR_DIM)
+        space = directory / "transformer"
+        create(space, DIMS, VECTOR_DIM)
         if bootstrap_servers is not None:
-            yield Bed(bootstrap_servers, directory / "space")
+            yield Bed(bootstrap_servers, space)
             return
         kafka = stack.enter_context(RealKafka(optimizing=True))
         pids = [node.process.pid for node in kafka._nodes if node.process is not None]
-        yield Bed(kafka.bootstrap_servers, directory / "space", pids)
+        yield Bed(kafka.bootstrap_servers, space, pids)
 
 
 class Feeder:
