@@ -42,7 +42,7 @@ from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.table import ItemTable, ItemUpdate
 from worker.item_vectors.waiting import Waiting
 from worker.kafka.batches import FetchedRecord
-from worker.kafka.packing import _PackedBatch
+from worker.kafka.kafka_python.packing import _PackedBatch
 from worker.kafka.port import Commit, Outbound
 from worker.loop.ledger import Books
 from worker.monitoring.metrics import Metrics
