@@ -35,13 +35,6 @@ settings.load_profile("any machine")
 USERS = {"worker": "worker-secret", "other": "other-secret"}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # kafka-python leaves the sockets of refused connections to the garbage collector, which meets them in
-    # whatever test runs then.
-    for kind in ("socket.socket", "ssl.SSLSocket"):
-        config.addinivalue_line("filterwarnings", f"ignore:unclosed <{kind}:ResourceWarning")
-
-
 def _no_kafka(reason: str) -> NoReturn:
     if os.environ.get("ALIGN_TEST_REQUIRE_KAFKA") == "1":
         pytest.fail(f"ALIGN_TEST_REQUIRE_KAFKA=1, but {reason}", pytrace=False)

@@ -77,10 +77,8 @@ def test_a_second_signal_ends_it_at_once(
         keep_in_flight(stream, own_embedded, worker)
         worker.signal(number)
         worker.wait_until(lambda: bool(worker.logged("drain")), name="draining")
-        time.sleep(0.5)
+        assert probes(worker) == {"startupz": 200, "readyz": 503, "livez": 200}
         assert worker.exit_code is None
-        assert worker.get("/readyz")[0] == 503
-        assert worker.get("/livez")[0] == 200
         worker.signal(number)
         assert worker.wait(3) == code
 
@@ -349,12 +347,14 @@ def test_it_idles_cheaply(make_stream: StreamMaker, real_kafka: Broker) -> None:
         worker.wait_ready()
         stream.feed_items(names(100))
         worker.wait_until(lambda: stream.is_committed(stream.ends()), name="done")
-        time.sleep(1)
-        before, started = cpu_s(worker), time.monotonic()
-        time.sleep(5)
-        share = (cpu_s(worker) - before) / (time.monotonic() - started)
-    print(f"idle: {share:.1%} of a core")
-    assert share < 0.10
+        for _ in range(3):  # the first look may still see the last of the work
+            before, started = cpu_s(worker), time.monotonic()
+            time.sleep(4)
+            share = (cpu_s(worker) - before) / (time.monotonic() - started)
+            print(f"idle: {share:.1%} of a core")
+            if share < 0.10:
+                return
+    pytest.fail(f"{share:.1%} of a core")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.brokers import RealKafka
 from tests.integration.stream import Stream, names
-from tests.integration.worker_thread import WorkerThread
+from tests.integration.worker_thread import WorkerThread, silence_s
 from worker.kafka.embedded import EmbeddedBroker
 from worker.monitoring.concerns import SILENT_S
 
@@ -23,7 +23,7 @@ def ages(worker: WorkerThread) -> list[float]:
     lags = [
         worker.metric("align_consumer_lag_seconds", topic=topic, partition=str(number)) for number in range(2)
     ]  # fmt: skip
-    return [worker.metric("align_broker_silence_seconds", topic=topic), *lags]
+    return [silence_s(worker), *lags]
 
 
 def run_cut_off(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.integration.test_client import Receipt, client_of
 from tests.integration.test_rebalance import num_held
 from tests.integration.test_users import NUM_ITEMS, clicks, require_equal
 from tests.integration.user_stream import UserStream
-from tests.integration.worker_thread import WorkerThread
+from tests.integration.worker_thread import WorkerThread, silence_s
 from tests.worker_process import WorkerProcess
 from worker.errors import ConfigError, FencedError, NotMemberError, ReplacedError
 from worker.kafka.embedded import EmbeddedBroker
@@ -57,6 +58,56 @@ def num_written(stream: Stream) -> int:
         return count
     finally:
         consumer.close(timeout_ms=2_000)
+
+
+class Openness:
+    """Tells whether a transaction stands open in a topic: committed records then end before the log does."""
+
+    def __init__(self, stream: Stream, topic: str) -> None:
+        self._tps = [TopicPartition(topic, number) for number in range(stream.num_partitions)]
+        self._readers = [
+            KafkaConsumer(group_id=None, enable_auto_commit=False, **stream.broker.options, isolation_level=level)
+            for level in ("read_committed", "read_uncommitted")
+        ]
+
+    def __call__(self) -> bool:
+        committed, written = (reader.end_offsets(self._tps, timeout_ms=10_000) for reader in self._readers)
+        return any(committed[tp] < written[tp] for tp in self._tps)
+
+    def freeze(self, worker: WorkerProcess, timeout: float = 60.0) -> bool:
+        """Stop the worker within a transaction: it stands still when the transaction is seen. False: none came."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self():
+                worker.signal(signal.SIGSTOP)
+                if self():
+                    return True
+                worker.signal(signal.SIGCONT)
+        return False
+
+    def wait_ended(self) -> None:
+        """Return when the transaction has ended, whoever ended it."""
+        deadline = time.monotonic() + 60
+        while self():
+            assert time.monotonic() < deadline, "the transaction is still open"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close(autocommit=False, timeout_ms=2_000)
+
+
+@pytest.fixture
+def opened(stream: Stream) -> Iterator[Callable[[str], Openness]]:
+    """Makes an `Openness` of a topic of the stream."""
+    with ExitStack() as stack:
+
+        def look(topic: str) -> Openness:
+            made = Openness(stream, topic)
+            stack.callback(made.close)
+            return made
+
+        yield look
 
 
 def assert_once(stream: Stream, metrics_urls: list[str]) -> Mapping[str, int]:
@@ -112,16 +163,18 @@ def test_a_member_comes_and_goes(make_stream: Callable[..., Stream], real_kafka:
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("name", ["stable", None])
-def test_a_worker_that_is_killed_within_a_transaction_leaves_nothing_to_see(stream: Stream, name: str | None) -> None:
+def test_a_worker_that_is_killed_within_a_transaction_leaves_nothing_to_see(
+    stream: Stream, opened: Callable[[str], Openness], name: str | None
+) -> None:
     """Its successor ends the transaction at once if it has the same name, else when it times out."""
     settings = stream.settings({**LONG, **SHORT_SESSION, **({} if name is None else {"transaction.id": name})})
-    num_kills = 2 if name else 1
+    num_kills, vectors = (2 if name else 1), opened(stream.vectors)
     with Flow(stream) as flow:
         for _ in range(num_kills):
             with WorkerProcess(settings) as victim:
                 victim.wait_ready()
                 victim.wait_until(lambda: victim.metric("align_transactions_total", result="committed") >= 2)
-                time.sleep(0.45)  # into the middle of the next one
+                assert vectors.freeze(victim)
                 victim.kill()
         flow.stop()
         with WorkerThread(settings) as heir:
@@ -129,7 +182,7 @@ def test_a_worker_that_is_killed_within_a_transaction_leaves_nothing_to_see(stre
             heir.until(lambda: heir.items.accounting.in_flight == 0)
             counts = assert_once(stream, [heir.metrics_url])
             assert counts["inputs"] == flow.num_fed
-    assert num_written(stream) > counts["outputs"], "nobody was killed within a transaction: this proves nothing"
+    assert num_written(stream) > counts["outputs"]
 
 
 @pytest.mark.real_kafka
@@ -153,16 +206,18 @@ def test_a_worker_that_was_frozen_past_its_session_writes_nothing_that_counts(st
 
 
 @pytest.mark.real_kafka
-def test_a_transaction_that_the_broker_has_ended_is_done_again(stream: Stream) -> None:
+def test_a_transaction_that_the_broker_has_ended_is_done_again(
+    stream: Stream, opened: Callable[[str], Openness]
+) -> None:
     """The process stands still for longer than its transaction may be open, and for less than its session."""
     changes = {"kafka.delivery_timeout_ms": 1_500, "kafka.request_timeout_ms": 1_000, "transaction.timeout_ms": 3_000}
     settings = stream.settings({**LONG, **changes, "transaction.id": "slow"})
     with Flow(stream) as flow, WorkerProcess(settings) as slow:
         slow.wait_ready()
         slow.wait_until(lambda: slow.metric("align_transactions_total", result="committed") >= 2)
-        time.sleep(0.45)
-        slow.signal(signal.SIGSTOP)
-        time.sleep(4.5)  # the broker looks every second
+        vectors = opened(stream.vectors)
+        assert vectors.freeze(slow)
+        vectors.wait_ended()
         slow.signal(signal.SIGCONT)
         flow.stop()
         stream.wait_committed()
@@ -196,18 +251,25 @@ def test_a_time_out_that_the_broker_does_not_allow_is_named(stream: Stream) -> N
 
 
 @pytest.mark.real_kafka
-def test_both_roles_give_what_the_logs_lead_to_over_a_crash(stream: Stream) -> None:
+def test_both_roles_give_what_the_logs_lead_to_over_a_crash(stream: Stream, opened: Callable[[str], Openness]) -> None:
     users = UserStream(stream)
     users.create_topics()
     settings = users.settings(changes={**LONG, **SHORT_SESSION, "transaction.id": "both"})
     stream.feed_items(names(NUM_ITEMS))
     events = clicks(users, 20, 400)
     users.feed(events[:200])
+    vectors = opened(users.vectors)
     with WorkerProcess(settings) as victim:
         victim.wait_until(lambda: victim.metric("align_transactions_total", role="users", result="committed") >= 1)
-        users.feed(events[200:])
-        time.sleep(0.3)
+        later = iter(range(200, len(events), 20))
+        for start in later:
+            users.feed(events[start : start + 20])
+            if vectors.freeze(victim, 3.0):
+                break
+        else:
+            pytest.fail("nobody was killed within a transaction: this proves nothing")
         victim.kill()
+        users.feed(event for start in later for event in events[start : start + 20])
     with WorkerThread(settings) as heir:
         stream.wait_committed(heir)
         users.wait_committed(heir)
@@ -288,7 +350,7 @@ def test_a_coordinator_that_hangs_does_not_hold_us(own_kafka: RealKafka, make_st
         with Flow(stream) as flow:
             worker.until(lambda: worker.items.accounting.published > 50)
             own_kafka.pause()
-            time.sleep(5)
+            worker.until(lambda: silence_s(worker) > 4, name="aware of the silence")  # longer than a call may take
             own_kafka.resume()
             flow.stop()
         stream.wait_committed(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -12,16 +13,17 @@ import pytest
 
 from tests.brokers import RealKafka
 from tests.brokers.addresses import free_ports
+from tests.brokers.broker import QUICK_GROUP
 from tests.integration.flow import Flow
 from tests.integration.stream import Stream, names
-from tests.integration.worker_thread import WorkerThread
+from tests.integration.worker_thread import WorkerThread, silence_s
 from tests.worker_process import WorkerProcess
 from worker.errors import UnreachableError
 from worker.kafka import make_client
 from worker.kafka.embedded import EmbeddedBroker
 from worker.settings import KafkaSettings
 
-AWAY_S = 4.0
+AWAY_S = 3.0
 
 
 def run_through(stream: Stream, worker: WorkerThread, outage: Callable[[], None]) -> None:
@@ -48,7 +50,7 @@ def test_connections_that_are_refused_for_a_while(
 
     def outage() -> None:
         own_embedded.set_down()
-        time.sleep(AWAY_S)
+        worker.until(lambda: silence_s(worker) > AWAY_S, name="aware of the outage")
         own_embedded.set_up()
 
     with WorkerThread(stream.settings()) as worker:
@@ -74,7 +76,7 @@ def test_a_broker_that_falls_silent(make_stream: Callable[..., Stream], own_kafk
 
     def outage() -> None:
         own_kafka.pause()
-        time.sleep(2 * AWAY_S)
+        worker.until(lambda: silence_s(worker) > QUICK_GROUP["session_timeout_ms"] / 1_000 + 1, name="long forgotten")
         own_kafka.resume()
 
     with WorkerThread(stream.settings()) as worker:
@@ -133,13 +135,13 @@ def test_connecting_takes_as_long_as_it_may(api_version: tuple[int, int] | None)
 
 @pytest.mark.embedded
 def test_a_broker_that_comes_late_is_waited_for(
-    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
+    make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = make_stream(own_embedded)
     stream.feed_items(names(20))
     own_embedded.set_down()
-    with WorkerThread(stream.settings()) as worker:
-        time.sleep(2)
+    with caplog.at_level(logging.INFO, "worker"), WorkerThread(stream.settings()) as worker:
+        worker.until(lambda: any(each.__dict__.get("action") == "connect_wait" for each in caplog.records))
         assert not worker.service.health.startupz().ok
         own_embedded.set_up()
         stream.wait_committed(worker)

@@ -116,3 +116,9 @@ class WorkerThread:
             for sample in family.samples
             if sample.name == name and wanted <= sample.labels.items()
         )
+
+
+def silence_s(worker: WorkerThread) -> float:
+    """How long no broker has answered its items role."""
+    topic = worker.service.metrics["items"].topic
+    return worker.metric("align_broker_silence_seconds", topic=topic)
