@@ -7,6 +7,7 @@ One content that cannot be used refuses its item, because a vector made of the r
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from worker.align.halving import each_by_itself
 from worker.encode.batching import cost_batches
 from worker.encode.cache import FeatureCache, content_digest
 from worker.encode.decoder_pool import DecoderPool, Job
-from worker.encode.encoder import Encoder, Piece, unit_rows
+from worker.encode.encoder import Encoder, Piece, RemoteEncoder, UnavailableError, unit_rows
 from worker.encode.fetch import Fetcher
 from worker.encode.media.errors import ContentError, undecodable
 from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
@@ -122,7 +123,8 @@ def _no_beat() -> None:
 
 
 class ContentEncoder:
-    """Encodes contents along `routes`. One thread at a time; it starts others, and processes.
+    """Encodes contents along `routes`. Any number of threads may call it; they take turns with an encoder that is here.
+    It starts others, and processes.
 
     Without a fetcher a URI is refused.
     """
@@ -141,6 +143,13 @@ class ContentEncoder:
         self._pool = pool
         self._fetcher = fetcher
         self._cache = FeatureCache(cache_bytes)
+        self._cache_lock = threading.Lock()
+        self._turns = {id(route.encoder): threading.Lock() for route in self.routes.values()}
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether an encoder is elsewhere."""
+        return any(isinstance(route.encoder, RemoteEncoder) for route in self.routes.values())
 
     def modalities(self, contents: Collection[str], present: Collection[str]) -> tuple[str, ...]:
         """Those that features can be made for: of `contents` that are there, for what is not `present` already."""
@@ -156,7 +165,8 @@ class ContentEncoder:
         Raises `SystemicError` for what does not work.
         """
         for route in self.routes.values():
-            _require_working(route.encoder, None)
+            if not isinstance(route.encoder, RemoteEncoder):  # it has been asked when it was made
+                _require_working(route.encoder, None)
         if any(_reads_files(route) for route in self.routes.values()):
             self._pool.warm_up()
 
@@ -164,6 +174,9 @@ class ContentEncoder:
         self._pool.close()
         if self._fetcher is not None:
             self._fetcher.close()
+        for encoder in {id(route.encoder): route.encoder for route in self.routes.values()}.values():
+            if isinstance(encoder, RemoteEncoder):
+                encoder.close()
 
     def encode(
         self,
@@ -176,8 +189,10 @@ class ContentEncoder:
 
         A modality that a content has nothing for (the sound of a silent film) is left out, as long as it has something
         for another. A content behind what is `known` of its item is not encoded again, nor one in the cache, nor one
-        twice in this call. `beat` is called after each step that may take long; what it raises ends the call. Raises
-        `SystemicError` if an encoder fails whatever it is given.
+        twice in this call. `beat` is called after each step that may take long; what it raises ends the call.
+
+        Raises `SystemicError` if an encoder fails whatever it is given, and `UnavailableError` if one that is elsewhere
+        does not answer: then nothing has become of any item, and the call can be made again.
         """
         report = Report()
         works = self._works(contents, modalities)
@@ -237,7 +252,8 @@ class ContentEncoder:
             work.digest = content_digest(work.data, work.routes)
             if (found := self._found(work, known[work.item])) is not None:
                 work.features, work.is_settled = found, True
-                self._cache.put(work.digest, found)
+                with self._cache_lock:
+                    self._cache.put(work.digest, found)
                 _count_reused(work, report)
             elif (twin := first.setdefault(work.digest, work)) is not work:
                 work.twin, work.is_settled = twin, True
@@ -246,7 +262,8 @@ class ContentEncoder:
         mine = [(route.modality, known[route.modality]) for route in work.routes if route.modality in known]
         if mine and all(digest == work.digest for _, (digest, _) in mine):
             return {modality: feature for modality, (_, feature) in mine}
-        return self._cache.get(work.digest)
+        with self._cache_lock:
+            return self._cache.get(work.digest)
 
     def _decode(self, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
         waiting = [work for work in works if not work.is_settled]
@@ -275,8 +292,13 @@ class ContentEncoder:
             return
         figures = report.by_modality[route.modality]
         started = time.monotonic()
-        pieces = [route.encoder.pieces(work.parts.pop(route.modality)) for work in works]
-        rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures, beat)
+        with self._turns[id(route.encoder)]:
+            pieces = [route.encoder.pieces(work.parts.pop(route.modality)) for work in works]
+        try:
+            rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures, beat)
+        except UnavailableError as error:
+            error.modality = route.modality
+            raise
         position = 0
         for work, several in zip(works, pieces, strict=True):
             mine = rows[position : position + len(several)]
@@ -302,8 +324,14 @@ class ContentEncoder:
         """One row per piece, whatever the batches."""
         rows: dict[int, NDArray[np.float32] | ContentError] = {}
         costs = [piece.cost for piece in pieces]
+        if isinstance(encoder, RemoteEncoder):
+            figures.cost += sum(costs)
+            figures.padded_cost += sum(costs)
+            return encoder.rows(pieces, beat) if pieces else []
         for batch in cost_batches(costs, encoder.batch_cost):
-            rows |= zip(batch, isolate(encoder, [pieces[index] for index in batch]), strict=True)
+            with self._turns[id(encoder)]:
+                made = isolate(encoder, [pieces[index] for index in batch])
+            rows |= zip(batch, made, strict=True)
             figures.padded_cost += len(batch) * max(costs[index] for index in batch)
             beat()
         figures.cost += sum(costs)
@@ -317,7 +345,8 @@ class ContentEncoder:
                 work.features = twin.features
                 _count_reused(work, report)
         elif not work.is_settled:
-            self._cache.put(work.digest, work.features)
+            with self._cache_lock:
+                self._cache.put(work.digest, work.features)
 
 
 def isolate(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float32] | ContentError]:

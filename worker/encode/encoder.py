@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, Part
 
 Unit = Literal["tokens", "pixels", "samples"]
@@ -24,6 +25,19 @@ class Piece:
     """Units of the encoder. Pieces encoded together are padded to the costliest of them."""
     is_cut: bool = False
     """The encoder takes no more than this of a longer content."""
+
+
+class UnavailableError(Exception):
+    """An encoder that is elsewhere does not answer, or answers as another one: nothing is wrong with what it was to
+    encode, which waits. The message is one line for a person."""
+
+    def __init__(self, detail: str, retry_at: float) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_at = retry_at
+        """Monotonic time before which it is no use to ask again."""
+        self.modality = ""
+        """Set on the way up: of the features it was to make."""
 
 
 class Encoder(Protocol):
@@ -61,6 +75,18 @@ class Encoder(Protocol):
     def encode(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
         """A row per piece, [N, dim]; at least one piece."""
         ...
+
+
+@runtime_checkable
+class RemoteEncoder(Encoder, Protocol):
+    """An encoder that is elsewhere: any number of threads may call it, and it makes batches of its own."""
+
+    def rows(self, pieces: Sequence[Piece], beat: Callable[[], None]) -> list[NDArray[np.float32] | ContentError]:
+        """A row per piece, or why the piece cannot be encoded by anybody. `beat` is called all the while; what it
+        raises ends the call. Raises `UnavailableError`."""
+        ...
+
+    def close(self) -> None: ...
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -193,6 +193,7 @@ class Pipeline:
             self._resume_ready()  # partitions restored, or held long enough
             self._accept(polled)  # decode, gate, queue
             self._stop_unreadable()  # partitions with a batch that cannot be read
+            self._await_encoders()  # partitions whose content waits for an encoder that is down
             self._accept_encoded()  # the same for what was raw content
             self._recompute()  # what has changed outside the log
             self.assignment.settle()  # receipts move the watermarks
@@ -395,6 +396,21 @@ class Pipeline:
                 held = self.assignment[partition]
                 self._note_unreadable(held, error)
                 held.state, held.reason = PartitionState.STOPPED, StopReason.UNREADABLE
+
+    def _await_encoders(self) -> None:
+        """A partition whose content waits for an encoder that is down is read no further; the others go on."""
+        stalled = {} if self._encoding is None else self._encoding.stalled()
+        for held in self.assignment.all():
+            detail = stalled.get(id(held.tenure))
+            if detail is not None and (held.state == PartitionState.RUNNING or held.reason == StopReason.ENCODER_DOWN):
+                held.state, held.reason, held.detail = PartitionState.STOPPED, StopReason.ENCODER_DOWN, detail
+            elif (
+                detail is None
+                and (held.state, held.reason) == (PartitionState.STOPPED, StopReason.ENCODER_DOWN)
+                and held.tenure is not None
+            ):
+                log.info("partition %d is read on", held.partition.partition, extra={"action": "read_on"})
+                held.state, held.reason, held.detail = PartitionState.RUNNING, None, ""
 
     def _note_unreadable(self, held: Held, error: UnreadableError) -> None:
         log.error("partition %d waits: %s", held.partition.partition, error.one_line(), extra={"action": "unreadable"})

@@ -16,7 +16,8 @@ class PartitionState(StrEnum):
     """What is remembered of it is being read back."""
     RUNNING = "running"
     STOPPED = "stopped"
-    """Waits after a failure, and is begun again; or before a batch that cannot be read, and is read on."""
+    """Waits after a failure, and is begun again; or before a batch that cannot be read or for an encoder that is
+    down, and is read on."""
 
 
 class StopReason(StrEnum):
@@ -28,3 +29,6 @@ class StopReason(StrEnum):
     """A topic is another one than before, or the log went back. It begins again with what there is now."""
     UNREADABLE = "unreadable"
     """A batch cannot be read. What lies before it is finished, and it is tried again."""
+    ENCODER_DOWN = "encoder_down"
+    """An encoder that is elsewhere does not answer, or is another one than before. What needs it waits, and is read on
+    when it is well."""

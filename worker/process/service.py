@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 # long each time while the other threads are busy. With a shorter one these change places so often that a seventh of
 # the rate is lost (`tests/bench/README.md`).
 SWITCH_INTERVAL_S = 0.002
+REMOTE_LANES = 2  # one batch is read and sent while answers to the other one are waited for
 GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is reached with every few records
 
 
@@ -163,7 +164,7 @@ def make_dependents(
 
 def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> Encoding:
     measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
-    return Encoding(encoder, settings.batch, measured.observe)
+    return Encoding(encoder, settings.batch, measured.observe, lanes=REMOTE_LANES if encoder.has_remote else 1)
 
 
 class Service:

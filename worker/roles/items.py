@@ -138,7 +138,10 @@ class ItemsRole:
         self.dependents = dependents
         self._unsettled: dict[int, set[str]] = {}
         """Items by partition that are to be computed anew once what is known of them is settled. Poll thread."""
-        self.stages: Sequence[Stage] = [part.stage for part in (encoding, dependents) if part is not None]
+        self.stages: Sequence[Stage] = [
+            *(() if encoding is None else encoding.stages),
+            *(() if dependents is None else (dependents.stage,)),
+        ]
         self._uninformative = Uninformative()
         self._decoder = ItemDecoder(
             contract,

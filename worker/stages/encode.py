@@ -1,8 +1,12 @@
 """The encode stage: raw content of item messages to features, before anything is made of the messages.
 
 It stands between decoding and what is remembered, as decoding does: content that cannot be used must never displace
-what can, and what is remembered of an item is features, never content. A thread of its own takes whatever waits, so
-batches are small while there is little to do and grow while there is much.
+what can, and what is remembered of an item is features, never content. Threads of its own take whatever waits, so
+batches are small while there is little to do and grow while there is much. With more than one, the next batch is read
+and sent while the last one is encoded.
+
+An encoder that is elsewhere may not answer. What needs it is put back, and the tenures it belongs to are stalled: the
+loop reads no more of their partitions until the encoder is well. Others go on.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from schemas import Feature, Reason
 from worker.encode.content import ContentEncoder, Encoded, Known, Report
+from worker.encode.encoder import UnavailableError
 from worker.encode.media.errors import ContentError
 from worker.partitions.tenure import Tenure
 from worker.records import Decoded, Item, Rejection, Superseded
@@ -36,7 +41,7 @@ class _AbandonedError(Exception):
     """Nobody wants the results any more."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Portion:
     """Consecutive inputs of one tenure, few enough to be encoded together."""
 
@@ -46,6 +51,13 @@ class _Portion:
     """What is remembered of items with content, by position."""
     num_bytes: int = 0
     num_files: int = 0
+    is_done: bool = False
+
+    def needs(self, modality: str) -> bool:
+        """Whether a feature of this modality is to be made for one of its inputs."""
+        return any(
+            type(entry) is Item and entry.raw is not None and modality in entry.raw.modalities for entry in self.entries
+        )
 
     def add(self, entry: Decoded) -> None:
         self.entries.append(entry)
@@ -66,9 +78,9 @@ class ModalityTotals:
 
 
 class Encoding:
-    """The poll thread puts inputs in and takes them out again, in order per tenure; `stage` encodes meanwhile.
+    """The poll thread puts inputs in and takes them out again, in order per tenure; `stages` encode meanwhile.
 
-    `on_report` is called on the stage's thread with what a batch took.
+    `on_report` is called on their threads with what a batch took, one call at a time.
     """
 
     def __init__(
@@ -76,19 +88,33 @@ class Encoding:
         encoder: ContentEncoder,
         settings: BatchSettings,
         on_report: Callable[[Report, float], None] = lambda report, seconds: None,
+        *,
+        lanes: int = 1,
     ) -> None:
+        """`lanes`: batches at a time."""
         self.encoder = encoder
         self._settings = settings
         self._on_report = on_report
         self._changed = threading.Condition()
+        self._reporting = threading.Lock()
         self._waiting: deque[_Portion] = deque()
-        self._done: deque[_Portion] = deque()
-        self._held: Counter[int] = Counter()
-        """Portions by `id` of their tenure, from when they are put in to when they are taken out."""
+        self._held: dict[int, deque[_Portion]] = {}
+        """Portions by `id` of their tenure, in order, from when they are put in to when they are taken out."""
+        self._stalled: dict[int, UnavailableError] = {}
+        """By `id` of the tenure: why nothing of it can be encoded at present."""
         self.num_records = 0
         self.num_bytes = 0
         self.totals = {name: ModalityTotals(route.encoder.name) for name, route in encoder.routes.items()}
-        self.stage = Stage("encode", self._step)
+        self.stages = tuple(self._lane(f"encode {number}" if number else "encode") for number in range(lanes))
+
+    def _lane(self, name: str) -> Stage:
+        stage = Stage(name, lambda: self._step(stage))
+        return stage
+
+    @property
+    def stage(self) -> Stage:
+        """The first of `stages`."""
+        return self.stages[0]
 
     # ------------------------------------------------------------------ poll thread
 
@@ -116,7 +142,7 @@ class Encoding:
             for portion in portions:
                 if portion.entries:
                     self._waiting.append(portion)
-                    self._held[id(tenure)] += 1
+                    self._held.setdefault(id(tenure), deque()).append(portion)
                     self.num_records += len(portion.entries)
                     self.num_bytes += portion.num_bytes
             self._changed.notify_all()
@@ -126,17 +152,29 @@ class Encoding:
         Never waits."""
         taken: list[tuple[Tenure, list[Decoded]]] = []
         with self._changed:
-            while self._done:
-                portion = self._done.popleft()
-                self._forget(portion)
-                if portion.tenure.is_live:
-                    taken.append((portion.tenure, portion.entries))
+            for portions in list(self._held.values()):
+                while portions and portions[0].is_done:
+                    portion = portions[0]
+                    self._forget(portion)
+                    if portion.tenure.is_live:
+                        taken.append((portion.tenure, portion.entries))
         return taken
 
     def wait(self, timeout_s: float) -> None:
         """Until there is something to take, or nothing more will come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._done or not self._held, timeout_s)
+            self._changed.wait_for(
+                lambda: not self._held or any(portions[0].is_done for portions in self._held.values()), timeout_s
+            )
+
+    def stalled(self) -> dict[int, str]:
+        """Tenures, by their `id`, that wait for an encoder which does not answer, and what is said of it."""
+        with self._changed:
+            return {
+                tenure: f"{error.modality}: {error.detail}"
+                for tenure, error in self._stalled.items()
+                if tenure in self._held
+            }
 
     def is_full(self) -> bool:
         return self.num_records >= self._settings.queue_records or self.num_bytes >= self._settings.queue_bytes
@@ -148,47 +186,75 @@ class Encoding:
     def close(self) -> None:
         self.encoder.close()
 
-    # ------------------------------------------------------------------ encode thread
+    # ------------------------------------------------------------------ encode threads
 
-    def _step(self) -> None:
+    def _step(self, stage: Stage) -> None:
         portions = self._next()
         if not portions:
             return
         try:
-            self._encode(portions)
+            self._encode(portions, stage)
         except _AbandonedError:
             with self._changed:
                 for portion in portions:
                     self._forget(portion)
             return
+        except UnavailableError as error:
+            self._put_back(portions, error)
+            return
         with self._changed:
-            self._done.extend(portions)
+            for portion in portions:
+                portion.is_done = True
+                self._stalled.pop(id(portion.tenure), None)
             self._changed.notify_all()
 
     def _next(self) -> list[_Portion]:
-        """As many portions as make a batch, of tenures that still count."""
+        """As many portions as make a batch, of tenures that still count and are not stalled."""
         portions: list[_Portion] = []
         num_records, num_bytes, num_files = 0, 0, 0
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting, STEP_TIMEOUT_S)
+            self._changed.wait_for(lambda: any(map(self._is_due, self._waiting)), STEP_TIMEOUT_S)
+            left: deque[_Portion] = deque()
             while self._waiting and not self._is_enough(num_records, num_bytes, num_files):
                 portion = self._waiting.popleft()
                 if not portion.tenure.is_live:
                     self._forget(portion)
                     continue
+                if not self._is_due(portion):
+                    left.append(portion)
+                    continue
                 portions.append(portion)
                 num_records += len(portion.entries)
                 num_bytes += portion.num_bytes
                 num_files += portion.num_files
+            self._waiting.extendleft(reversed(left))
         return portions
+
+    def _is_due(self, portion: _Portion) -> bool:
+        error = self._stalled.get(id(portion.tenure))
+        return error is None or not portion.tenure.is_live or time.monotonic() >= error.retry_at
+
+    def _put_back(self, portions: Sequence[_Portion], error: UnavailableError) -> None:
+        """What needs the encoder is tried again at its time; the rest of the batch, at once."""
+        with self._changed:
+            is_news = not self._stalled
+            self._waiting.extendleft(reversed(portions))
+            for portion in portions:
+                if portion.needs(error.modality):
+                    self._stalled[id(portion.tenure)] = error
+            self._changed.notify_all()
+        if is_news:
+            log.warning(
+                "%s: %s; what needs it waits", error.modality, error.detail, extra={"action": "encoder_unavailable"}
+            )
 
     def _is_enough(self, num_records: int, num_bytes: int, num_files: int) -> bool:
         settings = self._settings
         return num_records >= settings.max_records or num_bytes >= settings.max_bytes or num_files >= MAX_FILES
 
-    def _encode(self, portions: Sequence[_Portion]) -> None:
+    def _encode(self, portions: Sequence[_Portion], stage: Stage) -> None:
         def beat() -> None:
-            self.stage.beat()
+            stage.beat()
             if not any(portion.tenure.is_live for portion in portions):
                 raise _AbandonedError
 
@@ -209,10 +275,11 @@ class Encoding:
         for (portion, position, entry), result in zip(todo, results, strict=True):
             portion.entries[position] = _after(entry, result)
         _tell_failed([entry for _, _, entry in todo], results)
-        self._add(report)
         elapsed_s = time.monotonic() - started
-        self.stage.busy_s += elapsed_s
-        self._on_report(report, elapsed_s)
+        stage.busy_s += elapsed_s
+        with self._reporting:
+            self._add(report)
+            self._on_report(report, elapsed_s)
 
     def _add(self, report: Report) -> None:
         for modality, figures in report.by_modality.items():
@@ -226,9 +293,10 @@ class Encoding:
         self.num_records -= len(portion.entries)
         self.num_bytes -= portion.num_bytes
         key = id(portion.tenure)
-        self._held[key] -= 1
+        self._held[key].remove(portion)
         if not self._held[key]:
             del self._held[key]
+            self._stalled.pop(key, None)
 
 
 def _tell_failed(items: Sequence[Item], results: Sequence[Encoded | ContentError]) -> None:

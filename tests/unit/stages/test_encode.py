@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,13 @@ from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.encode.content import ContentEncoder, Figures, Reading, Report, Route
 from worker.encode.decoder_pool import DecoderPool
-from worker.encode.encoder import Piece, Unit
+from worker.encode.encoder import Piece, UnavailableError, Unit
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, Part, Text, TextForm
 from worker.errors import SystemicError
 from worker.kafka.port import Commit
 from worker.monitoring.metrics import CONTENT_REASONS, EncodeMetrics, Metrics
+from worker.partitions.state import PartitionState, StopReason
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.roles.items import ItemFormat, ItemsRole
@@ -83,11 +85,13 @@ class Harness(LoopHarness):
     def __init__(self, cluster: FakeCluster, pool: DecoderPool, stores: Stores | None = None, **role: Any) -> None:
         topics = topics_of("items", SETTINGS)
         self.text, self.image = Cosines(), Cosines()
-        routes = [Route("image", "image", self.image), Route("text", "text", self.text)]
-        self.encoding = Encoding(ContentEncoder(routes, pool), SETTINGS.batch)
+        self.encoding = Encoding(ContentEncoder(self.routes(), pool), SETTINGS.batch)
         options = {"keep_features": True, "encoding": self.encoding, **role}
         made = ItemsRole(ItemFormat(topics, "space", "f2", 2), Contract(SPEC), FakeEmbedder(), **options)
         super().__init__(FakeClient(cluster), made, stores)
+
+    def routes(self) -> list[Route]:
+        return [Route("image", "image", self.image), Route("text", "text", self.text)]
 
 
 @pytest.fixture
@@ -432,3 +436,89 @@ def test_metrics_are_by_modality_and_complete_from_the_start() -> None:
     }
     assert {key: samples[key] for key in expected} == expected
     assert all(("align_encode_failures_total", *sorted(("sound", reason))) in samples for reason in CONTENT_REASONS)
+
+
+# ---------------------------------------------------------------------- encoders that are elsewhere
+
+
+class Elsewhere(Cosines):
+    """Answers while it is well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_well = True
+        self.num_tries = 0
+
+    def rows(self, pieces: Sequence[Piece], beat: Callable[[], None]) -> list[Any]:
+        self.num_tries += 1
+        beat()
+        if not self.is_well:
+            raise UnavailableError("http://models.test does not answer", time.monotonic() + 0.01)
+        return list(self.encode(pieces))
+
+    def close(self) -> None: ...
+
+
+class HarnessWithServer(Harness):
+    """The texts are encoded elsewhere, the images here."""
+
+    def __init__(self, cluster: FakeCluster, pool: DecoderPool) -> None:
+        self.server = Elsewhere()
+        super().__init__(cluster, pool)
+
+    def routes(self) -> list[Route]:
+        return [Route("image", "image", self.image), Route("text", "text", self.server)]
+
+
+def stop_reasons(harness: Harness) -> dict[int, Any]:
+    return {each.partition.partition: each.reason for each in harness.pipeline.assignment.all()}
+
+
+def test_items_wait_for_an_encoder_that_is_down_and_none_of_them_is_refused(
+    cluster: FakeCluster, pool: DecoderPool
+) -> None:
+    for number in range(20):
+        feed(cluster, f"item-{number}", text=f"0.{number:02}")
+    harness = HarnessWithServer(cluster, pool)
+    harness.server.is_well = False
+    with harness:
+        harness.until(lambda: stop_reasons(harness).get(0) == StopReason.ENCODER_DOWN)
+        (held,) = [each for each in harness.pipeline.assignment.all() if each.partition == P0]
+        assert held.state == PartitionState.STOPPED
+        assert held.detail == "text: http://models.test does not answer"
+        harness.until(lambda: harness.server.num_tries > 5)
+        feed(cluster, "item-20", text="0.20")
+        harness.server.is_well = True
+        harness.until(lambda: len(published(cluster)) == 21)
+        harness.until(lambda: stop_reasons(harness).get(0) is None)
+    assert not dead_letters(cluster)
+    assert published(cluster)["item-7"][1] == 0.07
+
+
+def test_what_does_not_need_the_encoder_that_is_down_goes_on(cluster: FakeCluster, pool: DecoderPool) -> None:
+    feed(cluster, "text", text="0.5")
+    feed(cluster, "picture", partition=1, image="0.25")
+    harness = HarnessWithServer(cluster, pool)
+    harness.server.is_well = False
+    with harness:
+        harness.until(lambda: "picture" in published(cluster))
+        for number in range(5):
+            feed(cluster, f"picture-{number}", partition=1, image="0.25")
+        harness.until(lambda: len(published(cluster)) == 6)
+        harness.until(lambda: stop_reasons(harness) == {0: StopReason.ENCODER_DOWN, 1: None})
+        harness.server.is_well = True
+        harness.until(lambda: "text" in published(cluster))
+
+
+def test_batches_that_are_encoded_at_a_time_come_out_in_the_order_of_their_partition(pool: DecoderPool) -> None:
+    text = Cosines()
+    settings = SETTINGS.batch.model_copy(update={"max_records": 1})
+    encoding = Encoding(ContentEncoder([Route("text", "text", text)], pool), settings, lanes=2)
+    encoding.put(tenure(P0), decoded(encoding, 3))
+    batches = [encoding._next() for _ in range(3)]
+    for number, portions in reversed(list(enumerate(batches))):
+        encoding._encode(portions, encoding.stages[0])
+        portions[0].is_done = True
+        taken = [entry.id for _, entries in encoding.take() for entry in entries]
+        assert taken == ([] if number else ["0-0", "0-1", "0-2"])
+    assert encoding.num_records == 0
