@@ -1,5 +1,6 @@
 """The wire contract: the messages on the topics, as values and as bytes. README.md is for other languages."""
 
+from schemas.attributes import AttributeValue
 from schemas.codec import decode, encode, encode_item_vector, encode_user_vector, split_messages
 from schemas.dead_letter import DeadLetter
 from schemas.export import MESSAGES, json_schema
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "MESSAGES",
     "SCHEMA_VERSION",
+    "AttributeValue",
     "Content",
     "DeadLetter",
     "Dtype",

@@ -24,7 +24,7 @@ from worker.kafka.port import (
     TopicLook,
 )
 from worker.records import Change, Headers, Item, TopicPartition
-from worker.stages.fuse import Result, Vector
+from worker.stages.fuse import NO_VECTOR, Result, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,11 +538,11 @@ class FakeEmbedder:
         made_of: list[Any] = [entry if isinstance(entry, Item) else entry.state for entry in entries]  # type: ignore[union-attr]
         features = [each.features for each in made_of]
         self.batch_sizes.append(len(features))
-        first = [float(next(iter(each.values())).to_numpy().ravel()[0]) for each in features]
+        first = [float(next(iter(each.values())).to_numpy().ravel()[0]) if each else 0.0 for each in features]
         if self._poison is not None and self._poison in first:
             raise ValueError("this item breaks the model")
         return [
-            Vector(np.array([value, 0.0], "<f2").tobytes(), tuple(each))
+            Vector(np.array([value, 0.0], "<f2").tobytes(), tuple(each)) if each else NO_VECTOR
             for value, each in zip(first, features, strict=True)
         ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from schemas import Content, Feature, Reason
+from schemas import AttributeValue, Content, Feature, Reason
 
 if TYPE_CHECKING:  # records are also for commands that have no use for torch
     from worker.align.history import Event
@@ -123,6 +123,10 @@ class Item(NamedTuple):
     """Those that the message names, in a space with graph fusion. Past the gate the state has them."""
     at: int | None = None
     """Its place (`InputLog.at`). None before the gate."""
+    attributes: Mapping[str, AttributeValue] = {}
+    """Those that the message brings. Past the gate the state has them."""
+    has_vector: bool = False
+    """Only attributes have changed: the state has the vector that it has been published with."""
 
     @property
     def is_record(self) -> bool:
@@ -130,7 +134,7 @@ class Item(NamedTuple):
 
     @property
     def needs_vector(self) -> bool:
-        return not self.is_overtaken
+        return not (self.is_overtaken or self.has_vector)
 
 
 class Delete(NamedTuple):

@@ -3,6 +3,7 @@
 Rules, by the names a verdict gives them:
 
 - items, users: the last vector of each item and user is the one that the input logs lead to, and there is no other.
+- attributes: those of each item's last vector are what its messages leave of them.
 - item_state, user_state: so are the last records of the changelogs.
 - letters: every event that cannot be read has its dead letter.
 - order: no output of an item comes from an older input than one before it. With `strict` (exactly once, read
@@ -68,8 +69,11 @@ def judge(logs: Mapping[str, Sequence[Any]], space: Space, *, events_topic: str,
     verdict = FinalVerdict()
     verdict.counts.update({f"{name} records": len(records) for name, records in logs.items()})
     replay = Replay(space, logs["items"], logs["events"])
-    items = _check_item_order(verdict, logs["item_vectors"], replay.had_neighbors, strict)
+    items, attributes = _check_item_order(verdict, logs["item_vectors"], replay.had_neighbors, strict)
     _compare(verdict, "items", items, replay.items)
+    for item_id, found in attributes.items():
+        if found != (expected_attributes := replay.attributes.get(item_id)):
+            verdict.report("attributes", f"{item_id}: has {found}, the log leads to {expected_attributes}")
     users = _check_user_order(verdict, logs["user_vectors"], strict)
     expected = replay.users(items)
     # A user all of whose items have gone keeps its last vector: there is nothing that could be said instead.
@@ -84,18 +88,22 @@ def judge(logs: Mapping[str, Sequence[Any]], space: Space, *, events_topic: str,
 
 def _check_item_order(
     verdict: FinalVerdict, records: Iterable[Any], recomputed: Collection[str], strict: bool
-) -> Vectors:
-    """Also returns the last vector of each item. `recomputed`: those that may have several outputs of one input."""
+) -> tuple[Vectors, dict[str, Any]]:
+    """Also returns the last vector of each item, and its attributes. `recomputed`: those that may have several outputs
+    of one input."""
     newest: dict[bytes, int] = {}
     found: Vectors = {}
+    attributes: dict[str, Any] = {}
     for record in records:
         if record.value is None:
             source = int(dict(record.headers)[SOURCE_OFFSET_HEADER])
             found.pop(record.key.decode(), None)
+            attributes.pop(record.key.decode(), None)
         else:
             vector = decode(ItemVector, record.value)
             source = vector.source_offset if vector.source_offset is not None else -1
             found[record.key.decode()] = vector.vector.to_numpy().astype(np.float32)
+            attributes[record.key.decode()] = vector.attributes
         before = newest.get(record.key, -1)
         if source < before:
             verdict.report("order", f"{record.key!r}: output of input {source} after that of {before}")
@@ -106,7 +114,7 @@ def _check_item_order(
             if strict:
                 verdict.report("order", f"{record.key!r}: two outputs of input {source}")
         newest[record.key] = max(source, before)
-    return found
+    return found, attributes
 
 
 def _check_user_order(verdict: FinalVerdict, records: Iterable[Any], strict: bool) -> Vectors:
@@ -139,7 +147,11 @@ def _compare(
 
 
 def _check_states(verdict: FinalVerdict, logs: Mapping[str, Sequence[Any]], replay: Replay) -> None:
-    items = {key: ItemState.decode(value).features for key, value in _last(logs["item_state"]).items()}
+    states = {key: ItemState.decode(value) for key, value in _last(logs["item_state"]).items()}
+    items = {key: _known(state.features, state.values) for key, state in states.items()}
+    of_messages = {
+        key: _known(replay.features.get(key, {}), attributes) for key, attributes in replay.attributes.items()
+    }
     users = {
         key: [tuple(event) for event in UserState.decode(value).events]
         for key, value in _last(logs["user_state"]).items()
@@ -148,10 +160,14 @@ def _check_states(verdict: FinalVerdict, logs: Mapping[str, Sequence[Any]], repl
         user_id: [(each.event_time_ms, each.event_id, each.item_id, each.event_type) for each in events]
         for user_id, events in replay.histories.items()
     }
-    for rule, found, expected in (("item_state", items, dict(replay.features)), ("user_state", users, histories)):
+    for rule, found, expected in (("item_state", items, of_messages), ("user_state", users, histories)):
         for key in found.keys() | expected.keys():
             if found.get(key) != expected.get(key):
                 verdict.report(rule, f"{key}: remembered is {found.get(key)}, the log leads to {expected.get(key)}")
+
+
+def _known(features: Mapping[str, Any], attributes: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    return (dict(features), dict(attributes)) if features or attributes else None
 
 
 def _last(records: Iterable[Any]) -> dict[str, bytes]:

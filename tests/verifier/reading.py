@@ -69,15 +69,18 @@ def verify_topics(
 
 def read_input(record: Any, dims: Mapping[str, int]) -> Input:
     """An input, as far as the rules need it. Deliberately not by way of `schemas`, which is under test too."""
-    kind, revision, has_neighbors = Kind.DELETE, 0, False
+    kind, revision, has_neighbors, attributes = Kind.DELETE, 0, False, dict[str, Any]()
     if record.value is not None:
         revision_or_none = _revision(record.key, record.value, dims)
         kind, revision = (Kind.UNREADABLE, 0) if revision_or_none is None else (Kind.UPSERT, revision_or_none)
-        has_neighbors = kind is Kind.UPSERT and bool(msgpack.unpackb(record.value).get("neighbors"))
+        if kind is Kind.UPSERT:
+            fields = msgpack.unpackb(record.value, use_list=False)
+            has_neighbors = bool(fields.get("neighbors"))
+            attributes = {name: value for name, value in (fields.get("attributes") or {}).items() if value is not None}
     elif not _is_id(record.key):
         kind = Kind.UNREADABLE
     place = record.partition, record.offset, record.timestamp, record.key
-    return Input(*place, kind, revision, _digest(record.value), has_neighbors)
+    return Input(*place, kind, revision, _digest(record.value), has_neighbors, attributes)
 
 
 def _is_id(key: bytes | None) -> bool:
@@ -121,6 +124,7 @@ def read_output(record: Any) -> Output:
         item.vector.dims,
         _digest(item.vector.data),
         _vector_problem(item) if item.key == record.key else f"holds item {item.item_id!r}",
+        item.attributes,
     )
 
 

@@ -34,6 +34,7 @@ class Replay:
         self.features = _final_features(space, lives)
         """By item: what its messages leave of it."""
         self.neighbors = {item_id: _neighbors(messages) for item_id, messages in lives.items()}
+        self.attributes = {item_id: attributes_of(messages) for item_id, messages in lives.items()}
         self.histories = histories(space, events)
 
     @cached_property
@@ -86,8 +87,11 @@ def _lives(space: Space, records: Iterable[Any]) -> dict[str, list[NewItem]]:
             item = decode(NewItem, record.value)
         except SchemaError:
             continue
-        is_useful = not isinstance(contract.check(item.features), Refusal) or (
-            space.spec.graph is not None and item.partial and item.neighbors and not item.features
+        refusal = contract.check(item.features)
+        is_useful = not isinstance(refusal, Refusal) or (
+            item.partial
+            and refusal.reason == "no_modality"
+            and (bool(item.attributes) or (space.spec.graph is not None and bool(item.neighbors)))
         )
         if record.key == item.key and is_useful:
             lives.setdefault(item.item_id, []).append(item)
@@ -111,6 +115,14 @@ def features_of(messages: Iterable[NewItem], names: Container[str]) -> dict[str,
             features = {}
         features |= {name: each for name, each in message.features.items() if name in names}
     return dict(sorted(features.items()))
+
+
+def attributes_of(messages: Iterable[NewItem]) -> dict[str, Any]:
+    """The same of attributes."""
+    attributes: dict[str, Any] = {}
+    for message in sorted(messages, key=lambda message: message.revision):
+        attributes = {**(attributes if message.partial else {}), **message.attributes}
+    return attributes
 
 
 def _with_neighbors(records: Iterable[Any]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 Pure: values in, a verdict out. The rules, by the names a verdict gives them:
 
 - accounted: every input is published, superseded by a newer accepted one, or dead-lettered, each of these
-  excluding the others, and every output comes from an input.
+  excluding the others, and every output comes from an input and has its attributes.
 - final: the last output of a key is its newest accepted input: a vector of that revision, or a tombstone.
 - order: no output of a key is older than one written before it. Equal ones are duplicates: they are counted, those of
   items with neighbours apart, because such an item is computed anew when a neighbour comes, changes or goes.
@@ -157,6 +157,8 @@ def _drop_unmatched(
             findings.report(Rule.ACCOUNTED, f"{output}: the key has no readable input {source}")
         elif (output.kind, output.revision) != (ranks[source][1].kind, ranks[source][1].revision):
             findings.report(Rule.ACCOUNTED, f"{output}: is not what {ranks[source][1]} asks for")
+        elif not output.problem and output.attributes != ranks[source][1].attributes:
+            findings.report(Rule.ACCOUNTED, f"{output}: has other attributes than {ranks[source][1]}")
         else:
             matched.append(output)
     return matched

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Position = tuple[int, int]
 """Partition and offset."""
@@ -31,6 +31,8 @@ class Input(NamedTuple):
     """Of the value; empty for none."""
     has_neighbors: bool = False
     """Of an upsert: it may be computed anew when a neighbour comes, changes or goes."""
+    attributes: Mapping[str, Any] = {}
+    """Of an upsert."""
 
     @property
     def position(self) -> Position:
@@ -57,6 +59,7 @@ class Output(NamedTuple):
     """Of the vector's bytes."""
     problem: str = ""
     """What is wrong with the record by itself."""
+    attributes: Mapping[str, Any] = {}
 
     def __str__(self) -> str:
         return f"output {self.partition}/{self.offset} (key {self.key!r}, {_described(self)})"

@@ -119,7 +119,8 @@ def _merged(items: Iterable[NewItem], left_out: LeftOut) -> dict[str, ItemState]
         if state := merged(states.get(message.item_id), message, place):
             states[message.item_id] = state
     left_out.superseded = num_read - sum(map(_num_messages, states.values()))
-    return states
+    # Of attributes alone a worker makes no vector, and they say nothing to learn from.
+    return {item_id: item for item_id, item in states.items() if item.parts or item.neighbors or item.whole != NONE}
 
 
 def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewItem]:
@@ -134,7 +135,7 @@ def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewIte
             if found.too_large is not None:
                 raise DataError(f"item {message.item_id!r}: {found.problem()}")
             left_out.uninformative.update(found.dropped)
-            if message.partial and not (found.features or message.neighbors):
+            if message.partial and not (found.features or message.neighbors or message.attributes):
                 continue  # a worker takes no news from it either
             yield message.model_copy(update={"features": found.features})
 
@@ -142,6 +143,7 @@ def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewIte
 def _num_messages(item: ItemState) -> int:
     """The messages that an item is made of; those of one revision count as one."""
     revisions = {part.revision for part in item.parts.values()} | {item.whole, item.revision}
+    revisions |= {attribute.revision for attribute in item.attributes.values()}
     return len((revisions | {item.neighbors.revision} if item.neighbors else revisions) - {NONE})
 
 

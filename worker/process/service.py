@@ -127,7 +127,7 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
             graph = NeighborFusion(space, base, sizes, device)
             dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
         return ItemsRole(
-            ItemFormat(topics, space.space_id, dtype, space.spec.dim),
+            ItemFormat(topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors),
             Contract(space.spec),
             ModelEmbedder(model.runtime, dtype, graph),
             keep_features=settings.state.features,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-from schemas import ItemVector, SchemaError, decode, encode_item_vector
+from schemas import AttributeValue, ItemVector, SchemaError, decode, encode_item_vector
 from worker.align import Contract, Refusal
 from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
@@ -33,12 +33,13 @@ from worker.records import (
     Unused,
 )
 from worker.roles.left_out import Uninformative
+from worker.roles.made_before import MadeBefore
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ItemDecoder
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched
 from worker.stages.trace import carried_headers
-from worker.state.items import ItemState, merged
+from worker.state.items import ItemState, Made, merged
 from worker.state.memory import Memory
 from worker.topics import RoleTopics
 
@@ -57,6 +58,12 @@ class ItemFormat:
     space_id: str
     dtype: Literal["f2", "f4"]
     dim: int
+    has_modality_vectors: bool = False
+
+    @property
+    def stamp(self) -> bytes:
+        """Says which vectors that are remembered may be published again."""
+        return f"{self.space_id} {self.dtype} {self.dim} {self.has_modality_vectors:d}".encode()
 
     @property
     def dead_letter_topic(self) -> str:
@@ -67,6 +74,8 @@ class ItemFormat:
         return self.topics.state
 
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
+        if vector is None and isinstance(entry, Item) and entry.has_vector:
+            vector = _made_before(entry)
         match entry:
             case Item(is_overtaken=False) | Recompute() if vector is not None:
                 made_of: Any = entry if isinstance(entry, Item) else entry.state
@@ -84,6 +93,7 @@ class ItemFormat:
                     produced_at_ms=now_ms,
                     source_offset=_place(entry),
                     base_vector=vector.base,
+                    attributes=_attributes(entry),
                 )
                 return self._outbound(entry.record, value, carried_headers(entry.record), receipt)
             case Delete(is_overtaken=False):
@@ -91,17 +101,36 @@ class ItemFormat:
                 return self._outbound(entry.record, None, headers, receipt)
         return None
 
-    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
+    def change(self, entry: Change, vector: Vector | None, receipt: Receipt) -> Outbound | None:
         if not entry.is_record:
             return None
-        record = entry.record
-        value = entry.state.encode() if isinstance(entry, Item) and entry.state is not None else None
+        record, state = entry.record, entry.state if isinstance(entry, Item) else None
+        if isinstance(state, ItemState):
+            state = self._remembering(state, vector)
+        value = None if state is None else state.encode()
         return Outbound(self.topics.state, record.partition, record.key, value, (), receipt)
+
+    def _remembering(self, state: ItemState, vector: Vector | None) -> ItemState:
+        """The state with its vector, where that may be published again with other attributes."""
+        if vector is None or not (state.attributes and state.parts) or state.neighbors is not None:
+            return state
+        return state._replace(made=Made(self.stamp, vector))
 
     def _outbound(
         self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], receipt: Receipt
     ) -> Outbound:
         return Outbound(self.topics.outputs, record.partition, record.key, value, headers, receipt)
+
+
+def _attributes(entry: Item | Recompute) -> Mapping[str, AttributeValue] | None:
+    state = entry.state
+    return state.values if isinstance(state, ItemState) and state.attributes else None
+
+
+def _made_before(entry: Item) -> Vector:
+    assert isinstance(entry.state, ItemState)
+    assert entry.state.made is not None  # or it would have to be computed
+    return Vector(*entry.state.made.fields)
 
 
 def _place(entry: Item | Delete | Recompute) -> int:
@@ -131,7 +160,7 @@ class ItemsRole:
         their neighbours, in a space with graph fusion, which needs `keep_features`."""
         self.topics = output.topics
         self.output = output
-        self.embedder = embedder
+        self.embedder = MadeBefore(embedder)
         self._contract = contract
         self._keep_features = keep_features
         self.encoding = encoding
@@ -179,12 +208,15 @@ class ItemsRole:
         state = merged(known, entry, at, entry.digests)
         if state is None:
             return Superseded(entry.record)
+        has_vector = state.made is not None and state.made.stamp == self.output.stamp
+        if not has_vector:
+            state = state._replace(made=None)
         state = self._waiting(state, entry.record.partition, entry.id)
         kept = state if self._keep_features else state.without_parts()
         memory.put(entry.id, kept, offset)
         return Item(
             entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken,
-            at=at,
+            at=at, has_vector=has_vector,
         )  # fmt: skip
 
     def _waiting(self, state: ItemState, partition: int, item_id: str) -> ItemState:
@@ -204,7 +236,7 @@ class ItemsRole:
                 for name, part in state.parts.items()
                 if not isinstance(self._contract.check({name: part.feature}), Refusal)
             }
-            return state._replace(parts=parts)
+            return state._replace(parts=parts, made=None)
         return state
 
     def look_back(

@@ -59,7 +59,7 @@ class UserFormat:
         record = entry.record
         return Outbound(self.topics.outputs, record.partition, record.key, value, carried_headers(record), receipt)
 
-    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
+    def change(self, entry: Change, vector: Vector | None, receipt: Receipt) -> Outbound | None:
         if not isinstance(entry, User):
             return None
         record = entry.record

@@ -131,7 +131,7 @@ class ItemDecoder:
         if isinstance(accepted, Refusal):
             if accepted.reason != "no_modality":
                 return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
-            if raw is None and not (self._graph and item.partial and item.neighbors):
+            if raw is None and not (item.partial and (item.attributes or (self._graph and item.neighbors))):
                 detail = self._no_encoder(item) if item.content else accepted.detail
                 rejection = Rejection(record, Reason(accepted.reason), STAGE, detail)
                 if not item.partial:
@@ -146,8 +146,9 @@ class ItemDecoder:
             decoded.num_content_ignored += len(item.content.keys() - accepted.keys() - set(encoded))
         named = item.neighbors if self._graph else ()
         return Item(
-            record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw, neighbors=named
-        )
+            record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw, neighbors=named,
+            attributes=item.attributes,
+        )  # fmt: skip
 
     def _leave_out_uninformative(self, decoded: DecodedRecords) -> None:
         """Take features that say nothing for ones that are not there, and reject what cannot be computed with."""
@@ -163,7 +164,7 @@ class ItemDecoder:
             decoded.uninformative.update(judged.dropped)
             if judged.too_large is not None:
                 entries[index] = Rejection(item.record, Reason.NON_FINITE, STAGE, judged.problem())
-            elif kept or item.raw is not None or (item.partial and item.neighbors):
+            elif kept or item.raw is not None or (item.partial and (item.neighbors or item.attributes)):
                 entries[index] = item._replace(features=kept)
             else:
                 rejection = Rejection(item.record, Reason.NO_MODALITY, STAGE, judged.problem())

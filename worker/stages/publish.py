@@ -56,7 +56,7 @@ class OutputFormat(Protocol):
         """The record for readers; None where there is nothing to tell them."""
         ...
 
-    def change(self, entry: Change, receipt: Receipt) -> Outbound | None:
+    def change(self, entry: Change, vector: Vector | None, receipt: Receipt) -> Outbound | None:
         """The changelog record of what is to be remembered; None where that is nothing new."""
         ...
 
@@ -221,7 +221,7 @@ class Publisher:
         without_output: set[str] = set()
         refused: list[tuple[Change, str]] = []
         for entry, vector in fused.results:
-            change = self._output.change(entry, receipts.state)
+            change = self._output.change(entry, vector, receipts.state)
             output = self._output.output(entry, vector, now_ms, receipts.vectors)
             if (too_large := next(itertools.filterfalse(self._fits, (output, change)), None)) is not None:
                 refused.append((entry, _too_large(too_large)))

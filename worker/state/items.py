@@ -9,7 +9,7 @@ The state after any messages depends on the messages, not on the order in which 
 - A partial message of revision R brings a modality unless a message of a later revision has brought it, or a later
   whole one has come.
 
-Neighbours go like a modality, and a message without any brings none.
+Neighbours go like a modality, and a message without any brings none. Attributes go like modalities, each by its name.
 
 Only where two messages of an item have the same revision does the later one in the log win. A delete ends all of it.
 """
@@ -17,9 +17,9 @@ Only where two messages of an item have the same revision does the later one in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from schemas import Feature
+from schemas import AttributeValue, Feature
 from worker.state.packing import pack, unpack
 
 NONE = -1
@@ -39,6 +39,8 @@ class Message(Protocol):
     def features(self) -> Mapping[str, Feature]: ...
     @property
     def neighbors(self) -> Sequence[str]: ...
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]: ...
 
 
 class Part(NamedTuple):
@@ -59,6 +61,22 @@ class Named(NamedTuple):
     """Those of them that had no vector when this was written."""
 
 
+class Attribute(NamedTuple):
+    """One attribute of an item."""
+
+    revision: int
+    value: AttributeValue
+
+
+class Made(NamedTuple):
+    """The vector that was made of an item's parts, for when only its attributes change."""
+
+    stamp: bytes
+    """Of the space and the settings that it was made with."""
+    fields: Sequence[Any]
+    """The vector, as the stage that makes it has it."""
+
+
 class ItemState(NamedTuple):
     """What is remembered of an item."""
 
@@ -72,10 +90,17 @@ class ItemState(NamedTuple):
     """The latest of the messages in it."""
     parts: Mapping[str, Part]
     neighbors: Named | None = None
+    attributes: Mapping[str, Attribute] = {}
+    made: Made | None = None
+    """Of an item with attributes: the vector of these parts, alone. None where it is not known, or depends on more."""
 
     @property
     def features(self) -> dict[str, Feature]:
         return {name: part.feature for name, part in self.parts.items()}
+
+    @property
+    def values(self) -> dict[str, AttributeValue]:
+        return {name: attribute.value for name, attribute in self.attributes.items()}
 
     def encode(self) -> bytes:
         parts = [
@@ -83,13 +108,18 @@ class ItemState(NamedTuple):
             for name, part in self.parts.items()
         ]
         fields = (self.offset, self.revision, self.whole, self.event_time_ms, parts)
-        if self.neighbors is None:
+        if self.neighbors is None and not self.attributes:
             return pack(fields)
-        return pack((*fields, self.neighbors), marked=bool(self.neighbors.missing))
+        neighbors = self.neighbors or _NOBODY
+        if self.attributes:
+            attributes = [(name, *attribute) for name, attribute in self.attributes.items()]
+            return pack((*fields, neighbors, attributes, self.made), marked=bool(neighbors.missing))
+        return pack((*fields, neighbors), marked=bool(neighbors.missing))
 
     @classmethod
     def decode(cls, value: bytes) -> ItemState:
-        offset, revision, whole, event_time_ms, parts, *named = unpack(value)
+        offset, revision, whole, event_time_ms, parts, *more = unpack(value)
+        named, attributes, made = (*more, *_NO_MORE[len(more) :])
         return cls(
             offset, revision, whole, event_time_ms,
             {
@@ -97,11 +127,13 @@ class ItemState(NamedTuple):
                     encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale), *digest)
                 for name, of, encoder, dtype, shape, data, scale, *digest in parts
             },
-            Named(named[0][0], tuple(named[0][1]), tuple(named[0][2])) if named else None,
+            None if named[0] == NONE else Named(named[0], tuple(named[1]), tuple(named[2])),
+            {name: Attribute(of, tuple(each) if type(each) is list else each) for name, of, each in attributes},
+            None if made is None else Made(*made),
         )  # fmt: skip
 
     def without_parts(self) -> ItemState:
-        return self._replace(parts={})
+        return self._replace(parts={}, made=None)
 
 
 def _fields(feature: Feature) -> tuple[object, ...]:
@@ -109,6 +141,9 @@ def _fields(feature: Feature) -> tuple[object, ...]:
 
 
 _NOTHING = ItemState(-1, NONE, NONE, 0, {})
+_NOBODY = Named(NONE, (), ())
+"""Written in place of no neighbours, so that a worker which knows nothing of what comes behind them reads it, too."""
+_NO_MORE: tuple[Any, ...] = (_NOBODY, (), None)
 
 
 def merged(
@@ -128,20 +163,44 @@ def merged(
         if name not in known.parts or item.revision >= known.parts[name].revision
     }
     neighbors = _neighbors(known.neighbors, item)
+    attributes = _attributes(known.attributes, item) if item.attributes or known.attributes else known.attributes
     if item.partial:
-        if not brought and neighbors is known.neighbors:
+        if not brought and neighbors is known.neighbors and attributes is known.attributes:
             return None
         parts, whole = {**known.parts, **brought}, known.whole
     else:
         newer = {name: part for name, part in known.parts.items() if part.revision > item.revision}
         parts, whole = {**brought, **newer}, item.revision
-    return ItemState(
+    state = ItemState(
         offset,
         max(known.revision, item.revision),
         whole,
         max(known.event_time_ms, item.event_time_ms),
         dict(sorted(parts.items())),
         neighbors,
+        attributes,
+    )
+    is_made = known.made is not None and neighbors is None and _are_alike(state.features, known.features)
+    return state._replace(made=known.made) if is_made else state
+
+
+def _attributes(known: Mapping[str, Attribute], item: Message) -> Mapping[str, Attribute]:
+    """What is known itself where a partial message brings nothing that counts."""
+    brought = {
+        name: Attribute(item.revision, value)
+        for name, value in item.attributes.items()
+        if name not in known or item.revision >= known[name].revision
+    }
+    if item.partial:
+        return dict(sorted({**known, **brought}.items())) if brought else known
+    newer = {name: attribute for name, attribute in known.items() if attribute.revision > item.revision}
+    return dict(sorted({**brought, **newer}.items()))
+
+
+def _are_alike(features: Mapping[str, Feature], others: Mapping[str, Feature]) -> bool:
+    """Whether the same vector comes of both."""
+    return features.keys() == others.keys() and all(
+        _fields(feature) == _fields(others[name]) for name, feature in features.items()
     )
 
 

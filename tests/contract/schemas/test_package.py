@@ -53,6 +53,7 @@ def test_the_public_names_are_these():
         "DEFAULT_LIMITS",
         "MESSAGES",
         "SCHEMA_VERSION",
+        "AttributeValue",
         "Content",
         "DeadLetter",
         "Dtype",

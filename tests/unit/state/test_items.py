@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fakes import FakeRecord, feature
 from worker.errors import StateError
 from worker.records import Item
-from worker.state.items import ItemState, Named, merged
+from worker.state.items import ItemState, Made, Named, merged
 from worker.state.packing import is_marked, unpack
 
 NAMES = ("audio", "image", "text")
@@ -144,3 +144,66 @@ def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_fe
     assert fields == {"image": 6, "text": 7}  # features that came as such are written as they were before
     made = after(message(1, 0, partial=True, image=2.0), encoded, message(3, 2, partial=True, text=3.0))
     assert made.parts["text"].digest is None
+
+
+def priced(revision: int, offset: int = 0, *, partial: bool = True, features: tuple[str, ...] = (), **values) -> Item:
+    return message(revision, offset, partial=partial, **dict.fromkeys(features, 1.0))._replace(attributes=values)
+
+
+def values(state: ItemState | None) -> dict[str, object]:
+    return {} if state is None else state.values
+
+
+def test_each_attribute_is_that_of_the_newest_message_that_brought_it_and_a_whole_one_ends_the_others():
+    state = after(
+        priced(1, partial=False, features=("text",), price=1.0, tags=("a", "b"), stock=3),
+        priced(3, price=3.0),
+        priced(2, price=2.0, stock=2),
+    )
+    assert values(state) == {"price": 3.0, "stock": 2, "tags": ("a", "b")}
+    assert merge(state, priced(2, price=9.0)) is None, "older than what is known"
+    whole = merge(state, priced(2, partial=False, features=("text",), stock=7))
+    assert values(whole) == {"price": 3.0, "stock": 7}
+    assert values(merge(whole, priced(9, partial=False, features=("text",)))) == {}
+
+
+def test_attributes_are_the_same_after_they_were_written_with_neighbours_and_without():
+    state = after(priced(1, 3, partial=False, features=("text",), a=1, b=1.5, c="c", d=True, e=("x", "y"), f=()))
+    for each in (
+        state,
+        state._replace(neighbors=Named(1, ("b",), ("b",))),
+        state._replace(made=Made(b"stamp", [b"data", ["text"], None, None, 0, None])),
+    ):
+        assert ItemState.decode(each.encode()) == each
+    assert list(ItemState.decode(state.encode()).values) == ["a", "b", "c", "d", "e", "f"]
+    assert [type(value) for value in ItemState.decode(state.encode()).values.values()][3] is bool
+
+
+def test_a_state_without_attributes_is_written_as_ever_and_one_with_them_can_be_read_by_who_knows_none():
+    plain = after(message(1, 3, partial=False, text=1.0))
+    assert len(unpack(plain.encode())) == 5
+    *_, neighbors, _attributes, _made = unpack(after(priced(1, features=("text",), price=1.0)).encode())
+    assert neighbors == [-1, [], []]
+
+
+def test_a_vector_is_known_until_a_feature_or_a_neighbour_changes():
+    made = Made(b"stamp", [b"data", ["text"], None, None, 0, None])
+    state = after(priced(1, partial=False, features=("text",), price=1.0))._replace(made=made)
+    assert merge(state, priced(2, price=2.0)).made == made
+    assert merge(state, priced(2, partial=False, features=("text",), price=2.0)).made == made, "the same text again"
+    assert merge(state, message(2, partial=True, text=9.0)).made is None
+    assert merge(state, message(2, partial=True, image=1.0)).made is None
+    assert merge(state, priced(2, partial=False, features=("image",), price=2.0)).made is None
+    assert merge(state, message(2, partial=True, neighbors=("b",))).made is None
+    assert state.without_parts().made is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(("price", "stock", "tags")))), min_size=1, max_size=5))
+def test_any_order_of_arrival_leads_to_the_same_attributes(kinds):
+    messages = [
+        priced(
+            revision, partial=partial, features=() if partial else ("text",), **dict.fromkeys(sorted(names), revision)
+        )
+        for revision, (partial, names) in enumerate(kinds)
+    ]
+    assert len({tuple(values(after(*order)).items()) for order in permutations(messages)}) == 1

@@ -1,9 +1,11 @@
 """The verifier of final vectors and states finds what it is there to find."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -77,6 +79,11 @@ def letter(space: Space) -> FakeRecord:
     return FakeRecord(key=b"u", value=encode(made))
 
 
+def _priced(record: FakeRecord) -> FakeRecord:
+    fields = {**msgpack.unpackb(record.value), "attributes": {"price": 1}}
+    return replace(record, value=msgpack.packb(fields))
+
+
 def judged(logs: Logs, space: Space, strict: bool = True) -> FinalVerdict:
     return judge(logs, space, events_topic="events", strict=strict)
 
@@ -93,6 +100,11 @@ WRONG: dict[str, tuple[str, Change]] = {
         "items",
         lambda logs, space: logs.update(item_vectors=[item_vector(space, [1, 0, 0, 0])]),
     ),
+    "an item has a price that nobody sent": (
+        "attributes",
+        lambda logs, space: logs.update(item_vectors=[_priced(logs["item_vectors"][0])]),
+    ),
+    "a state has lost its price": ("item_state", lambda logs, space: logs.update(items=[_priced(logs["items"][0])])),
     "an item has no vector": ("items", lambda logs, space: logs["item_vectors"].clear()),
     "a user's vector is off": (
         "users",

@@ -173,6 +173,10 @@ def publish_another_revision(run: Run) -> None:
     run.output((0, 5), revision=4)
 
 
+def publish_other_attributes(run: Run) -> None:
+    run.output((0, 5), attributes={"price": 4})
+
+
 def publish_a_vector_for_a_delete(run: Run) -> None:
     run.output((1, 1), kind=Kind.UPSERT, space_id=SPACE, dims=8)
 
