@@ -25,6 +25,7 @@ with warnings.catch_warnings():
 
 from tests.brokers import Broker, RealKafka, delete_topics, find_distribution
 from tests.brokers.broker import EXTERNAL_VARIABLE, embedded, external_bootstrap_servers, real
+from tests.order import in_blocks
 from worker.kafka.embedded import EmbeddedBroker
 
 TOPICS = ("items", "events", "item_vectors", "user_vectors", "item_state", "user_state", "dead_letters")
@@ -33,6 +34,14 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 USERS = {"worker": "worker-secret", "other": "other-secret"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: the slow ones first, in each."""
+    num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    paths = [item.nodeid.partition("::")[0] for item in items]
+    items[:] = [items[position] for position in in_blocks(paths, num_processes)]
 
 
 def _no_kafka(reason: str) -> NoReturn:
