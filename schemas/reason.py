@@ -10,6 +10,8 @@ class Reason(StrEnum):
 
     NOT_MSGPACK = "not_msgpack"
     """The value is not one complete msgpack message."""
+    WRONG_FORMAT = "wrong_format"
+    """The value is not in the format that is set for its topic, or its schema cannot be had."""
     TOO_LARGE = "too_large"
     """The message, or a part of it, is over a limit of the contract or of this reader."""
     UNSUPPORTED_VERSION = "unsupported_version"

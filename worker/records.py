@@ -66,6 +66,24 @@ class OversizedRecord(NamedTuple):
     value_sha256: bytes | None
 
 
+class KeyedRecord(NamedTuple):
+    """A record under the id of its item or user, where its own key holds that in another form. It is a `Record`."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes | None
+    headers: Headers
+    original: Record
+
+
+def as_read(record: Record) -> Record:
+    """The record as it lies in the log."""
+    return record.original if isinstance(record, KeyedRecord) else record
+
+
 class RawContent(NamedTuple):
     """What an encoder has yet to make features of."""
 

@@ -321,6 +321,55 @@ class TopicSettings(_Group):
         return self
 
 
+class RegistrySettings(_Group):
+    """Schemas of records in Avro and Protobuf."""
+
+    url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    """Schema registry that speaks the API of Confluent's, as `https://registry:8081`; several, separated by commas, are
+    asked one after the other."""
+    username: str | None = None
+    """Of basic authentication, with `password`."""
+    password: SecretStr | None = None
+    """The password of that user."""
+    password_file: Path | None = None
+    """File holding `password`, such as a mounted Secret. Read at start, without a line break at its end."""
+    ssl_cafile: Path | None = None
+    """Certificates that the registry's own is checked against. Default: those of this machine."""
+    timeout_s: float = Field(10.0, gt=0, le=20)
+    """How long a schema may take, which is asked for at its first record. After that the process ends, and no record is
+    refused for it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        return _with_secrets("input.registry", cls, given)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RegistrySettings:
+        if self.ssl_cafile is not None and not self.ssl_cafile.is_file():
+            raise ValueError(f"input.registry.ssl_cafile: no such file: {self.ssl_cafile}")
+        return self
+
+
+FormatName = Literal["msgpack", "json", "avro", "protobuf", "json-schema"]
+
+
+class InputTopic(_Group):
+    format: FormatName = "msgpack"
+    """What the records are. `avro`, `protobuf` and `json-schema` begin with the id of a schema, as the serializers of
+    Confluent's registry write them. All but the messages of the contract, in msgpack, need a `mapping`."""
+    mapping: Path | None = None
+    """File that says which value of a record is which field of a message (`worker/mapping/README.md`)."""
+
+
+class InputSettings(_Group):
+    """What the topics hold that are read in place: `topics.items` and `topics.events`."""
+
+    items: InputTopic = InputTopic()
+    events: InputTopic = InputTopic()
+    registry: RegistrySettings = RegistrySettings()
+
+
 class SpaceSettings(_Group):
     path: Path | None = None
     """Directory made by `align-worker space create` or by training."""
@@ -550,6 +599,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
+    input: InputSettings = InputSettings()
     space: SpaceSettings = SpaceSettings()
     roles: Annotated[frozenset[Literal["items", "users"]], NoDecode, BeforeValidator(_split_commas)] = Field(
         frozenset({"items"}), min_length=1
@@ -584,7 +634,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        for problem in self._time_problems():
+        for problem in (*self._time_problems(), *self._input_problems()):
             raise ValueError(problem)
         longest_s = max(self.encode.decode_timeout_s + DECODER_START_S, self.encode.fetch.timeout_s)
         if self.encode.encoders and longest_s >= self.watchdog.stalled_s:
@@ -593,6 +643,16 @@ class Settings(BaseSettings):
                 f"{DECODER_START_S:g} s: a slow file would pass for a stalled worker"
             )
         return self
+
+    def _input_problems(self) -> Iterator[str]:
+        for name, topic in (("input.items", self.input.items), ("input.events", self.input.events)):
+            if topic.format != "msgpack" and topic.mapping is None:
+                yield (
+                    f"{name}.format={topic.format} needs {name}.mapping: the file that says which value of a record is "
+                    "which field of a message"
+                )
+            if topic.format in ("avro", "protobuf") and self.input.registry.url is None:
+                yield f"{name}.format={topic.format} needs input.registry.url, which names the schema registry"
 
     def _time_problems(self) -> Iterator[str]:
         """Times of different groups of settings whose order matters, and that are out of it."""

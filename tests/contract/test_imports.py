@@ -93,7 +93,7 @@ def test_data_know_neither_the_model_nor_the_stream(path):
 
 def test_only_the_adapter_and_the_demo_know_the_client():
     knowing = {path for path in modules("worker") if {name.split(".")[0] for name in imports(path)} & CLIENT_LIBRARIES}
-    assert {room_of(path) for path in knowing} == {"kafka", "demo"}
+    assert {room_of(path) for path in knowing} == {"kafka", "demo", "mapping"}  # of that, the schema registry
 
 
 ADAPTERS = ("kafka_python",)

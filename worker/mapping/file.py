@@ -276,7 +276,9 @@ class _Reader:
         return self._made(node, name, source, _content_text)
 
     def _features(self, node: _Node) -> Iterator[tuple[str, Field]]:
-        for each in self._entries(node, "a map of modalities, such as {text: {path: embedding, encoder: my-model}}"):
+        for each in self._entries(
+            node, "a map of modalities, such as {text: {path: embedding, encoder: my-model}}", DEFAULT_LIMITS.modalities
+        ):
             modality = self._modality(each)
             options = self._options(each, ("path", "encoder", "dtype", "dim", "stored"))
             encoder = modality
@@ -301,7 +303,9 @@ class _Reader:
             yield modality, field
 
     def _attributes(self, node: _Node) -> Iterator[tuple[str, Field]]:
-        for each in self._entries(node, "a map of attributes, such as {price: price, category: cat}"):
+        for each in self._entries(
+            node, "a map of attributes, such as {price: price, category: cat}", DEFAULT_LIMITS.attributes
+        ):
             name = each.key
             self._check_name(each, name, "the name of the attribute")
             options = self._options(each, ("path", "value", "type", "scale"))
@@ -391,7 +395,9 @@ class _Reader:
             found[each.key] = each
         return found
 
-    def _entries(self, node: _Node, what: str) -> Iterator[_Node]:
+    def _entries(self, node: _Node, what: str, limit: int | None = None) -> Iterator[_Node]:
+        if isinstance(node.value, dict) and limit is not None and len(node.value) > limit:
+            self._refuse(node, f"has {len(node.value)} entries; a message has at most {limit}")
         if not isinstance(node.value, dict) or (not node.value and node.name):
             self._refuse(node, f"should be {what}")
         for key, value in node.value.items():

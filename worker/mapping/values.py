@@ -43,6 +43,8 @@ def to_id(value: Any) -> str | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
+        if abs(value) >= 2**53:  # a reader of JSON has rounded it, and two ids may have become one
+            raise MisfitError("should be an id, got a number too large to be exact: ids of so many digits must be text")
         if value.is_integer():
             return str(int(value))
         raise MisfitError("should be an id, got a number with a fraction")

@@ -22,6 +22,7 @@ SUPERSEDED_REASONS = (
     "duplicate",
     "too_old",
     "unused_type",
+    "skipped",
     "unused_modality",
     "without_vector",
 )

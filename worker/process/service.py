@@ -29,6 +29,7 @@ from worker.item_vectors.table import ItemTable
 from worker.item_vectors.waiting import Waiting
 from worker.kafka import ClientPort, make_client
 from worker.loop.pipeline import Pipeline
+from worker.mapping.inputs import NO_INPUTS, Inputs, make_inputs
 from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
@@ -115,7 +116,14 @@ def _state(entry: Change) -> ItemState:
     return state
 
 
-def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model: Model, metrics: Metrics) -> Role:
+def make_role(
+    settings: Settings,
+    topics: RoleTopics,
+    client: ClientPort,
+    model: Model,
+    metrics: Metrics,
+    inputs: Inputs = NO_INPUTS,
+) -> Role:
     """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
     space, dtype = model.space, settings.publish.vector_dtype
     device, user = model.runtime.device, space.spec.user
@@ -134,6 +142,7 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
             encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
             dependents=dependents,
             max_future_s=settings.limits.max_future_s,
+            foreign=inputs.items,
         )
     users = build_user_model(space.spec, space.weights, device)
     assert user is not None  # or there would be no model
@@ -145,6 +154,7 @@ def make_role(settings: Settings, topics: RoleTopics, client: ClientPort, model:
         user.event_weights,
         user.last,
         settings.limits.max_future_s,
+        inputs.events,
     )
 
 
@@ -184,6 +194,7 @@ class Service:
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
+        self._inputs = make_inputs(settings)
         settings, self._member_name = with_member_name(settings) if client is None else (settings, None)
         self.settings = settings
         self.until_caught_up = until_caught_up
@@ -282,7 +293,7 @@ class Service:
 
     def _pipeline(self, topics: RoleTopics, model: Model) -> Pipeline:
         settings = self.settings
-        role = make_role(settings, topics, self.client, model, self.metrics[topics.role])
+        role = make_role(settings, topics, self.client, model, self.metrics[topics.role], self._inputs)
         stores = Stores(settings.state.dir, topics.state, topics.group_id)
         metrics = self.metrics[topics.role]
         return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)

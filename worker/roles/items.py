@@ -34,7 +34,7 @@ from worker.records import (
 )
 from worker.roles.left_out import Uninformative
 from worker.roles.made_before import MadeBefore
-from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ItemDecoder
+from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ForeignItems, ItemDecoder
 from worker.stages.encode import Encoding
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched
@@ -155,6 +155,7 @@ class ItemsRole:
         encoding: Encoding | None = None,
         dependents: Dependents | None = None,
         max_future_s: float = MAX_FUTURE_S,
+        foreign: ForeignItems | None = None,
     ) -> None:
         """`keep_features`: items may come in parts. Without `encoding`, raw content is refused. `dependents`: items by
         their neighbours, in a space with graph fusion, which needs `keep_features`."""
@@ -178,6 +179,7 @@ class ItemsRole:
             encodes=None if encoding is None else encoding.encoder,
             graph=dependents is not None,
             max_future_s=max_future_s,
+            foreign=foreign,
         )
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:

@@ -16,7 +16,7 @@ from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
 from worker.records import Action, Change, Decoded, Entry, Notice, Prompt, Recompute, Superseded, User
 from worker.roles.left_out import UnusedTypes
-from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder
+from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder, ForeignEvents
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched
 from worker.stages.trace import carried_headers
@@ -80,15 +80,16 @@ class UsersRole:
         event_types: Collection[str],
         last: int,
         max_future_s: float = MAX_FUTURE_S,
+        foreign: ForeignEvents | None = None,
     ) -> None:
-        """`last`: events kept per user. `max_future_s` as in `EventDecoder`."""
+        """`last`: events kept per user. `max_future_s` and `foreign` as in `EventDecoder`."""
         self.topics = output.topics
         self.output = output
         self.embedder = embedder
         self.dependents = dependents
         self.stages: Sequence[Stage] = (dependents.stage,)
         self._last = last
-        self._decoder = EventDecoder(event_types, max_future_s=max_future_s)
+        self._decoder = EventDecoder(event_types, max_future_s=max_future_s, foreign=foreign)
         self._unused = UnusedTypes(event_types)
 
     def decode(self, records: Sequence[Any]) -> DecodedRecords:

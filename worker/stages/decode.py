@@ -27,6 +27,7 @@ from schemas import (
 )
 from worker.align import Contract, Refusal
 from worker.align.history import Event
+from worker.mapping.items import Deletion, Skipped
 from worker.records import (
     Action,
     Decoded,
@@ -72,6 +73,24 @@ class Encodes(Protocol):
         ...
 
 
+class ForeignItems(Protocol):
+    """Reads items out of records that are no messages of the contract."""
+
+    def read_in_place(self, record: Record) -> tuple[Record, NewItem | Deletion | Skipped]:
+        """What a record that has a value says, and the record under the id of its item. Raises `SchemaError`."""
+        ...
+
+    def deleted_by(self, record: Record) -> tuple[Record, Deletion]:
+        """The same of a record without a value."""
+        ...
+
+
+class ForeignEvents(Protocol):
+    """The same for events. A record may have no value."""
+
+    def read_in_place(self, record: Record) -> tuple[Record, UserEvent | Skipped]: ...
+
+
 class ItemDecoder:
     """Decodes item records for one space. Without `partial`, items that come in parts are refused; without `encodes`,
     raw content is no use."""
@@ -85,8 +104,11 @@ class ItemDecoder:
         graph: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         max_future_s: float = MAX_FUTURE_S,
+        foreign: ForeignItems | None = None,
     ) -> None:
-        """`graph`: the space has graph fusion, so that neighbours are of use. `max_future_s`: see `wrong_time`."""
+        """`graph`: the space has graph fusion, so that neighbours are of use. `max_future_s`: see `wrong_time`.
+        `foreign` reads the records where they are no messages of the contract."""
+        self._foreign = foreign
         self._max_future_ms = round(max_future_s * 1000)
         self._graph = graph
         self._contract = contract
@@ -97,8 +119,9 @@ class ItemDecoder:
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         """Decode consecutive records. Never raises for what a record holds."""
         decoded = DecodedRecords()
+        decode_one = self._decode_one if self._foreign is None else self._decode_foreign
         for record in records:
-            decoded.entries.append(self._decode_one(record, decoded))
+            decoded.entries.append(decode_one(record, decoded))
         _reject_non_finite(decoded.entries)
         self._leave_out_uninformative(decoded)
         return decoded
@@ -117,6 +140,25 @@ class ItemDecoder:
                 STAGE,
                 f"the record's key must be its item_id {item.item_id!r} in UTF-8",
             )
+        return self._accept(record, item, decoded)
+
+    def _decode_foreign(self, record: Record, decoded: DecodedRecords) -> Decoded:
+        assert self._foreign is not None
+        if isinstance(record, OversizedRecord):
+            return _too_large(record)
+        try:
+            read = self._foreign.deleted_by if record.value is None else self._foreign.read_in_place
+            keyed, found = read(record)
+        except SchemaError as error:
+            return Rejection(record, error.reason, STAGE, str(error))
+        if isinstance(found, Skipped):
+            return Superseded(record, "skipped")
+        if isinstance(found, Deletion):
+            return self._decode_delete(keyed)
+        return self._accept(keyed, found, decoded)
+
+    def _accept(self, record: Record, item: NewItem, decoded: DecodedRecords) -> Decoded:
+        """What a valid message of the right key is to this space."""
         if (rejection := wrong_time(record, item.event_time_ms, self._max_future_ms)) is not None:
             return rejection
         if item.partial and not self._partial:
@@ -251,8 +293,10 @@ class EventDecoder:
         limits: Limits = DEFAULT_LIMITS,
         *,
         max_future_s: float = MAX_FUTURE_S,
+        foreign: ForeignEvents | None = None,
     ) -> None:
-        """`max_future_s`: see `wrong_time`."""
+        """`max_future_s`: see `wrong_time`. `foreign` reads the records where they are no messages of the contract."""
+        self._foreign = foreign
         self._max_future_ms = round(max_future_s * 1000)
         self._event_types = frozenset(event_types)
         self._limits = limits
@@ -260,8 +304,9 @@ class EventDecoder:
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         """Decode consecutive records. Never raises for what a record holds."""
         decoded = DecodedRecords()
+        decode_one = self._decode_one if self._foreign is None else self._decode_foreign
         for record in records:
-            decoded.entries.append(self._decode_one(record, decoded.unused_types))
+            decoded.entries.append(decode_one(record, decoded.unused_types))
         return decoded
 
     def _decode_one(self, record: Record, unused_types: Counter[str]) -> Decoded:
@@ -276,6 +321,22 @@ class EventDecoder:
         if record.key != event.user_id.encode():
             detail = f"the record's key must be its user_id {event.user_id!r} in UTF-8"
             return Rejection(record, Reason.KEY_MISMATCH, STAGE, detail)
+        return self._accept(record, event, unused_types)
+
+    def _decode_foreign(self, record: Record, unused_types: Counter[str]) -> Decoded:
+        assert self._foreign is not None
+        if isinstance(record, OversizedRecord):
+            return _too_large(record)
+        try:
+            keyed, event = self._foreign.read_in_place(record)
+        except SchemaError as error:
+            return Rejection(record, error.reason, STAGE, str(error))
+        if isinstance(event, Skipped):
+            return Superseded(record, "skipped")
+        return self._accept(keyed, event, unused_types)
+
+    def _accept(self, record: Record, event: UserEvent, unused_types: Counter[str]) -> Decoded:
+        """What a valid message of the right key is to this space."""
         if (rejection := wrong_time(record, event.event_time_ms, self._max_future_ms)) is not None:
             return rejection
         if event.event_type not in self._event_types:

@@ -20,7 +20,7 @@ from worker.errors import RecordTooLargeError, WorkerError
 from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
 from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
-from worker.records import Change, Headers, OversizedRecord, Recompute, Rejection
+from worker.records import Change, Headers, OversizedRecord, Recompute, Rejection, as_read
 from worker.stages.fuse import Fused, FusedSlice, Vector
 from worker.stages.trace import carried_headers
 from worker.state.input_log import KEY as LOG_KEY
@@ -76,7 +76,8 @@ def dead_letter(
 ) -> Outbound:
     """The letter of a record; without the record's value, and then without its key and headers, where it would be
     larger than `max_bytes`. The log has them."""
-    record = rejection.record
+    record = as_read(rejection.record)
+    rejection = rejection._replace(record=record)
     for kept in (record.key, record.value, tuple(record.headers)), (record.key, None, tuple(record.headers)):
         try:
             letter = _letter(output, rejection, now_ms, receipt, *kept)
