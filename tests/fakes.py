@@ -247,7 +247,7 @@ class FakeTopics:
 
 @dataclass
 class FakeLog:
-    """Implements `kafka.LogPort`."""
+    """Implements `kafka.PartitionReader`."""
 
     cluster: FakeCluster
 
@@ -279,7 +279,7 @@ class FakeLog:
 
 
 class FakeReader:
-    """Implements `kafka.ReaderPort`."""
+    """Implements `kafka.TopicFollower`."""
 
     def __init__(self, cluster: FakeCluster, topic: str) -> None:
         self._cluster = cluster

@@ -92,7 +92,7 @@ class RawContent(NamedTuple):
     """Those that are to be made."""
 
 
-class Prompt(NamedTuple):
+class RecomputeTrigger(NamedTuple):
     """Stands in for the record that a recomputation has not got."""
 
     topic: str
@@ -208,7 +208,7 @@ class Recompute(NamedTuple):
     """The same, of a user or of an item with neighbours, because of an item's vector: no record of the input stands
     behind it, and nothing new is remembered."""
 
-    record: Prompt
+    record: RecomputeTrigger
     id: str
     state: State
 

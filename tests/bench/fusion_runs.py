@@ -52,7 +52,7 @@ class Outcome:
     seed: int
     trained_on: str
     """A digest of data, split and settings."""
-    merit: float
+    selection_metric: float
     """Of validation, of the epoch that was kept."""
     best_epoch: int
     num_epochs: int
@@ -166,7 +166,7 @@ def _one(training: Training, identity: str) -> Outcome:
         variant=training.variant,
         seed=training.settings.seed,
         trained_on=identity,
-        merit=watcher.best.merit,
+        selection_metric=watcher.best.selection_metric,
         best_epoch=watcher.best.epoch,
         num_epochs=len(watcher.seconds),
         seconds=float(np.mean(watcher.seconds)),

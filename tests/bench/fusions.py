@@ -246,7 +246,7 @@ def print_serving(
 def one_line(outcome: Outcome) -> str:
     means = ", ".join(f"{name} {np.mean(values):.4f}" for name, values in outcome.by_user.items())
     return (
-        f"{outcome.kind} {outcome.variant} seed {outcome.seed}: val {outcome.merit:.4f}, {means}; epoch "
+        f"{outcome.kind} {outcome.variant} seed {outcome.seed}: val {outcome.selection_metric:.4f}, {means}; epoch "
         f"{outcome.best_epoch} of {outcome.num_epochs}, {outcome.seconds:.2f} s each, CPU {outcome.cpu_seconds:.2f} s"
     )
 
@@ -266,8 +266,10 @@ def tables(outcomes: Sequence[Outcome], others: dict[str, dict[str, NDArray[np.f
     for outcome in outcomes:
         groups.setdefault((outcome.kind, outcome.variant), []).append(outcome)
     rows = []
-    for (kind, variant), each in sorted(groups.items(), key=lambda group: -np.mean([one.merit for one in group[1]])):
-        figures = [spread([one.merit for one in each])]
+    for (kind, variant), each in sorted(
+        groups.items(), key=lambda group: -np.mean([one.selection_metric for one in group[1]])
+    ):
+        figures = [spread([one.selection_metric for one in each])]
         figures += [spread([float(np.mean(one.by_user[name])) for one in each]) for name in MEASURES]
         epochs = ", ".join(f"{one.best_epoch}/{one.num_epochs}" for one in sorted(each, key=lambda one: one.seed))
         rows.append([f"{kind} {variant}".strip(), *figures, epochs, f"{np.mean([one.seconds for one in each]):.2f}"])

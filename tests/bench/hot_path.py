@@ -56,7 +56,7 @@ from worker.stages.batch_queue import BatchQueue
 from worker.stages.fuse import Result, Vector, fuse
 from worker.stages.publish import Publisher, Unacknowledged
 from worker.state import MemoryStore
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics, topics_of
 
 NUM_POLLS = 16
@@ -151,7 +151,7 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
     books, unacknowledged = Books(metrics, lambda: None), Unacknowledged(10**9)
     publisher = Publisher(role.output, None, unacknowledged, lambda: None)
     tenure = Tenure(TopicPartition(topic, 0), Commit(0))
-    tenure.memory = Memory(MemoryStore(), role.decode_state)
+    tenure.memory = StateOverlay(MemoryStore(), role.decode_state)
     queue = BatchQueue(Settings().batch)
     queue.set_backlog(True)
     written = 0

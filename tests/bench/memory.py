@@ -36,7 +36,7 @@ from tests.bench.idle import free_port
 from tests.bench.progress import process_cpu_s, resident_mb
 from tests.bench.workload import NUM_PARTITIONS, Bed, Items, item_id, open_bed, wait_until, worker
 from worker.align.history import Event
-from worker.state.items import ItemState, Part
+from worker.state.items import ItemState, ModalityState
 from worker.state.users import UserState
 
 START_TIMEOUT_S, WORK_TIMEOUT_S = 900.0, 300.0
@@ -201,7 +201,7 @@ def item_states(num_items: int) -> Iterator[State]:
     for number in range(num_items):
         key, value = items.message(number)
         features: Mapping[str, Feature] = decode(NewItem, value, check_values=False).features
-        parts = {name: Part(1, feature) for name, feature in sorted(features.items())}
+        parts = {name: ModalityState(1, feature) for name, feature in sorted(features.items())}
         yield key, number % NUM_PARTITIONS, ItemState(0, 1, 1, _TIME_MS, parts).encode()
 
 

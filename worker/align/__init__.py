@@ -14,7 +14,7 @@ from worker.align.errors import OutOfMemoryError
 from worker.align.features import ElementType, FeatureLike
 
 if TYPE_CHECKING:
-    from worker.align.result import Embedded
+    from worker.align.result import Embeddings
     from worker.align.runtime import AlignRuntime
     from worker.align.space import Space, create_space
     from worker.align.warm_up import WarmUpReport
@@ -23,7 +23,7 @@ __all__ = [
     "AlignRuntime",
     "Contract",
     "ElementType",
-    "Embedded",
+    "Embeddings",
     "FeatureLike",
     "OutOfMemoryError",
     "Refusal",
@@ -34,7 +34,7 @@ __all__ = [
 
 _NEED_TORCH = {
     "AlignRuntime": "runtime",
-    "Embedded": "result",
+    "Embeddings": "result",
     "Space": "space",
     "WarmUpReport": "warm_up",
     "create_space": "space",

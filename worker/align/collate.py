@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.align.collated import Collated, Layout, Part
+from worker.align.collated import Collated, Layout, ModalityLayout
 from worker.align.features import ELEMENT_BYTES, ElementType, FeatureLike, Features
 from worker.align.padding import PaddedSizes
 from worker.align.spec import SpaceSpec
@@ -44,7 +44,7 @@ class _Group(NamedTuple):
 class _Packed(NamedTuple):
     """All vectors of one modality: the n-th is number `slot_of_vector[n]` of item `item_of_vector[n]`."""
 
-    part: Part
+    part: ModalityLayout
     tensors: list[Tensor]
     num_rows: int
     """Vectors and the padding after them."""
@@ -88,7 +88,7 @@ class Collator:
         tensors: list[Tensor] = []
         for modality, dtype, column in columns:
             tensors += _tensors(modality, dtype, column, None, size - len(items))
-        parts = tuple(Part(modality.name, (dtype,), 1) for modality, dtype, _ in columns)
+        parts = tuple(ModalityLayout(modality.name, (dtype,), 1) for modality, dtype, _ in columns)
         names = tuple(part.name for part in parts)
         return Collated(Layout(parts, True), tuple(tensors), size, [names] * len(items))
 
@@ -121,7 +121,7 @@ class Collator:
         items = [item for dtype in dtypes for item in groups[dtype].items]
         item_of_vector = np.repeat(np.array(items, np.int64), counts_N)
         slot_of_vector = np.arange(total) - np.repeat(np.cumsum(counts_N) - counts_N, counts_N)
-        part = Part(modality.name, dtypes, num_slots)
+        part = ModalityLayout(modality.name, dtypes, num_slots)
         return _Packed(part, tensors, num_rows if dtypes else 0, item_of_vector, slot_of_vector)
 
     def _names_of(self, flags: list[int]) -> list[tuple[str, ...]]:

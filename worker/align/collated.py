@@ -10,7 +10,7 @@ from torch import Tensor
 from worker.align.features import ElementType
 
 
-class Part(NamedTuple):
+class ModalityLayout(NamedTuple):
     """One modality of a layout."""
 
     name: str
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     none.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ModalityLayout, ...]
     dense: bool
     """Every item has one vector of every part, in order: no positions, no mask."""
 

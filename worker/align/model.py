@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, layer_norm, normalize, pad
 
-from worker.align.collated import Layout, Part
+from worker.align.collated import Layout, ModalityLayout
 from worker.align.fusion import build_fusion
 from worker.align.fusion.slots import Slots, consecutive, masked_mean, zero_masked
 from worker.align.spec import ModalitySpec, SpaceSpec
@@ -49,7 +49,7 @@ class Head(nn.Linear):
         return super().forward(norm_NK.to(self.weight.dtype))
 
 
-class Outputs(NamedTuple):
+class ModelOutputs(NamedTuple):
     """What the model gives for a batch, all float32.
 
     A length that is not finite or is 0 marks a row whose vector means nothing.
@@ -96,10 +96,10 @@ class AlignModel(nn.Module):
         if modality.content_dim:
             self.add_module(f"content_{name}", nn.Linear(modality.dim, modality.content_dim))
         if modality.ordered:
-            places = nn.Parameter(torch.zeros(modality.max_vectors, self._spec.width))
-            self.register_parameter(f"places_{name}", places)
+            positions = nn.Parameter(torch.zeros(modality.max_vectors, self._spec.width))
+            self.register_parameter(f"places_{name}", positions)
 
-    def forward(self, layout: Layout, tensors: Sequence[Tensor]) -> Outputs:
+    def forward(self, layout: Layout, tensors: Sequence[Tensor]) -> ModelOutputs:
         return self.embed(self.tokens(layout, tensors))
 
     def outputs(self, layout: Layout, tensors: Sequence[Tensor], *, modality_vectors: bool) -> tuple[Tensor, ...]:
@@ -127,15 +127,15 @@ class AlignModel(nn.Module):
             self._priors(vectors, by_name, positions_BT, tokens_BTW),
         )
 
-    def embed(self, tokens: Tokens) -> Outputs:
+    def embed(self, tokens: Tokens) -> ModelOutputs:
         fused_BW = self.fusion(tokens.tokens_BTW, tokens.mask_BT, tokens.slots)
         raw_BR = self.output(layer_norm(fused_BW, (self._spec.width,))).float()
         lengths_B = torch.linalg.vector_norm(raw_BR, dim=1)
         learned_BR = raw_BR / lengths_B[:, None]
         if tokens.content_BC is None:
-            return Outputs(pad(learned_BR, (0, self._spec.content_dim)), lengths_B, tokens.priors_B)
+            return ModelOutputs(pad(learned_BR, (0, self._spec.content_dim)), lengths_B, tokens.priors_B)
         both_BD = torch.cat([learned_BR, tokens.content_BC * self._spec.content_weight**0.5], 1)
-        return Outputs(normalize(both_BD, dim=1), lengths_B, tokens.priors_B)
+        return ModelOutputs(normalize(both_BD, dim=1), lengths_B, tokens.priors_B)
 
     def alone(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
         """Unit vectors `[B, D]` of each part of the layout alone, and what their lengths were, both float32."""
@@ -162,7 +162,7 @@ class AlignModel(nn.Module):
         content: nn.Linear = getattr(self, f"content_{name}")
         return content
 
-    def _vectors(self, part: Part, remaining: Iterator[Tensor]) -> Tensor:
+    def _vectors(self, part: ModalityLayout, remaining: Iterator[Tensor]) -> Tensor:
         dim = self._spec.modalities[part.name].dim
         vectors = [_float_vectors(dim, dtype == "i1", remaining) for dtype in part.dtypes]
         return vectors[0] if len(vectors) == 1 else torch.cat(vectors)

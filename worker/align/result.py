@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 VectorType = Literal["f2", "f4"]
 
 NUM_FUSED = 3
-"""Outputs of the model before those of single modalities: vectors, lengths, priors."""
+"""ModelOutputs of the model before those of single modalities: vectors, lengths, priors."""
 NO_MODALITY = "features: the item has no modality of the space"
 
 UNIT_TOLERANCE: Mapping[str, float] = {"f2": 5e-4, "f4": 2e-6}
@@ -30,7 +30,7 @@ at most 4.9e-4.
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class Embeddings:
     """The vectors of a sequence of items, in order."""
 
     vectors: Array
@@ -56,7 +56,7 @@ class Embedded:
         return [{name: packed[name][row] for name in names} for row, names in enumerate(self.modalities)]
 
 
-def from_outputs(batch: Collated, outputs: Sequence[Array], items: Sequence[Features]) -> Embedded:
+def from_outputs(batch: Collated, outputs: Sequence[Array], items: Sequence[Features]) -> Embeddings:
     """What the model gave for a batch: vectors, lengths and priors of the items, then vectors and lengths of each part
     of the layout alone."""
     vectors_BD, priors_B, usable_B = outputs[0], outputs[2], _usable(batch, outputs)
@@ -66,11 +66,11 @@ def from_outputs(batch: Collated, outputs: Sequence[Array], items: Sequence[Feat
     if bad_rows:
         vectors_BD[list(bad_rows)] = priors_B[list(bad_rows)] = 0.0
     if len(outputs) == NUM_FUSED:
-        return Embedded(vectors_BD, batch.modalities, bad_rows, priors_B)
+        return Embeddings(vectors_BD, batch.modalities, bad_rows, priors_B)
     alone = {part.name: outputs[NUM_FUSED + 2 * index] for index, part in enumerate(batch.layout.parts)}
     for name, alone_BD in alone.items():
         alone_BD[[row for row, names in enumerate(batch.modalities) if name not in names or row in bad_rows]] = 0.0
-    return Embedded(vectors_BD, batch.modalities, bad_rows, priors_B, alone)
+    return Embeddings(vectors_BD, batch.modalities, bad_rows, priors_B, alone)
 
 
 def _usable(batch: Collated, outputs: Sequence[Array]) -> NDArray[np.bool_]:
@@ -87,14 +87,14 @@ def _finite_and_long(lengths_B: Array) -> NDArray[np.bool_]:
     return usable
 
 
-def without_vectors(count: int, dim: int, modality_vectors: bool) -> Embedded:
+def without_vectors(count: int, dim: int, modality_vectors: bool) -> Embeddings:
     """Items none of which has a modality."""
     bad_rows = dict.fromkeys(range(count), NO_MODALITY)
     vectors_BD, priors_B = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
-    return Embedded(vectors_BD, [()] * count, bad_rows, priors_B, {} if modality_vectors else None)
+    return Embeddings(vectors_BD, [()] * count, bad_rows, priors_B, {} if modality_vectors else None)
 
 
-def replaced(embedded: Embedded, alone: Mapping[int, Embedded]) -> Embedded:
+def replaced(embedded: Embeddings, alone: Mapping[int, Embeddings]) -> Embeddings:
     """The same with what single rows gave when each was computed alone, by row."""
     rows = list(alone)
     embedded.vectors[rows] = [each.vectors[0] for each in alone.values()]
@@ -111,12 +111,12 @@ def replaced(embedded: Embedded, alone: Mapping[int, Embedded]) -> Embedded:
     return replace(embedded, bad_rows=bad_rows)
 
 
-def concatenated(pieces: Sequence[Embedded]) -> Embedded:
+def concatenated(pieces: Sequence[Embeddings]) -> Embeddings:
     """Consecutive pieces as one."""
     if len(pieces) == 1:
         return pieces[0]
     starts = np.cumsum([0, *(len(piece.modalities) for piece in pieces)]).tolist()
-    return Embedded(
+    return Embeddings(
         np.concatenate([piece.vectors for piece in pieces]),
         [names for piece in pieces for names in piece.modalities],
         {start + row: why for start, piece in zip(starts, pieces, strict=False) for row, why in piece.bad_rows.items()},
@@ -125,7 +125,7 @@ def concatenated(pieces: Sequence[Embedded]) -> Embedded:
     )
 
 
-def _concatenated_alone(pieces: Sequence[Embedded]) -> dict[str, Array] | None:
+def _concatenated_alone(pieces: Sequence[Embeddings]) -> dict[str, Array] | None:
     """Zeros where no item of a piece has the modality, and the piece therefore no vectors for it."""
     alone = [piece.modality_vectors for piece in pieces if piece.modality_vectors is not None]
     if len(alone) < len(pieces):

@@ -25,7 +25,7 @@ from worker.align.errors import OutOfMemoryError
 from worker.align.features import Features
 from worker.align.graph import GraphedModel
 from worker.align.padding import rising_sizes
-from worker.align.result import NO_MODALITY, Embedded, concatenated, from_outputs, replaced, without_vectors
+from worker.align.result import NO_MODALITY, Embeddings, concatenated, from_outputs, replaced, without_vectors
 from worker.align.space import Space
 from worker.align.synthetic import synthetic_items
 from worker.align.warm_up import Candidate, Run, Vectors, WarmUpReport, chosen, try_dtypes
@@ -107,7 +107,7 @@ class AlignRuntime:
         )
         return self.report
 
-    def embed(self, features: Sequence[Features]) -> Embedded:
+    def embed(self, features: Sequence[Features]) -> Embeddings:
         """The vectors of items whose features the space's `Contract` accepted. More than `max_batch` are split.
 
         An item that cannot be embedded is a bad row; the others are not touched by it. Raises `OutOfMemoryError` when
@@ -135,7 +135,7 @@ class AlignRuntime:
         if bad:
             raise SystemicError(f"space.path: the space gives no vector for a good item: {bad[0]}")
 
-    def _embed(self, features: Sequence[Features]) -> Embedded:
+    def _embed(self, features: Sequence[Features]) -> Embeddings:
         """The vectors of a batch. A row that seems bad is computed again alone, and what it gives there counts.
 
         A processor with tiles (AMX) reads some elements of the next row with a row whose length is no multiple of the
@@ -148,7 +148,7 @@ class AlignRuntime:
             return embedded
         return replaced(embedded, {row: self._together(features[row : row + 1]) for row in suspects})
 
-    def _together(self, features: Sequence[Features]) -> Embedded:
+    def _together(self, features: Sequence[Features]) -> Embeddings:
         assert self._model is not None
         batch = self._collator.collate(features)
         if batch is None:

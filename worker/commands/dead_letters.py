@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from schemas import DeadLetter, Reason, SchemaError, decode
 from worker.errors import CallTimeoutError, ClientError, TopicError, WorkerError
 from worker.kafka.patience import patience, patiently
-from worker.kafka.port import ClientPort, LogPort, Outbound, ProducerPort
+from worker.kafka.port import ClientPort, Outbound, PartitionReader, ProducerPort
 from worker.kafka.whole_topic import read_whole
 from worker.printable import printable, shortened
 from worker.records import Headers, Record, TopicPartition
@@ -190,7 +190,7 @@ class Original(NamedTuple):
     headers: Headers
 
 
-def _original(log: LogPort, letter: DeadLetter) -> Original | str:
+def _original(log: PartitionReader, letter: DeadLetter) -> Original | str:
     """The record, or why it cannot be sent again."""
     if letter.reason == Reason.UNREADABLE:
         return "it is a batch that could not be read, and no record"

@@ -13,7 +13,7 @@ from worker import __version__
 from worker.commands.dead_letters import Pending
 from worker.errors import ConfigError, TopicError, UnreadableError
 from worker.kafka.patience import patience, patiently
-from worker.kafka.port import ClientPort, LogPort, Outbound
+from worker.kafka.port import ClientPort, Outbound, PartitionReader
 from worker.kafka.whole_topic import READ_TIMEOUT_S, describe, end_of
 from worker.records import TopicPartition
 from worker.settings import Settings
@@ -62,12 +62,12 @@ def find_gap(client: ClientPort, partition: TopicPartition, offset: int) -> Gap:
         return Gap(partition, offset, error.next_offset or _end_of_gap(log, error, end), error)
 
 
-def _unreadable(log: LogPort, partition: TopicPartition, offset: int) -> UnreadableError | None:
+def _unreadable(log: PartitionReader, partition: TopicPartition, offset: int) -> UnreadableError | None:
     doing = f"reading {partition.topic}/{partition.partition}"
     return patiently(doing, lambda: log.unreadable(partition, offset, READ_TIMEOUT_S), READ_TIMEOUT_S)
 
 
-def _end_of_gap(log: LogPort, error: UnreadableError, end: int) -> int:
+def _end_of_gap(log: PartitionReader, error: UnreadableError, end: int) -> int:
     """Where the batch ends that neither says so itself nor has one behind it that does: the first offset for which the
     broker sends something else."""
     partition = TopicPartition(error.topic, error.partition)

@@ -120,7 +120,9 @@ def _merged(items: Iterable[NewItem], left_out: LeftOut) -> dict[str, ItemState]
             states[message.item_id] = state
     left_out.superseded = num_read - sum(map(_num_messages, states.values()))
     # Of attributes alone a worker makes no vector, and they say nothing to learn from.
-    return {item_id: item for item_id, item in states.items() if item.parts or item.neighbors or item.whole != NONE}
+    return {
+        item_id: item for item_id, item in states.items() if item.parts or item.neighbors or item.whole_revision != NONE
+    }
 
 
 def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewItem]:
@@ -142,7 +144,7 @@ def _informative(items: Iterable[NewItem], left_out: LeftOut) -> Iterator[NewIte
 
 def _num_messages(item: ItemState) -> int:
     """The messages that an item is made of; those of one revision count as one."""
-    revisions = {part.revision for part in item.parts.values()} | {item.whole, item.revision}
+    revisions = {part.revision for part in item.parts.values()} | {item.whole_revision, item.revision}
     revisions |= {attribute.revision for attribute in item.attributes.values()}
     return len((revisions | {item.neighbors.revision} if item.neighbors else revisions) - {NONE})
 

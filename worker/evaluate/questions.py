@@ -19,7 +19,7 @@ from worker.data import Interactions, Split
 from worker.data.dataset import Floats, Ints
 from worker.evaluate.metrics import Ranking, ranks_of
 
-Part = Literal["val", "test"]
+JudgedBy = Literal["val", "test"]
 """To choose by, or to judge by."""
 
 DAY_MS = 86_400_000
@@ -131,7 +131,7 @@ def _without_seen(questions: Questions, scores_QC: Tensor) -> Tensor:
     return scores_QC
 
 
-def warm_questions(split: Split, part: Part) -> Questions:
+def warm_questions(split: Split, part: JudgedBy) -> Questions:
     """One for each user with enough events: which item came next, among all? The history is everything before it."""
     return _next_item(split, split.val_events if part == "val" else split.test_events)
 
@@ -141,7 +141,7 @@ def train_questions(split: Split) -> Questions:
     return _next_item(split, np.flatnonzero(split.train_E))
 
 
-def cold_questions(split: Split, part: Part, *, whole_catalogue: bool = False) -> Questions:
+def cold_questions(split: Split, part: JudgedBy, *, whole_catalogue: bool = False) -> Questions:
     """One for each user who liked an item that was withheld: which of those items are they?
 
     The history is what the user did with the other items, up to what validation (or the test) asks. The withheld

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from worker.item_vectors.follower import Catalogue
+from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.waiting import Waiting
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.tenure import Tenure
 from worker.records import Notice
 from worker.stages.stage import Stage, Watched
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.state.packing import is_marked
 
 READY_STEP_S = 0.05
@@ -28,20 +28,20 @@ MadeOf = Callable[[bytes], tuple[Collection[str], Collection[str]]]
 class Dependents:
     """Of one role, by partition and id. Restore thread and poll thread."""
 
-    def __init__(self, catalogue: Catalogue, waiting: Waiting, *, follows_changes: bool) -> None:
+    def __init__(self, catalogue: ItemVectorFollower, waiting: Waiting, *, follows_changes: bool) -> None:
         """`follows_changes`: they are computed anew when an item changes or goes, too, not only when it appears."""
         self.catalogue = catalogue
         self.waiting = waiting
         self.follows_changes = follows_changes
         self.stage = Stage("catalogue", catalogue.step)
 
-    def recall(self, tenure: Tenure, memory: Memory[Any], watched: Watched, made_of: MadeOf) -> Collection[str]:
+    def recall(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched, made_of: MadeOf) -> Collection[str]:
         """Wait until the item vectors have been read, and then for those that are missing. Returns who is to be
         computed anew: an item has got its vector since, or may have changed, as which have is not known."""
         if not self._until_read(tenure, watched):
             return ()
         found = set()
-        for number, (key, value) in enumerate(memory.items()):
+        for number, (key, value) in enumerate(overlay.items()):
             if number % NUM_RECALLED == 0:
                 list(watched(()))  # a large partition takes longer than the watchdog allows for a step
             if not (is_marked(value) or self.follows_changes):

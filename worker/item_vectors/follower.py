@@ -15,7 +15,7 @@ from schemas import ItemVector, SchemaError, decode
 from worker.errors import ClientError, UnreadableError
 from worker.item_vectors.source_offset import of_deletion
 from worker.item_vectors.table import ItemTable, ItemUpdate
-from worker.kafka.port import ClientPort, ReaderPort
+from worker.kafka.port import ClientPort, TopicFollower
 from worker.records import Notice, Record
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ RETRY_S = 1.0
 SHOWN_CHARS = 80
 
 
-class Catalogue:
+class ItemVectorFollower:
     """`step` runs on a thread of its own."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Catalogue:
         self._client = client
         self._topic = topic
         self._space_id, self._dim = space_id, dim
-        self._reader: ReaderPort | None = None
+        self._reader: TopicFollower | None = None
         self._news: queue.SimpleQueue[tuple[list[str], list[str]]] = queue.SimpleQueue()
         self.is_ready = False
         self.num_foreign = 0

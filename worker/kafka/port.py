@@ -22,11 +22,11 @@ def num_name_bytes(name: str) -> int:
 
 
 class Commit(NamedTuple):
-    """A position in an input partition, with a note that the next owner reads back."""
+    """A position in an input partition, with metadata that the next owner reads back."""
 
     offset: int
     """The next offset to consume."""
-    note: str = ""
+    metadata: str = ""
 
 
 class Membership(NamedTuple):
@@ -223,7 +223,7 @@ class TransactionalProducerPort(ProducerPort, Protocol):
         ...
 
 
-class LogPort(Protocol):
+class PartitionReader(Protocol):
     """Looks at single partitions, outside any group. For one thread; `timeout_s` bounds the wait for each step.
 
     What belongs to a transaction is seen once that is committed, and reading waits for those that are open.
@@ -266,7 +266,7 @@ class TopicsPort(Protocol):
     def close(self) -> None: ...
 
 
-class ReaderPort(Protocol):
+class TopicFollower(Protocol):
     """Follows all partitions of a topic from their beginning, outside any group; sees transactions once they are
     committed. For one thread."""
 
@@ -331,11 +331,11 @@ class ClientPort(Protocol):
         """
         ...
 
-    def reader(self, topic: str) -> ReaderPort:
+    def reader(self, topic: str) -> TopicFollower:
         """Any thread."""
         ...
 
-    def log(self) -> LogPort:
+    def log(self) -> PartitionReader:
         """Any thread. Connects when it is first asked for something."""
         ...
 

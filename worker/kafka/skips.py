@@ -75,7 +75,7 @@ class Skips:
 
 def _read(commits: GroupCommits, partition: TopicPartition) -> list[Skip]:
     found = commits.read(partition)
-    return [] if found is None else parsed(found.note)
+    return [] if found is None else parsed(found.metadata)
 
 
 def _write(commits: GroupCommits, partition: TopicPartition, skips: Sequence[Skip]) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from worker.errors import ClientError, TopicError, UnreadableError
 from worker.kafka.patience import patiently
-from worker.kafka.port import ClientPort, LogPort, TopicDescription
+from worker.kafka.port import ClientPort, PartitionReader, TopicDescription
 from worker.records import Record, TopicPartition
 
 READ_TIMEOUT_S = 30.0
@@ -43,13 +43,13 @@ def describe(client: ClientPort, topic: str) -> TopicDescription | None:
     return patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S).get(topic)
 
 
-def end_of(log: LogPort, partition: TopicPartition) -> int:
+def end_of(log: PartitionReader, partition: TopicPartition) -> int:
     """The present end of a partition. Brokers that do not answer are waited for."""
     doing = f"asking for the end of {partition.topic}/{partition.partition}"
     return patiently(doing, lambda: log.end(partition, READ_TIMEOUT_S), READ_TIMEOUT_S)
 
 
-def _read(log: LogPort, partition: TopicPartition, end: int) -> Iterator[Record]:
+def _read(log: PartitionReader, partition: TopicPartition, end: int) -> Iterator[Record]:
     """What lies before the end. A broker that goes meanwhile is waited for, as long as there is progress."""
     start: int | None = None
     moved_at = time.monotonic()

@@ -27,7 +27,7 @@ _DRAIN_STEP_S = 0.01
 
 
 @dataclass(slots=True)
-class Held:
+class AssignedPartition:
     """One partition of this worker."""
 
     partition: TopicPartition
@@ -84,22 +84,22 @@ class Assignment:
         self._revoke_timeout_s = revoke_timeout_s
         self._on_settled = on_settled
         self._on_forgotten = on_forgotten
-        self._held: dict[TopicPartition, Held] = {}
+        self._held: dict[TopicPartition, AssignedPartition] = {}
         self.assigned_at: float | None = None
         """`boottime` of the last assignment, which proves membership; None once it has been used."""
         self.was_lost = False
         """Partitions were lost since the loop last looked: what the producers still hold must not be written."""
 
-    def __getitem__(self, partition: TopicPartition) -> Held:
+    def __getitem__(self, partition: TopicPartition) -> AssignedPartition:
         return self._held[partition]
 
     def __contains__(self, partition: object) -> bool:
         return partition in self._held
 
-    def all(self) -> list[Held]:
+    def all(self) -> list[AssignedPartition]:
         return list(self._held.values())
 
-    def in_state(self, state: PartitionState) -> list[Held]:
+    def in_state(self, state: PartitionState) -> list[AssignedPartition]:
         return [held for held in self._held.values() if held.state == state]
 
     def tenures(self) -> list[Tenure]:
@@ -111,7 +111,7 @@ class Assignment:
         self.assigned_at = boottime()
         for partition in partitions:
             if partition not in self._held:
-                self._held[partition] = Held(partition)
+                self._held[partition] = AssignedPartition(partition)
         self._count("assigned", partitions)
 
     def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
@@ -135,14 +135,14 @@ class Assignment:
 
     # What the loop asks for.
 
-    def begin(self, held: Held, commit: Commit) -> Tenure:
+    def begin(self, held: AssignedPartition, commit: Commit) -> Tenure:
         """Start work on a partition from its commit; it still has to be restored."""
         held.tenure = Tenure(held.partition, commit)
         held.tenure.doubt, held.doubt = held.doubt, ""
         held.state = PartitionState.RESTORING
         return held.tenure
 
-    def rewind(self, held: Held, until: float, detail: str, reason: StopReason) -> None:
+    def rewind(self, held: AssignedPartition, until: float, detail: str, reason: StopReason) -> None:
         """Give up what is in flight. The partition begins again from its commit, not before `until`."""
         if held.state == PartitionState.RUNNING:
             held.not_running_since = time.monotonic()
@@ -158,7 +158,7 @@ class Assignment:
         for tenure in self.tenures():
             self._settle(tenure)
 
-    def failures(self) -> list[tuple[Held, BatchSlice]]:
+    def failures(self) -> list[tuple[AssignedPartition, BatchSlice]]:
         """Partitions with an output that could not be written, with the first such slice."""
         found = ((held, held.tenure.failure()) for held in self._held.values() if held.tenure is not None)
         return [(held, failed) for held, failed in found if failed is not None]
@@ -214,7 +214,7 @@ class Assignment:
             self._on_forgotten(held.partition.partition)
             self._metrics.forget_partition(*held.partition)
 
-    def _of(self, partitions: Iterable[TopicPartition]) -> list[Held]:
+    def _of(self, partitions: Iterable[TopicPartition]) -> list[AssignedPartition]:
         return [self._held[partition] for partition in partitions if partition in self._held]
 
     def _count(self, event: str, partitions: Collection[TopicPartition]) -> None:

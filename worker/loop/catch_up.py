@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from worker.kafka.port import Commit, LogPort
+from worker.kafka.port import Commit, PartitionReader
 from worker.records import TopicPartition
 
 READ_TIMEOUT_S = 10.0
 
 
-class Goal:
+class CatchUp:
     """The whole group's commits have come to where the partitions ended at the start.
 
     All partitions count, whoever has them, so that the users of a worker with both roles are not begun before every
     item has its vector. Poll thread; raises what the client raises.
     """
 
-    def __init__(self, log: LogPort, topic: str, num_partitions: int) -> None:
+    def __init__(self, log: PartitionReader, topic: str, num_partitions: int) -> None:
         self._log = log
         partitions = [TopicPartition(topic, number) for number in range(num_partitions)]
         self._missing = {partition: log.end(partition, READ_TIMEOUT_S) for partition in partitions}

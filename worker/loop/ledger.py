@@ -20,7 +20,7 @@ NUM_RECENT_DEAD_LETTERS = 20
 NUM_INCIDENTS = 20
 
 
-class Books:
+class Ledger:
     """Kept on the poll thread (and, while that is blocked in a poll, on the client's)."""
 
     def __init__(self, metrics: Metrics, on_refused: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ class LogWatch:
         self._seen = looked
         self._require_present(looked, now)
         for tenure in tenures:
-            if tenure.memory is None:  # it is still being restored, with what there is now
+            if tenure.overlay is None:  # it is still being restored, with what there is now
                 continue
             for topic, before in (
                 (self._topics.inputs, tenure.log.topic_id),

@@ -31,9 +31,9 @@ from worker.errors import (
 )
 from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Commit
-from worker.loop.assignment import Assignment, Held
-from worker.loop.catch_up import Goal
-from worker.loop.ledger import Books
+from worker.loop.assignment import AssignedPartition, Assignment
+from worker.loop.catch_up import CatchUp
+from worker.loop.ledger import Ledger
 from worker.loop.log_watch import LogWatch
 from worker.loop.restore import Progress, Restored, Restorer
 from worker.loop.source import Source
@@ -51,7 +51,7 @@ from worker.settings import Settings
 from worker.stages.batch_queue import BatchQueue
 from worker.stages.compute import ComputeStage
 from worker.stages.fuse import Fused
-from worker.stages.producers import Outputs
+from worker.stages.producers import Producers
 from worker.stages.publish import Publisher, Unacknowledged
 from worker.stages.stage import STEP_TIMEOUT_S, Stage
 from worker.stages.transaction import TransactionalPublisher
@@ -133,14 +133,14 @@ class Pipeline:
             role.output, self._lease, self._unacknowledged, self._publish.beat
         )
         self._num_transactions = 0
-        self._outputs = Outputs(client, role.topics, settings, self._lease, self._publisher)
-        self._books = Books(metrics, self._outputs.doubt_limits)
+        self._producers = Producers(client, role.topics, settings, self._lease, self._publisher)
+        self._ledger = Ledger(metrics, self._producers.doubt_limits)
         self.assignment = Assignment(
             self._queue,
             self._lease,
             metrics,
             settings.shutdown.revoke_timeout_s,
-            self._books.finished,
+            self._ledger.finished,
             role.forget,
             commits_itself=self._is_transactional,
         )
@@ -153,7 +153,7 @@ class Pipeline:
         )
 
         self._until_caught_up = until_caught_up
-        self._goal: Goal | None = None
+        self._goal: CatchUp | None = None
         self._next_look = 0.0
         self._num_quiet_looks = 0
         self.is_caught_up = False
@@ -206,10 +206,10 @@ class Pipeline:
     def _start(self, stop: StopFlag) -> None:
         """Some brokers may be down meanwhile. What can be had later is had later; the rest is waited for, until `stop`
         is set."""
-        self._outputs.learn_limits()
+        self._producers.learn_limits()
         if self._until_caught_up:
             self._goal = self._await("asking where the inputs end", self._find_goal, stop)
-        self._outputs.open_soon()
+        self._producers.open_soon()
         for stage in self._stages:
             stage.start()
         self._await("subscribing", lambda: self._consumer.subscribe([self._topic], self.assignment), stop)
@@ -217,9 +217,9 @@ class Pipeline:
         self._metrics.silence.ask([self._topic], lambda: self._consumer.contact().heard_at)
         self._began_at = time.monotonic()
 
-    def _find_goal(self) -> Goal:
+    def _find_goal(self) -> CatchUp:
         described = self._client.describe_topics([self._topic])
-        return Goal(self._client.log(), self._topic, described[self._topic].num_partitions)
+        return CatchUp(self._client.log(), self._topic, described[self._topic].num_partitions)
 
     def _await(self, doing: str, call: Callable[[], T], stop: StopFlag) -> T:
         """The answer to a call at the start, which brokers may keep us waiting for. Raises `_StoppedError`."""
@@ -263,7 +263,7 @@ class Pipeline:
 
     def _close(self) -> None:
         self.assignment.retire_all()
-        self._books.check(self.assignment.in_flight, is_last=True)
+        self._ledger.check(self.assignment.in_flight, is_last=True)
         self._metrics.silence.set_since([self._topic], None)  # nobody asks the brokers any more
         for stage in self._stages:
             stage.stop(STEP_TIMEOUT_S * 5)
@@ -271,7 +271,7 @@ class Pipeline:
             self._consumer.close(2.0)
         except WorkerError as error:
             log.warning("%s", error.one_line(), extra={"action": "close_failed"})
-        self._outputs.drop()
+        self._producers.drop()
         self._restorer.close()
         if self._goal is not None:
             self._goal.close()
@@ -323,7 +323,7 @@ class Pipeline:
             self.assignment.held_by(membership)
         if self.assignment.was_lost:
             self.assignment.was_lost = False
-            self._outputs.drop(reopen_at=time.monotonic())
+            self._producers.drop(reopen_at=time.monotonic())
             self._unacknowledged.clear()
         if self.assignment.assigned_at is not None:
             self._lease.renew(self.assignment.assigned_at)
@@ -347,12 +347,12 @@ class Pipeline:
         except ClientError as error:
             log.warning("%s", error.one_line(), extra={"action": "begin_failed"})
 
-    def _require_output_partitions(self, new: Sequence[Held]) -> None:
+    def _require_output_partitions(self, new: Sequence[AssignedPartition]) -> None:
         """The input topic can have been given more partitions since the start."""
         num_needed = max(held.partition.partition for held in new) + 1
         topics = self.role.topics
         for topic in (topics.outputs, topics.state):
-            found = self._outputs.num_partitions(topic, at_least=num_needed)
+            found = self._producers.num_partitions(topic, at_least=num_needed)
             if found is not None and found < num_needed:
                 raise TopicError(
                     f"topic {topic!r} has {found} partitions, {topics.inputs!r} has {num_needed} or more: give it as "
@@ -375,13 +375,13 @@ class Pipeline:
                 held.detail = restored.error.one_line()
                 self._restorer.request(restored.tenure)
                 continue
-            restored.tenure.memory = restored.memory
+            restored.tenure.overlay = restored.overlay
             held.to_recompute.update(dict.fromkeys(restored.recompute))
             self._take_origin(held, restored)
             held.state, held.detail, held.reason = PartitionState.RUNNING, "", None
             held.stopped_until = time.monotonic()
         for held in self.assignment.in_state(PartitionState.STOPPED):
-            if held.tenure is None and time.monotonic() >= held.stopped_until and self._outputs.are_open:
+            if held.tenure is None and time.monotonic() >= held.stopped_until and self._producers.are_open:
                 held.state = PartitionState.NEW
         self._retry_unreadable(time.monotonic())
 
@@ -412,7 +412,7 @@ class Pipeline:
                 log.info("partition %d is read on", held.partition.partition, extra={"action": "read_on"})
                 held.state, held.reason, held.detail = PartitionState.RUNNING, None, ""
 
-    def _note_unreadable(self, held: Held, error: UnreadableError) -> None:
+    def _note_unreadable(self, held: AssignedPartition, error: UnreadableError) -> None:
         log.error("partition %d waits: %s", held.partition.partition, error.one_line(), extra={"action": "unreadable"})
         held.stopped_until, held.detail = time.monotonic() + UNREADABLE_RETRY_S, error.one_line()
         held.unreadable, held.num_tries = error, held.num_tries + 1
@@ -429,7 +429,7 @@ class Pipeline:
             self._restorer.request(tenure)
         self._restore_again = [(due, tenure) for due, tenure in self._restore_again if now < due]
 
-    def _read_on(self, held: Held) -> None:
+    def _read_on(self, held: AssignedPartition) -> None:
         if held.unreadable is not None:
             log.info("partition %d is read on", held.partition.partition, extra={"action": "read_on"})
             held.unreadable, held.detail, held.num_tries = None, "", 0
@@ -456,16 +456,16 @@ class Pipeline:
 
     # ------------------------------------------------------------------ logs
 
-    def _take_origin(self, held: Held, restored: Restored) -> None:
+    def _take_origin(self, held: AssignedPartition, restored: Restored) -> None:
         """Begin where restoring has settled, and say what that passes over."""
         origin = restored.origin
         if origin is None:
             return
         if restored.told:
             detail = f"partition {held.partition.partition}: {'; '.join(restored.told)}; taken up at its beginning"
-            self._books.new_log(held.partition, detail)
+            self._ledger.new_log(held.partition, detail)
         if origin.num_expired:
-            self._books.expired(held.partition, origin.offset - origin.num_expired, origin.offset)
+            self._ledger.expired(held.partition, origin.offset - origin.num_expired, origin.offset)
         self._source.rewind(held.partition, origin.offset)
 
     def _require_logs(self) -> None:
@@ -475,14 +475,14 @@ class Pipeline:
         if reason:
             self._begin_again(self.assignment.all(), reason)
 
-    def _begin_again(self, partitions: Sequence[Held], reason: str, doubt: str = "") -> None:
+    def _begin_again(self, partitions: Sequence[AssignedPartition], reason: str, doubt: str = "") -> None:
         log.warning("%s: beginning anew with what there is now", reason, extra={"action": "log_changed"})
         self._metrics.rewinds.labels(StopReason.LOG_CHANGED).inc()
         for held in partitions:
             held.doubt = doubt
             self.assignment.rewind(held, 0.0, reason, StopReason.LOG_CHANGED)
 
-    def _follow(self, held: Held, first: int | None) -> bool:
+    def _follow(self, held: AssignedPartition, first: int | None) -> bool:
         """Whether what the log hands out next, from offset `first` (None: nothing at present), follows on what it has
         handed out. What it has dropped unseen is counted; where it has gone back, work begins anew."""
         tenure, partition = held.tenure, held.partition
@@ -495,7 +495,7 @@ class Pipeline:
             return False
         log_start = self._consumer.log_start(partition)
         if log_start is not None and log_start > tenure.position:
-            self._books.expired(partition, tenure.position, min(log_start, reached))
+            self._ledger.expired(partition, tenure.position, min(log_start, reached))
         tenure.position = reached  # over offsets of markers, and of what was compacted
         return True
 
@@ -517,7 +517,7 @@ class Pipeline:
             advice = (
                 "its producers disagree, and a key may lie in two partitions" if explanations else "see that all agree"
             )
-            self._books.notice(
+            self._ledger.notice(
                 Notice(
                     "partitioners",
                     f"{self.role.topics.settings[0]}: the partitioners that explain where the keys of {self._topic!r} "
@@ -533,7 +533,7 @@ class Pipeline:
             if partition not in self.assignment:
                 continue
             held = self.assignment[partition]
-            if held.state != PartitionState.RUNNING or held.tenure is None or held.tenure.memory is None:
+            if held.state != PartitionState.RUNNING or held.tenure is None or held.tenure.overlay is None:
                 continue  # fetched before it was paused; the seek of its tenure brings it again
             if not self._follow(held, records[0].offset):
                 continue
@@ -542,13 +542,13 @@ class Pipeline:
             decoded = self.role.decode(records)
             self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
             self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
-            self._books.consumed(len(records))
+            self._ledger.consumed(len(records))
             held.tenure.consumed(records)
             self._read_on(held)
             if self._encoding is not None and self._encoding.takes(held.tenure, decoded.entries):
                 self._encoding.put(held.tenure, decoded.entries)
             else:
-                self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.memory))
+                self._queue.put(held.tenure, self.role.accept(decoded.entries, held.tenure.overlay))
         if polled:
             self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
 
@@ -556,8 +556,8 @@ class Pipeline:
         if self._encoding is None:
             return
         for tenure, entries in self._encoding.take():
-            assert tenure.memory is not None  # or it would not have been put in
-            self._queue.put(tenure, self.role.accept(entries, tenure.memory))
+            assert tenure.overlay is not None  # or it would not have been put in
+            self._queue.put(tenure, self.role.accept(entries, tenure.overlay))
 
     def _recompute(self) -> None:
         """Queue what has to be computed anew without a record, as far as there is room."""
@@ -569,11 +569,11 @@ class Pipeline:
             return
         working = (PartitionState.RUNNING, PartitionState.STOPPED)  # stopped before a batch that cannot be read
         for held in [held for state in working for held in self.assignment.in_state(state)]:
-            while held.to_recompute and held.tenure and held.tenure.memory is not None and not self._queue.is_full():
+            while held.to_recompute and held.tenure and held.tenure.overlay is not None and not self._queue.is_full():
                 keys = list(islice(held.to_recompute, self._settings.batch.max_records))
                 for key in keys:
                     del held.to_recompute[key]
-                entries = self.role.recompute(keys, held.partition.partition, held.tenure.memory)
+                entries = self.role.recompute(keys, held.partition.partition, held.tenure.overlay)
                 self._metrics.recomputed.labels(self._topic).inc(len(entries))
                 self._queue.put(held.tenure, entries)
             if held.tenure is not None and not held.to_recompute:
@@ -639,7 +639,7 @@ class Pipeline:
             return
         self._lease.renew(sent_at)
         self.assignment.committed(commits)
-        self._outputs.succeeded()
+        self._producers.succeeded()
         self._metrics.commits.labels("ok").inc()
         self._metrics.last_commit.set_to_current_time()
         self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
@@ -647,7 +647,7 @@ class Pipeline:
     def _note_transactions(self, transactions: TransactionalPublisher) -> None:
         if (num_new := transactions.num_committed - self._num_transactions) > 0:
             self._num_transactions += num_new
-            self._outputs.succeeded()
+            self._producers.succeeded()
             self._metrics.commits.labels("ok").inc(num_new)
             self._metrics.last_commit.set_to_current_time()
 
@@ -673,37 +673,37 @@ class Pipeline:
                 break
         if failure is not None:
             self._rewind_all(failure, now)
-        self._outputs.reopen_due(now)
-        self._outputs.relearn_due(now)
+        self._producers.reopen_due(now)
+        self._producers.relearn_due(now)
 
-    def _stop_partition(self, held: Held, error: WorkerError | None, now: float) -> None:
+    def _stop_partition(self, held: AssignedPartition, error: WorkerError | None, now: float) -> None:
         """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""
         detail = error.one_line() if error is not None else ""
         self._metrics.dead_letter_failures.labels(self._topic).inc()
         self._metrics.rewinds.labels(StopReason.DEAD_LETTER_FAILED).inc()
         log.error("partition %d waits: %s", held.partition.partition, detail, extra={"action": "dead_letter_failed"})
         self.assignment.rewind(held, now + DEAD_LETTER_RETRY_S, detail, StopReason.DEAD_LETTER_FAILED)
-        self._outputs.learn_limits()
+        self._producers.learn_limits()
         if not self._is_transactional:
-            self._outputs.replace_for_dead_letters()
+            self._producers.replace_for_dead_letters()
 
     def _rewind_all(self, error: WorkerError | None, now: float) -> None:
         """After one refused record kafka-python's producer fails all later ones, so everything it had is void."""
         is_rebalance = isinstance(error, NotMemberError)  # that is nobody's fault, and over
-        delay_s = 0.0 if is_rebalance else self._outputs.failed()
+        delay_s = 0.0 if is_rebalance else self._producers.failed()
         detail = error.one_line() if error is not None else ""
         self._metrics.rewinds.labels(StopReason.PUBLISH_FAILED).inc()
         log.warning(
             "an output could not be written, starting again from the last acknowledged one in %.1f s: %s",
             delay_s, detail, extra={"action": "rewind"},
         )  # fmt: skip
-        self._outputs.drop(reopen_at=now + delay_s)
+        self._producers.drop(reopen_at=now + delay_s)
         for held in self.assignment.all():
             until, reason = max(now + delay_s, held.stopped_until), held.reason or StopReason.PUBLISH_FAILED
             self.assignment.rewind(held, until, held.detail or detail, reason)
         self._unacknowledged.clear()
         if isinstance(error, RecordTooLargeError):
-            self._outputs.learn_limits()
+            self._producers.learn_limits()
 
     # ------------------------------------------------------------------ figures
 
@@ -720,7 +720,7 @@ class Pipeline:
             return
         self._next_observation = now + OBSERVE_INTERVAL_S
         for notice in self.role.notices():
-            self._books.notice(notice)
+            self._ledger.notice(notice)
         for each in self.assignment.in_state(PartitionState.RUNNING):
             if self._follow(each, None) and each.tenure is not None:
                 each.tenure.pass_over()
@@ -746,7 +746,7 @@ class Pipeline:
         self._measure_partitions(held)
         self._measure_busy(now)
         metrics.show_unreadable(self.unreadable())
-        self._books.check(self.assignment.in_flight)
+        self._ledger.check(self.assignment.in_flight)
         metrics.queue_depth.set(self.num_queued)
         metrics.unacknowledged.set(self._unacknowledged.num_records)
         self.num_values, self.num_state_bytes = self._stores.size()
@@ -756,7 +756,7 @@ class Pipeline:
         self.role.measure(metrics)
         observe()
 
-    def _measure_partitions(self, held: Sequence[Held]) -> None:
+    def _measure_partitions(self, held: Sequence[AssignedPartition]) -> None:
         metrics, topic = self._metrics, self._topic
         if (num_partitions := self._consumer.num_partitions(topic)) is not None:
             metrics.topic_partitions.labels(topic).set(num_partitions)
@@ -792,12 +792,12 @@ class Pipeline:
     @property
     def recent_dead_letters(self) -> Sequence[DeadLetterStatus]:
         """The newest first."""
-        return self._books.recent_dead_letters
+        return self._ledger.recent_dead_letters
 
     @property
     def unaccounted(self) -> int:
         """Records that the books have lost, or count twice."""
-        return self._books.unaccounted
+        return self._ledger.unaccounted
 
     @property
     def silent_s(self) -> float:
@@ -807,12 +807,12 @@ class Pipeline:
     @property
     def incidents(self) -> Sequence[IncidentStatus]:
         """The newest first."""
-        return self._books.incidents
+        return self._ledger.incidents
 
     @property
     def num_expired(self) -> int:
         """Records that the log had dropped before they were read."""
-        return self._books.num_expired
+        return self._ledger.num_expired
 
     @property
     def restoring(self) -> Progress | None:

@@ -22,7 +22,7 @@ from worker.roles.role import Role
 from worker.state import Store, Stores
 from worker.state.input_log import KEY as LOG_KEY
 from worker.state.input_log import InputLog
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.state.packing import is_readable
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Restored:
     """What `tenure` starts from."""
 
     tenure: Tenure
-    memory: Memory[Any] | None
+    overlay: StateOverlay[Any] | None
     """None with an error."""
     recompute: Collection[str] = ()
     """Ids that are to be computed anew."""
@@ -128,14 +128,14 @@ class Restorer:
         state_id, outputs_id = looked[topics.state].topic_id, looked[topics.outputs].topic_id
         store = self._stores.open(number, state_id)
         self._catch_up(store, TopicPartition(topics.state, number))
-        memory: Memory[Any] = Memory(store, self._role.decode_state)
-        note = parse_note(tenure.commit.note)
+        overlay: StateOverlay[Any] = StateOverlay(store, self._role.decode_state)
+        note = parse_note(tenure.commit.metadata)
         known = Known(
             committed=tenure.commit.offset,
             note=note,
             remembered=store.log,
             newest_published=self._role.look_back(
-                tenure, memory, self._log, self._watched, is_whole=are_different(note and note.state_id, state_id)
+                tenure, overlay, self._log, self._watched, is_whole=are_different(note and note.state_id, state_id)
             ),
             topic_id=looked[topics.inputs].topic_id,
             first=self._log.beginning(tenure.partition, READ_TIMEOUT_S),
@@ -151,7 +151,7 @@ class Restorer:
             start = Origin(found.origin.log, known.first)
         else:
             start = found.origin
-        memory.log = start.log
+        overlay.log = start.log
         vectors_end = 0 if note is None or found.are_outputs_new else note.vectors_end
         rebuilds = found.are_outputs_new and self._role.can_recompute_all
         named = note.outputs_id if rebuilds and note is not None else outputs_id
@@ -161,11 +161,11 @@ class Restorer:
             Note(vectors_end, start.log, named, state_id),
             is_remembered=store.log == start.log or is_nameless,
         )
-        recompute = set(self._role.recall(tenure, memory, self._watched))
+        recompute = set(self._role.recall(tenure, overlay, self._watched))
         if rebuilds:
             tenure.new_outputs_id = outputs_id
-            recompute |= {key for key, _ in memory.items()}
-        return Restored(tenure, memory, recompute, start, found.told(topics))
+            recompute |= {key for key, _ in overlay.items()}
+        return Restored(tenure, overlay, recompute, start, found.told(topics))
 
     def _require_allowed(self, found: FoundLogs, looked: Mapping[str, TopicLook]) -> None:
         """Raise `TopicError` where another log than before is not to be taken up, or cannot be."""

@@ -18,7 +18,7 @@ from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.state import PartitionState
 from worker.records import Record, TopicPartition
 from worker.stages.batch_queue import BatchQueue
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Source:
         consumer: ConsumerPort,
         assignment: Assignment,
         queue: BatchQueue,
-        encoding: Encoding | None,
+        encoding: EncodeStage | None,
         max_records: int,
         metrics: Metrics,
     ) -> None:

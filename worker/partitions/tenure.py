@@ -16,7 +16,7 @@ from worker.kafka.port import Commit, Membership
 from worker.partitions.batch_slice import BatchSlice
 from worker.records import Record, TopicPartition
 from worker.state.input_log import UNKNOWN, InputLog
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 
 _NOTE_PREFIX = "vectors_end="
 
@@ -60,7 +60,7 @@ class Tenure:
         self._rebuilt_by: int | None = None
         self._is_note_due = False
         self._is_log_remembered = True
-        self.memory: Memory[Any] | None = None
+        self.overlay: StateOverlay[Any] | None = None
         """None until the partition has been restored."""
         self.is_live = True
         self.membership: Membership | None = None
@@ -99,7 +99,7 @@ class Tenure:
 
     def begin_at(self, offset: int, note: Note, *, is_remembered: bool) -> None:
         """Settle what the restored partition begins with. `is_remembered`: the changelog names the log already."""
-        committed = parse_note(self.commit.note)
+        committed = parse_note(self.commit.metadata)
         self._is_note_due = committed is not None and committed[1:] != note[1:]
         self.log, self.outputs_id, self.state_id = note.log, note.outputs_id, note.state_id
         self._is_log_remembered = is_remembered
@@ -124,8 +124,8 @@ class Tenure:
             return
         if self.num_settled > self._rebuilt_by or (is_idle and not self.in_flight and not self._slices):
             self.outputs_id, self.new_outputs_id, self._rebuilt_by = self.new_outputs_id, None, None
-            note = parse_note(self.commit.note) or Note(0)
-            self.commit = self.commit._replace(note=format_note(note._replace(outputs_id=self.outputs_id)))
+            note = parse_note(self.commit.metadata) or Note(0)
+            self.commit = self.commit._replace(metadata=format_note(note._replace(outputs_id=self.outputs_id)))
             self._is_note_due = True
 
     def settle(self) -> list[BatchSlice]:
@@ -135,9 +135,9 @@ class Tenure:
             done = self._slices.popleft()
             self.commit = after(self.commit, done)
             self.num_settled += done.num_records
-            if self.memory is not None:
+            if self.overlay is not None:
                 rejections = [*done.rejections, *done.written.rejections]
-                self.memory.settle(done.written.changes, done.newest, rejections, done.written.state_end, done.log)
+                self.overlay.settle(done.written.changes, done.newest, rejections, done.written.state_end, done.log)
             settled.append(done)
         while self._unfinished and self._unfinished[0][0] <= self.commit.offset:
             self._unfinished.popleft()
@@ -167,7 +167,7 @@ class Tenure:
     def committed(self, commit: Commit) -> None:
         """The group has taken this."""
         self.committed_offset = commit.offset
-        if commit.note == self.commit.note:
+        if commit.metadata == self.commit.metadata:
             self._is_note_due = False
 
     def has_open_slices(self) -> bool:
@@ -183,7 +183,7 @@ class Tenure:
 
 def after(commit: Commit, done: BatchSlice) -> Commit:
     """What may be committed once a slice is finished that follows on `commit`."""
-    note = parse_note(commit.note) or Note(0)
+    note = parse_note(commit.metadata) or Note(0)
     tenure = done.tenure
     note = Note(max(done.written.vectors_end, note.vectors_end), tenure.log, tenure.outputs_id, tenure.state_id)
     return Commit(commit.offset if done.next_offset is None else done.next_offset, format_note(note))

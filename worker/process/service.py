@@ -18,13 +18,13 @@ from prometheus_client import CollectorRegistry
 
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
 from worker.align.padding import rising_sizes
-from worker.align.result import Embedded
+from worker.align.result import Embeddings
 from worker.align.weights import build_user_model
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
 from worker.errors import ConfigError, WorkerError
 from worker.item_vectors.dependents import Dependents
-from worker.item_vectors.follower import Catalogue
+from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.table import ItemTable
 from worker.item_vectors.waiting import Waiting
 from worker.kafka import ClientPort, make_client
@@ -45,7 +45,7 @@ from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
 from worker.settings import GraphSettings, Settings, UserSettings
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
@@ -94,7 +94,7 @@ class ModelEmbedder:
                 results[index] = result._replace(base=bases[index])
         return results
 
-    def _results(self, embedded: Embedded) -> list[Result]:
+    def _results(self, embedded: Embeddings) -> list[Result]:
         rows, bad = embedded.rows(self._dtype), embedded.bad_rows
         alone = [None] * len(rows) if embedded.modality_vectors is None else embedded.modality_rows(self._dtype)
         priors = embedded.priors.tolist() if self._has_prior else [None] * len(rows)
@@ -168,13 +168,13 @@ def make_dependents(
     is_base: bool,
 ) -> Dependents:
     topic, spec = settings.topics.item_vectors, space.spec
-    catalogue = Catalogue(client, topic, space.space_id, spec.dim, table, is_base=is_base)
+    catalogue = ItemVectorFollower(client, topic, space.space_id, spec.dim, table, is_base=is_base)
     return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
 
 
-def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> Encoding:
+def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> EncodeStage:
     measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
-    return Encoding(encoder, settings.batch, measured.observe, lanes=REMOTE_LANES if encoder.has_remote else 1)
+    return EncodeStage(encoder, settings.batch, measured.observe, lanes=REMOTE_LANES if encoder.has_remote else 1)
 
 
 class Service:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import __version__
-from worker.loop.assignment import Held
+from worker.loop.assignment import AssignedPartition
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
 from worker.monitoring.accounting import Totals
@@ -31,7 +31,7 @@ from worker.monitoring.status import (
 from worker.monitoring.summary import Track, Window, quantile
 from worker.partitions.state import PartitionState
 from worker.settings import Settings
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 from worker.topics import RoleName, RoleTopics, topics_of_roles
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ def _quantiles_ms(window: Window, buckets: Sequence[float] = LATENCY_BUCKETS) ->
     return {name: None if value is None else round(value * 1000, 1) for name, value in values.items()}
 
 
-def partition_status(held: Held, lag: int | None, restoring: Progress | None) -> PartitionStatus:
+def partition_status(held: AssignedPartition, lag: int | None, restoring: Progress | None) -> PartitionStatus:
     tenure, detail = held.tenure, held.detail
     if restoring is not None and restoring.partition == held.partition.partition:
         detail = f"changelog read to {restoring.position:,} of {restoring.end:,}"
@@ -272,7 +272,7 @@ def partition_status(held: Held, lag: int | None, restoring: Progress | None) ->
     )
 
 
-def encoder_status(encoding: Encoding | None) -> list[EncoderStatus]:
+def encoder_status(encoding: EncodeStage | None) -> list[EncoderStatus]:
     return [
         EncoderStatus(
             modality=modality,

@@ -14,7 +14,7 @@ from worker.align import Contract, Refusal
 from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
-from worker.kafka.port import LogPort, Outbound
+from worker.kafka.port import Outbound, PartitionReader
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure, parse_note
@@ -25,8 +25,8 @@ from worker.records import (
     Entry,
     Item,
     Notice,
-    Prompt,
     Recompute,
+    RecomputeTrigger,
     Record,
     Superseded,
     TopicPartition,
@@ -35,19 +35,19 @@ from worker.records import (
 from worker.roles.left_out import Uninformative
 from worker.roles.made_before import MadeBefore
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ForeignItems, ItemDecoder
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched
 from worker.stages.trace import carried_headers
 from worker.state.items import ItemState, Made, merged
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics
 
 logger = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 30.0
 NUM_CHECKED = 256
-"""Outputs that are read in any case, to see whether they are of this space and this log."""
+"""ModelOutputs that are read in any case, to see whether they are of this space and this log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class ItemsRole:
         embedder: Embedder,
         *,
         keep_features: bool,
-        encoding: Encoding | None = None,
+        encoding: EncodeStage | None = None,
         dependents: Dependents | None = None,
         max_future_s: float = MAX_FUTURE_S,
         foreign: ForeignItems | None = None,
@@ -188,22 +188,22 @@ class ItemsRole:
             self._uninformative.add(decoded.uninformative, time.monotonic())
         return decoded
 
-    def accept(self, entries: Sequence[Decoded], memory: Memory[ItemState]) -> list[Entry]:
-        return [self._accept_one(entry, memory) for entry in entries]
+    def accept(self, entries: Sequence[Decoded], overlay: StateOverlay[ItemState]) -> list[Entry]:
+        return [self._accept_one(entry, overlay) for entry in entries]
 
-    def _accept_one(self, entry: Decoded, memory: Memory[ItemState]) -> Entry:
+    def _accept_one(self, entry: Decoded, overlay: StateOverlay[ItemState]) -> Entry:
         if isinstance(entry, Unused):
-            known = memory.get(entry.id)
+            known = overlay.get(entry.id)
             return entry.rejection if known is None else Superseded(entry.record, "unused_modality")
         if not isinstance(entry, Item | Delete):
             return entry  # type: ignore[return-value]  # this half decodes no actions
-        offset, known = entry.record.offset, memory.get(entry.id)
-        at = memory.log.at(offset)
+        offset, known = entry.record.offset, overlay.get(entry.id)
+        at = overlay.log.at(offset)
         if known is not None and at < known.offset:
             return Superseded(entry.record)
-        is_overtaken = memory.is_overtaken(entry.id, offset)
+        is_overtaken = overlay.is_overtaken(entry.id, offset)
         if isinstance(entry, Delete):
-            memory.put(entry.id, None, offset)
+            overlay.put(entry.id, None, offset)
             if self.dependents is not None and known is not None and known.neighbors is not None:
                 self.dependents.waiting.remove(known.neighbors.ids, entry.record.partition, entry.id)
             return Delete(entry.record, entry.id, is_overtaken, at)
@@ -215,7 +215,7 @@ class ItemsRole:
             state = state._replace(made=None)
         state = self._waiting(state, entry.record.partition, entry.id)
         kept = state if self._keep_features else state.without_parts()
-        memory.put(entry.id, kept, offset)
+        overlay.put(entry.id, kept, offset)
         return Item(
             entry.record, entry.id, state.revision, state.event_time_ms, state.features, False, kept, is_overtaken,
             at=at, has_vector=has_vector,
@@ -242,7 +242,13 @@ class ItemsRole:
         return state
 
     def look_back(
-        self, tenure: Tenure, memory: Memory[ItemState], log: LogPort, watched: Watched, *, is_whole: bool
+        self,
+        tenure: Tenure,
+        overlay: StateOverlay[ItemState],
+        log: PartitionReader,
+        watched: Watched,
+        *,
+        is_whole: bool,
     ) -> int:
         """Which inputs an earlier owner has published after its last commit.
 
@@ -250,28 +256,28 @@ class ItemsRole:
         of where in the output partition the uncommitted outputs begin (`tenure.Note`).
         """
         partition = TopicPartition(self.topics.outputs, tenure.partition.partition)
-        note = parse_note(tenure.commit.note)
+        note = parse_note(tenure.commit.metadata)
         start = None if note is None or is_whole else note.vectors_end
         groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
-        memory.published = newest_published(chain.from_iterable(groups), self.output.space_id)
-        return max(memory.published.values(), default=-1)
+        overlay.published = newest_published(chain.from_iterable(groups), self.output.space_id)
+        return max(overlay.published.values(), default=-1)
 
-    def recall(self, tenure: Tenure, memory: Memory[ItemState], watched: Watched) -> Collection[str]:
-        begins_at = memory.log.at(tenure.commit.offset)
-        memory.published = {key: at for key, at in memory.published.items() if at >= begins_at}
-        return () if self.dependents is None else self.dependents.recall(tenure, memory, watched, _neighbors)
+    def recall(self, tenure: Tenure, overlay: StateOverlay[ItemState], watched: Watched) -> Collection[str]:
+        begins_at = overlay.log.at(tenure.commit.offset)
+        overlay.published = {key: at for key, at in overlay.published.items() if at >= begins_at}
+        return () if self.dependents is None else self.dependents.recall(tenure, overlay, watched, _neighbors)
 
-    def recompute(self, keys: Collection[str], partition: int, memory: Memory[ItemState]) -> list[Entry]:
+    def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[ItemState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
         entries: list[Entry] = []
         for key in keys:
-            if not memory.is_settled(key):  # its message may yet become a dead letter, and so have no vector
+            if not overlay.is_settled(key):  # its message may yet become a dead letter, and so have no vector
                 self._unsettled.setdefault(partition, set()).add(key)
                 continue
-            state = memory.get(key)
+            state = overlay.get(key)
             # What an earlier owner has published of a newer message is computed when that message comes again.
-            if state is not None and state.offset >= memory.published.get(key, 0):
-                prompt = Prompt(self.topics.inputs, partition, now_ms, key.encode(), state.offset)
+            if state is not None and state.offset >= overlay.published.get(key, 0):
+                prompt = RecomputeTrigger(self.topics.inputs, partition, now_ms, key.encode(), state.offset)
                 entries.append(Recompute(prompt, key, state))
         return entries
 

@@ -6,16 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from worker.errors import UnreadableError
-from worker.kafka.port import LogPort
+from worker.kafka.port import PartitionReader
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
 from worker.records import Decoded, Entry, Notice, Record, State
 from worker.stages.decode import DecodedRecords
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 from worker.stages.fuse import Embedder
 from worker.stages.publish import OutputFormat
 from worker.stages.stage import Stage, Watched
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics
 
 
@@ -27,7 +27,7 @@ class Role(Protocol):
     @property
     def embedder(self) -> Embedder: ...
     @property
-    def encoding(self) -> Encoding | None:
+    def encoding(self) -> EncodeStage | None:
         """Where raw content becomes features before it is accepted; None where there is none."""
         ...
 
@@ -45,18 +45,20 @@ class Role(Protocol):
         """Poll thread."""
         ...
 
-    def accept(self, entries: Sequence[Decoded], memory: Memory[Any]) -> list[Entry]:
+    def accept(self, entries: Sequence[Decoded], overlay: StateOverlay[Any]) -> list[Entry]:
         """What consecutive inputs lead to, given what is remembered, which they change. Poll thread."""
         ...
 
     def decode_state(self, value: bytes) -> State: ...
 
-    def look_back(self, tenure: Tenure, memory: Memory[Any], log: LogPort, watched: Watched, *, is_whole: bool) -> int:
+    def look_back(
+        self, tenure: Tenure, overlay: StateOverlay[Any], log: PartitionReader, watched: Watched, *, is_whole: bool
+    ) -> int:
         """Read what an earlier owner has published since its last commit (`is_whole`: ever); returns the greatest place
         (`InputLog.at`) of an input in it, or -1. Restore thread; raises what the client raises."""
         ...
 
-    def recall(self, tenure: Tenure, memory: Memory[Any], watched: Watched) -> Collection[str]:
+    def recall(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
         """Learn what else there is to know before a restored partition is worked on, now that it is settled where that
         begins; returns the ids that are to be computed anew. Restore thread; raises what the client raises."""
         ...
@@ -66,7 +68,7 @@ class Role(Protocol):
         """Whether everything remembered can be computed anew."""
         ...
 
-    def recompute(self, keys: Collection[str], partition: int, memory: Memory[Any]) -> list[Entry]:
+    def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[Any]) -> list[Entry]:
         """Entries that compute them anew. Poll thread."""
         ...
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 from schemas import encode_user_vector
 from worker.errors import UnreadableError
 from worker.item_vectors.dependents import Dependents
-from worker.kafka.port import LogPort, Outbound
+from worker.kafka.port import Outbound, PartitionReader
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
-from worker.records import Action, Change, Decoded, Entry, Notice, Prompt, Recompute, Superseded, User
+from worker.records import Action, Change, Decoded, Entry, Notice, Recompute, RecomputeTrigger, Superseded, User
 from worker.roles.left_out import UnusedTypes
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder, ForeignEvents
 from worker.stages.fuse import Embedder, Vector
 from worker.stages.stage import Stage, Watched
 from worker.stages.trace import carried_headers
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.state.users import UserState, with_event
 from worker.topics import RoleTopics
 
@@ -98,18 +98,18 @@ class UsersRole:
             self._unused.add(decoded.unused_types, time.monotonic())
         return decoded
 
-    def accept(self, entries: Sequence[Decoded], memory: Memory[UserState]) -> list[Entry]:
-        return [self._accept_one(entry, memory) for entry in entries]
+    def accept(self, entries: Sequence[Decoded], overlay: StateOverlay[UserState]) -> list[Entry]:
+        return [self._accept_one(entry, overlay) for entry in entries]
 
-    def _accept_one(self, entry: Decoded, memory: Memory[UserState]) -> Entry:
+    def _accept_one(self, entry: Decoded, overlay: StateOverlay[UserState]) -> Entry:
         if not isinstance(entry, Action):
             return entry  # type: ignore[return-value]  # this half decodes no items
         record = entry.record
-        state = with_event(memory.get(entry.id), entry.event, memory.log.at(record.offset), self._last)
+        state = with_event(overlay.get(entry.id), entry.event, overlay.log.at(record.offset), self._last)
         if isinstance(state, str):
             return Superseded(record, state)
         state = self._awaiting(state, record.partition, entry.id)
-        memory.put(entry.id, state, record.offset)
+        overlay.put(entry.id, state, record.offset)
         return User(record, entry.id, entry.event.event_time_ms, state)
 
     def _awaiting(self, state: UserState, partition: int, user_id: str) -> UserState:
@@ -121,26 +121,33 @@ class UsersRole:
         return UserState.decode(value)
 
     def look_back(
-        self, tenure: Tenure, memory: Memory[UserState], log: LogPort, watched: Watched, *, is_whole: bool
+        self,
+        tenure: Tenure,
+        overlay: StateOverlay[UserState],
+        log: PartitionReader,
+        watched: Watched,
+        *,
+        is_whole: bool,
     ) -> int:
         return -1  # a user's vector says nothing of the log
 
-    def recall(self, tenure: Tenure, memory: Memory[UserState], watched: Watched) -> Collection[str]:
+    def recall(self, tenure: Tenure, overlay: StateOverlay[UserState], watched: Watched) -> Collection[str]:
         """Who waits for an item, once all item vectors have been read; who has got one meanwhile is computed anew."""
 
         def made_of(value: bytes) -> tuple[list[str], list[str]]:
             items = [event.item_id for event in UserState.decode(value).events]
             return items, items
 
-        return self.dependents.recall(tenure, memory, watched, made_of)
+        return self.dependents.recall(tenure, overlay, watched, made_of)
 
-    def recompute(self, keys: Collection[str], partition: int, memory: Memory[UserState]) -> list[Entry]:
+    def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[UserState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
         entries: list[Entry] = []
         for key in keys:
-            state = memory.get(key)
+            state = overlay.get(key)
             if state is not None:
-                entries.append(Recompute(Prompt(self.topics.inputs, partition, now_ms, key.encode()), key, state))
+                trigger = RecomputeTrigger(self.topics.inputs, partition, now_ms, key.encode())
+                entries.append(Recompute(trigger, key, state))
         return entries
 
     def arrivals(self) -> Mapping[int, Collection[str]]:

@@ -27,7 +27,7 @@ from worker.records import Decoded, Item, Rejection, Superseded
 from worker.settings import BatchSettings
 from worker.stages.stage import Stage
 from worker.state.items import ItemState
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 
 STAGE = "encode"
 STEP_TIMEOUT_S = 0.2
@@ -77,7 +77,7 @@ class ModalityTotals:
     encode_s: float = 0.0
 
 
-class Encoding:
+class EncodeStage:
     """The poll thread puts inputs in and takes them out again, in order per tenure; `stages` encode meanwhile.
 
     `on_report` is called on their threads with what a batch took, one call at a time.
@@ -124,14 +124,14 @@ class Encoding:
 
     def put(self, tenure: Tenure, entries: Sequence[Decoded]) -> None:
         """Consecutive inputs of a tenure, whose partition has been restored."""
-        memory: Memory[ItemState] | None = tenure.memory
-        assert memory is not None
+        overlay: StateOverlay[ItemState] | None = tenure.overlay
+        assert overlay is not None
         portions = [_Portion(tenure)]
         for entry in entries:
             portion = portions[-1]
             if type(entry) is Item and entry.raw is not None:
-                state = memory.get(entry.id)
-                if state is not None and _is_stale(entry, state, memory):
+                state = overlay.get(entry.id)
+                if state is not None and _is_stale(entry, state, overlay):
                     entry = Superseded(entry.record)  # nothing would come of it
                 elif state is not None:
                     portion.known[len(portion.entries)] = _known(state)
@@ -314,9 +314,9 @@ def _tell_failed(items: Sequence[Item], results: Sequence[Encoded | ContentError
         )
 
 
-def _is_stale(item: Item, state: ItemState, memory: Memory[ItemState]) -> bool:
+def _is_stale(item: Item, state: ItemState, overlay: StateOverlay[ItemState]) -> bool:
     """Whether newer messages leave nothing of the item, whatever its content is."""
-    return item.revision < state.whole or (memory.log.at(item.record.offset) < state.offset)
+    return item.revision < state.whole_revision or (overlay.log.at(item.record.offset) < state.offset)
 
 
 def _known(state: ItemState) -> Known:

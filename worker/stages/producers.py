@@ -12,7 +12,7 @@ from worker.errors import CallTimeoutError, ClientError, WorkerError
 from worker.kafka.port import ClientPort
 from worker.partitions.lease import MembershipLease
 from worker.settings import Settings
-from worker.stages.publish import Producers, Publisher
+from worker.stages.publish import OpenProducers, Publisher
 from worker.topics import RoleTopics
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ MAX_BACKOFF_S = 10.0
 LIMITS_RETRY_S = 15.0
 
 
-class Outputs:
+class Producers:
     """What the publisher sends through. Poll thread."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Outputs:
         self._lease = lease
         self._publisher = publisher
         self._transactional_id = transactional_id(settings, topics.group_id)
-        self._producers: Producers | None = None
+        self._producers: OpenProducers | None = None
         self._reopen_at: float | None = None
         self._num_failures = 0
         self._num_partitions: dict[str, int] = {}
@@ -56,11 +56,11 @@ class Outputs:
         if self._settings.delivery == "exactly_once":
             timeout_ms = self._settings.transaction.timeout_ms
             producer = self._client.transactional_producer(self._transactional_id, timeout_ms)
-            self._use(Producers(producer, producer, producer))
+            self._use(OpenProducers(producer, producer, producer))
             return
         outputs = self._client.producer(self._lease)
         try:
-            producers = Producers(outputs, self._client.producer(self._lease))
+            producers = OpenProducers(outputs, self._client.producer(self._lease))
         except WorkerError:
             outputs.close(PRODUCER_CLOSE_S)
             raise
@@ -89,14 +89,14 @@ class Outputs:
             return
         refused, outputs = self._producers.dead_letters, self._producers.outputs
         try:
-            self._producers = Producers(outputs, self._client.producer(self._lease))
+            self._producers = OpenProducers(outputs, self._client.producer(self._lease))
         except ClientError as error:  # the old one fails the next dead letter, and we are here again
             log.warning("%s", error.one_line(), extra={"action": "producer_failed"})
             return
         self._publisher.use(self._producers)
         refused.close(PRODUCER_CLOSE_S)
 
-    def _use(self, producers: Producers) -> None:
+    def _use(self, producers: OpenProducers) -> None:
         self._producers = producers
         self._publisher.use(producers)
         self._reopen_at = None

@@ -30,7 +30,7 @@ STAGE = "publish"
 _WAIT_S = 0.1
 
 
-class Producers(NamedTuple):
+class OpenProducers(NamedTuple):
     """One client for each kind of output. A refused record makes the whole client useless, and a dead letter is the
     likelier one to be refused: it must not take the vectors of other partitions with it."""
 
@@ -187,10 +187,10 @@ class Publisher:
         self._beat = beat
         self.waited_s = 0.0
         """Time so far that went by until there was a producer, room or a lease."""
-        self._producers: Producers | None = None
+        self._producers: OpenProducers | None = None
         self._max_bytes: dict[str, int] = {}
 
-    def use(self, producers: Producers | None) -> None:
+    def use(self, producers: OpenProducers | None) -> None:
         """Send through these from now on; None holds everything back."""
         self._producers = producers
 

@@ -19,7 +19,7 @@ from worker.partitions.batch_slice import BatchSlice
 from worker.partitions.tenure import Tenure, after
 from worker.settings import TransactionSettings
 from worker.stages.fuse import Fused
-from worker.stages.publish import OutputFormat, Producers, Publisher, Unacknowledged
+from worker.stages.publish import OpenProducers, OutputFormat, Publisher, Unacknowledged
 
 STEP_S = 0.1
 MEMBERSHIP_STEP_S = 0.005
@@ -36,7 +36,7 @@ OnEnded = Callable[[float, WorkerError | None], None]
 class _Transaction:
     """One that is open."""
 
-    producers: Producers
+    producers: OpenProducers
     began_at: float
     slices: list[BatchSlice] = field(default_factory=list)
     num_records: int = 0
@@ -72,7 +72,7 @@ class TransactionalPublisher(Publisher):
         self._failure_lock = threading.Lock()
         """The publish thread puts a failure there, the poll thread takes it: one that got lost would hold the publisher
         back for good."""
-        self._spent: Producers | None = None
+        self._spent: OpenProducers | None = None
         """Those with which a transaction has failed: they are not used again."""
         self._replaced_at: deque[float] = deque(maxlen=NUM_REPLACED)
         self.num_committed = 0

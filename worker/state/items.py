@@ -43,7 +43,7 @@ class Message(Protocol):
     def attributes(self) -> Mapping[str, AttributeValue]: ...
 
 
-class Part(NamedTuple):
+class ModalityState(NamedTuple):
     """One modality of an item."""
 
     revision: int
@@ -84,11 +84,11 @@ class ItemState(NamedTuple):
     """Of the newest message in it."""
     revision: int
     """The greatest of the messages in it."""
-    whole: int
+    whole_revision: int
     """Revision of the newest whole message, or `NONE`."""
     event_time_ms: int
     """The latest of the messages in it."""
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ModalityState]
     neighbors: Named | None = None
     attributes: Mapping[str, Attribute] = {}
     made: Made | None = None
@@ -107,7 +107,7 @@ class ItemState(NamedTuple):
             (name, part.revision, *_fields(part.feature), *((part.digest,) if part.digest is not None else ()))
             for name, part in self.parts.items()
         ]
-        fields = (self.offset, self.revision, self.whole, self.event_time_ms, parts)
+        fields = (self.offset, self.revision, self.whole_revision, self.event_time_ms, parts)
         if self.neighbors is None and not self.attributes:
             return pack(fields)
         neighbors = self.neighbors or _NOBODY
@@ -118,12 +118,12 @@ class ItemState(NamedTuple):
 
     @classmethod
     def decode(cls, value: bytes) -> ItemState:
-        offset, revision, whole, event_time_ms, parts, *more = unpack(value)
+        offset, revision, whole_revision, event_time_ms, parts, *more = unpack(value)
         named, attributes, made = (*more, *_NO_MORE[len(more) :])
         return cls(
-            offset, revision, whole, event_time_ms,
+            offset, revision, whole_revision, event_time_ms,
             {
-                name: Part(of, Feature.model_construct(
+                name: ModalityState(of, Feature.model_construct(
                     encoder=encoder, dtype=dtype, shape=tuple(shape), data=data, scale=scale), *digest)
                 for name, of, encoder, dtype, shape, data, scale, *digest in parts
             },
@@ -154,11 +154,11 @@ def merged(
     `offset` is the message's place in the log; `digests` stand for the content behind features that were made here.
     """
     known = known or _NOTHING
-    if item.revision < known.whole:
+    if item.revision < known.whole_revision:
         return None
     digests = digests or {}
     brought = {
-        name: Part(item.revision, feature, digests.get(name))
+        name: ModalityState(item.revision, feature, digests.get(name))
         for name, feature in item.features.items()
         if name not in known.parts or item.revision >= known.parts[name].revision
     }
@@ -167,14 +167,14 @@ def merged(
     if item.partial:
         if not brought and neighbors is known.neighbors and attributes is known.attributes:
             return None
-        parts, whole = {**known.parts, **brought}, known.whole
+        parts, whole_revision = {**known.parts, **brought}, known.whole_revision
     else:
         newer = {name: part for name, part in known.parts.items() if part.revision > item.revision}
-        parts, whole = {**brought, **newer}, item.revision
+        parts, whole_revision = {**brought, **newer}, item.revision
     state = ItemState(
         offset,
         max(known.revision, item.revision),
-        whole,
+        whole_revision,
         max(known.event_time_ms, item.event_time_ms),
         dict(sorted(parts.items())),
         neighbors,

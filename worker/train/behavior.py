@@ -45,8 +45,8 @@ def _factors(events: Interactions, num_users: int, num_items: int, dim: int) -> 
     count_U = np.bincount(events.users_E, minlength=num_users)
     count_I = np.bincount(events.items_E, minlength=num_items)
     values_E = 1 / np.sqrt(count_U[events.users_E] * count_I[events.items_E])
-    places = torch.from_numpy(np.stack([events.items_E, events.users_E]))
-    matrix_IU = sparse_matrix(places, torch.from_numpy(values_E), (num_items, num_users)).coalesce()
+    indices = torch.from_numpy(np.stack([events.items_E, events.users_E]))
+    matrix_IU = sparse_matrix(indices, torch.from_numpy(values_E), (num_items, num_users)).coalesce()
     rank = min(dim, num_users, num_items)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

@@ -24,16 +24,16 @@ class Progress:
 
     epochs: tuple[EpochReport, ...] = ()
     best: Weights | None = None
-    """The parameters of the epoch of most merit. None before the first."""
+    """The parameters of the epoch of most selection_metric. None before the first."""
 
     @property
     def best_epoch(self) -> EpochReport | None:
-        """The first of those of most merit."""
-        return max(self.epochs, key=lambda each: each.merit, default=None)
+        """The first of those of most selection_metric."""
+        return max(self.epochs, key=lambda each: each.selection_metric, default=None)
 
     def after(self, report: EpochReport, weights: Weights) -> Progress:
         """With one more epoch, which ended with these parameters."""
-        better = self.best_epoch is None or report.merit > self.best_epoch.merit
+        better = self.best_epoch is None or report.selection_metric > self.best_epoch.selection_metric
         return Progress((*self.epochs, report), weights if better else self.best)
 
     def is_over(self, epochs: int, patience: int) -> bool:
@@ -45,7 +45,7 @@ class Progress:
 def save_checkpoint(folder: Path, trainer: Trainer, progress: Progress, identity: str) -> None:
     """Replace the checkpoint. `identity` stands for the data and the settings."""
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
-    tensors |= {f"mean.{name}": tensor for name, tensor in trainer.mean_model.state_dict().items()}
+    tensors |= {f"mean.{name}": tensor for name, tensor in trainer.ema_model.state_dict().items()}
     tensors |= {f"sharpness.{name}": tensor for name, tensor in trainer.sharpness.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in (progress.best or {}).items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
@@ -76,7 +76,7 @@ def load_checkpoint(folder: Path, trainer: Trainer, identity: str) -> Progress:
             f"{path} is of a training with other data or settings; name another directory, or remove {folder}"
         )
     trainer.model.load_state_dict(_under("model.", tensors))
-    trainer.mean_model.load_state_dict(_under("mean.", tensors))
+    trainer.ema_model.load_state_dict(_under("mean.", tensors))
     trainer.sharpness.load_state_dict(_under("sharpness.", tensors))
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from worker.align.collated import Layout, Part
+from worker.align.collated import Layout, ModalityLayout
 from worker.align.model import AlignModel
 from worker.align.spec import SpaceSpec
 from worker.align.users import NO_ROW
@@ -64,7 +64,7 @@ class CatalogueItems:
             positions_BS = torch.zeros(len(items_B), num_slots, dtype=torch.int64, device=self.device)
             positions_BS[row_N, slot_N] = torch.arange(first_vector, first_vector + len(row_N), device=self.device)
             first_vector += len(row_N)
-            parts.append(Part(name, ("f4",), num_slots))
+            parts.append(ModalityLayout(name, ("f4",), num_slots))
             tensors.append(self._vectors[name][first_B + slot_N].view(-1))
             positions.append(positions_BS)
         return Layout(tuple(parts), False), (*tensors, torch.cat(positions, 1))
@@ -90,12 +90,12 @@ def dropped(present_BM: Tensor, chances_M: Tensor, generator: torch.Generator) -
 def among_neighbors(model: AlignModel, vectors_RD: Tensor, table_R: Tensor, neighbors_IG: Tensor) -> Tensor:
     """The vectors of a table after graph fusion. Neighbours that are not in the table do not count."""
     items_RG = neighbors_IG[table_R]
-    rows_RG = torch.where(items_RG >= 0, places(table_R, items_RG.clamp(min=0)), NO_ROW)
+    rows_RG = torch.where(items_RG >= 0, index_of(table_R, items_RG.clamp(min=0)), NO_ROW)
     moved_RD: Tensor = model.graph(vectors_RD, vectors_RD[rows_RG.clamp(min=0)], rows_RG != NO_ROW)
     return moved_RD
 
 
-def places(rising: Tensor, values: Tensor) -> Tensor:
+def index_of(rising: Tensor, values: Tensor) -> Tensor:
     """Where each value is in a rising list; -1 where it is not."""
     found = torch.searchsorted(rising, values).clamp(max=len(rising) - 1)
     return torch.where(rising[found] == values, found, -1)

@@ -26,7 +26,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 MAX_SHARPNESS = 100.0  # CLIP's bound: beyond it a few pairs decide everything
 
 
-class Sharpness(nn.Module):
+class LogitScale(nn.Module):
     """The learned factors before the softmaxes."""
 
     def __init__(self, next_item: float = 10.0, agreement: float = 1 / 0.07) -> None:

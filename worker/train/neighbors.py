@@ -36,9 +36,9 @@ def neighbors_of(
 
 def _by_events(events: Interactions, num_users: int, num_items: int, most: int) -> list[tuple[int, ...]]:
     """By shrunk cosine of who liked them; empty for an item without events."""
-    places = torch.from_numpy(np.stack([events.items_E, events.users_E]))
+    indices = torch.from_numpy(np.stack([events.items_E, events.users_E]))
     ones_E = torch.ones(len(events))
-    likes_IU = sparse_matrix(places, ones_E, (num_items, num_users)).coalesce()
+    likes_IU = sparse_matrix(indices, ones_E, (num_items, num_users)).coalesce()
     count_I = torch.from_numpy(np.bincount(events.items_E, minlength=num_items)).float()
     found: list[tuple[int, ...]] = []
     for start in range(0, num_items, ITEMS_AT_ONCE):

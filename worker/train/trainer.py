@@ -28,8 +28,8 @@ from worker.data import Split
 from worker.data.dataset import Bools, Features, Ints
 from worker.evaluate.questions import Questions, train_questions
 from worker.evaluate.spaces import neighbor_rows
-from worker.train.items import CatalogueItems, among_neighbors, dropped, places
-from worker.train.losses import Sharpness, agreement_loss, asked_as_new, consistency_loss, next_item_loss
+from worker.train.items import CatalogueItems, among_neighbors, dropped, index_of
+from worker.train.losses import LogitScale, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
 from worker.train.settings import TrainSettings
 from worker.train.validation import Figures, Validation
@@ -68,7 +68,7 @@ class EpochReport:
     seconds: float = 0.0
 
     @property
-    def merit(self) -> float:
+    def selection_metric(self) -> float:
         """What the best epoch is chosen by: NDCG@20 of known items, of known items by content alone, and of new items;
         of those that are asked about the geometric mean, as they are of different magnitude."""
         asked = self.figures.known_ndcg, self.figures.content_ndcg, self.figures.new_ndcg
@@ -83,7 +83,7 @@ class EpochReport:
             "sharpness": self.sharpness,
             **self.figures._asdict(),
             "seconds": self.seconds,
-            "merit": self.merit,
+            "selection_metric": self.selection_metric,
         }
 
     @classmethod
@@ -110,9 +110,9 @@ class Trainer:
         self._spec, self._settings, self._device = spec, settings, device
         self._items = CatalogueItems(spec, features, len(split.warm_I), device)
         self.model = _trainable(spec, weights, settings.input_dropout).to(device)
-        self.mean_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.ema_model = copy.deepcopy(self.model).requires_grad_(False).eval()
         """The running mean of the model's parameters."""
-        self.sharpness = Sharpness().to(device)
+        self.sharpness = LogitScale().to(device)
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.learning_rate)
         self._chances_M = torch.tensor(
             [
@@ -161,12 +161,12 @@ class Trainer:
             losses.append(self._step(order[start : start + self._settings.batch], generator))
             stepped()
         means = Losses(*(sum(each) / len(losses) for each in zip(*losses, strict=True)))
-        figures = self._validation.figures(self.mean_model)
+        figures = self._validation.figures(self.ema_model)
         return EpochReport(number, means, self.sharpness.next_item.item(), figures)
 
     def weights(self) -> Weights:
         """The parameters to keep as they are now, on the CPU."""
-        return {name: tensor.cpu().clone() for name, tensor in self.mean_model.state_dict().items()}
+        return {name: tensor.cpu().clone() for name, tensor in self.ema_model.state_dict().items()}
 
     # ------------------------------------------------------------------ a step
 
@@ -177,7 +177,7 @@ class Trainer:
         history_QN = torch.from_numpy(padded.items_QN).to(self._device)
         table_R, candidates_C, log_expected_C = self._table(history_QN, targets_Q, generator)
         table = self._embed(table_R, generator)
-        rows_QN = torch.where(history_QN >= 0, places(table_R, history_QN.clamp(min=0)), NO_ROW)
+        rows_QN = torch.where(history_QN >= 0, index_of(table_R, history_QN.clamp(min=0)), NO_ROW)
         users_QD, _ = self._user_model(
             table.vectors_RD,
             Histories(
@@ -186,8 +186,8 @@ class Trainer:
                 torch.from_numpy(padded.weights_QN).to(self._device),
             ),
         )
-        candidate_rows_C = places(table_R, candidates_C)
-        target_Q = places(candidates_C, targets_Q)
+        candidate_rows_C = index_of(table_R, candidates_C)
+        target_Q = index_of(candidates_C, targets_Q)
         asks_new_Q1, out_QC = asked_as_new(table.new_R[candidate_rows_C], target_Q)
         # The prior is one more element, rather than one more pass over all the scores.
         users_QE = torch.cat([users_QD, (~asks_new_Q1).float()], 1) * self.sharpness.next_item
@@ -205,7 +205,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        for mean, now in zip(self.mean_model.parameters(), self.model.parameters(), strict=True):
+        for mean, now in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(now, 1 - self._settings.averaging)
 
     def _table(
@@ -248,7 +248,7 @@ class Trainer:
         if not len(lacking_L):
             return vectors_RD.new_zeros(())
         with torch.no_grad():
-            whole_LD = self.mean_model(*self._items.inputs(table_R[lacking_L], present_RM[lacking_L])).vectors_BD
+            whole_LD = self.ema_model(*self._items.inputs(table_R[lacking_L], present_RM[lacking_L])).vectors_BD
         learned = slice(self._spec.learned_dim)  # nothing can be learnt of the frozen part
         return consistency_loss(vectors_RD[lacking_L, learned], whole_LD[:, learned])
 
@@ -280,7 +280,7 @@ class Trainer:
     def _seen(self, asked: Questions, candidates_C: Tensor) -> Tensor:
         """`[Q, C]`: marks what a user has seen, which is not recommended again."""
         rows, items = (torch.from_numpy(each).to(self._device) for each in asked.seen_pairs())
-        columns = places(candidates_C, items)
+        columns = index_of(candidates_C, items)
         found = columns >= 0
         seen_QC = torch.zeros(len(asked), len(candidates_C), dtype=torch.bool, device=self._device)
         seen_QC[rows[found], columns[found]] = True

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.unit.align.builders import feature
-from worker.align.collated import Collated, Layout, Part
-from worker.align.result import UNIT_TOLERANCE, Embedded, VectorType, concatenated, from_outputs, pack_rows
+from worker.align.collated import Collated, Layout, ModalityLayout
+from worker.align.result import UNIT_TOLERANCE, Embeddings, VectorType, concatenated, from_outputs, pack_rows
 
 
 def unit_vectors(count: int, dim: int) -> np.ndarray:
@@ -39,9 +39,9 @@ def test_published_rows_have_unit_length(dtype: VectorType, dim: int) -> None:
     assert np.abs(np.linalg.norm(published, axis=1) - 1).max() <= UNIT_TOLERANCE[dtype]
 
 
-def piece(count: int, names: tuple[str, ...], bad: dict[int, str]) -> Embedded:
+def piece(count: int, names: tuple[str, ...], bad: dict[int, str]) -> Embeddings:
     alone = {name: unit_vectors(count, 4) for name in names}
-    return Embedded(unit_vectors(count, 4), [names] * count, bad, np.arange(count, dtype=np.float32), alone)
+    return Embeddings(unit_vectors(count, 4), [names] * count, bad, np.arange(count, dtype=np.float32), alone)
 
 
 def test_pieces_are_joined_in_order() -> None:
@@ -58,13 +58,13 @@ def test_pieces_are_joined_in_order() -> None:
 
 def test_modality_rows_need_modality_vectors() -> None:
     with pytest.raises(ValueError, match="without modality_vectors"):
-        Embedded(unit_vectors(1, 4), [("text",)], {}, np.zeros(1, np.float32)).modality_rows("f2")
+        Embeddings(unit_vectors(1, 4), [("text",)], {}, np.zeros(1, np.float32)).modality_rows("f2")
 
 
 def test_rows_without_a_finite_length_are_bad_and_hold_nothing() -> None:
     lengths = np.array([1, np.inf, np.nan, 0, 2], np.float32)
     item = {"text": feature(np.ones(3))}
-    batch = Collated(Layout((Part("text", ("f4",), 1),), True), (), 5, [("text",)] * 5)
+    batch = Collated(Layout((ModalityLayout("text", ("f4",), 1),), True), (), 5, [("text",)] * 5)
     priors = np.array([1, 2, 3, 4, np.inf], np.float32)
     embedded = from_outputs(batch, [unit_vectors(5, 4), lengths, priors], [item] * 5)
     assert list(embedded.bad_rows) == [1, 2, 3, 4]
@@ -73,7 +73,7 @@ def test_rows_without_a_finite_length_are_bad_and_hold_nothing() -> None:
 
 
 def test_a_row_is_bad_if_a_modality_alone_has_no_vector_and_the_item_has_it() -> None:
-    parts = (Part("image", ("f4",), 1), Part("text", ("f4",), 1))
+    parts = (ModalityLayout("image", ("f4",), 1), ModalityLayout("text", ("f4",), 1))
     batch = Collated(Layout(parts, False), (), 2, [("image", "text"), ("text",)])
     nothing, something = np.full(2, np.nan, np.float32), np.ones(2, np.float32)
     outputs = [unit_vectors(2, 4), something, something, unit_vectors(2, 4), nothing, unit_vectors(2, 4), something]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas import ItemVector, encode
 from schemas.tensor import Tensor
 from tests.fakes import FakeClient, FakeCluster
-from worker.item_vectors.follower import Catalogue
+from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.table import ItemTable
 from worker.records import TopicPartition
 
@@ -29,7 +29,7 @@ def test_what_cannot_be_read_is_as_though_it_had_not_been_published_yet():
             name = f"p{partition}-{number}"
             cluster.append("item-vectors", partition, name.encode(), vector(name))
     cluster.unreadable.add((P0, 1))
-    catalogue = Catalogue(FakeClient(cluster), "item-vectors", "s", 2, ItemTable(2, "float32", "cpu"))
+    catalogue = ItemVectorFollower(FakeClient(cluster), "item-vectors", "s", 2, ItemTable(2, "float32", "cpu"))
     for _ in range(3):
         catalogue.step()
     assert catalogue.is_ready

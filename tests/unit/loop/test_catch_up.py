@@ -8,7 +8,7 @@ from tests.unit.loop.harness import EXACTLY_ONCE, SETTINGS
 from tests.unit.loop.test_pipeline import P0, P1, Harness, feed, vectors
 from worker.errors import CallTimeoutError
 from worker.kafka.port import Commit
-from worker.loop.catch_up import Goal
+from worker.loop.catch_up import CatchUp
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_it_waits_for_what_other_members_have():
     cluster = FakeCluster(2)
     feed(cluster, 5, 0)
     feed(cluster, 5, 1)
-    goal = Goal(FakeClient(cluster).log(), "items", 2)
+    goal = CatchUp(FakeClient(cluster).log(), "items", 2)
     assert not goal.is_reached({P0: Commit(5), P1: Commit(4)})
     assert goal.partitions == [P1]
     feed(cluster, 5, 1)  # comes later, and is none of its business

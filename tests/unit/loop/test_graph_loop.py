@@ -25,7 +25,7 @@ from worker.records import Delete
 from worker.settings import GraphSettings, Settings, StateSettings
 from worker.state import MemoryStore, Stores
 from worker.state.items import ItemState
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.synthetic import Audience, Catalogue
 from worker.topics import topics_of
 from worker.train.run import item_parts
@@ -390,12 +390,12 @@ def test_what_an_earlier_owner_has_published_of_a_newer_message_is_not_gone_behi
     feed(cluster, item("a", "b"))
     with Harness(cluster, model) as harness:
         harness.until_committed()
-        memory = harness.pipeline.assignment.all()[0].tenure.memory
-        harness.until(lambda: len(memory) == 0)
-        memory.published["a"] = 7  # to come again
-        assert harness.role.recompute(["a"], 0, memory) == []
-        del memory.published["a"]
-        (entry,) = harness.role.recompute(["a", "gone"], 0, memory)
+        overlay = harness.pipeline.assignment.all()[0].tenure.overlay
+        harness.until(lambda: len(overlay) == 0)
+        overlay.published["a"] = 7  # to come again
+        assert harness.role.recompute(["a"], 0, overlay) == []
+        del overlay.published["a"]
+        (entry,) = harness.role.recompute(["a", "gone"], 0, overlay)
     assert (entry.id, entry.record.offset) == ("a", 0)
 
 
@@ -403,13 +403,13 @@ def test_what_is_under_way_is_computed_anew_when_it_is_settled(model):
     """Until then it may become a dead letter, of which there must be no vector."""
     cluster = FakeCluster(1)
     harness = Harness(cluster, model)
-    role, memory = harness.role, Memory(MemoryStore(), ItemState.decode)
+    role, overlay = harness.role, StateOverlay(MemoryStore(), ItemState.decode)
     state = ItemState(4, 1, 1, 0, {})
-    memory.put("a", state, 4)
-    assert role.recompute(["a"], 0, memory) == []
+    overlay.put("a", state, 4)
+    assert role.recompute(["a"], 0, overlay) == []
     assert role.arrivals() == {0: {"a"}}
-    memory.settle({"a": state.encode()}, {"a": Delete(FakeRecord(offset=4), "a")}, [], 1)
-    (entry,) = role.recompute(["a"], 0, memory)
+    overlay.settle({"a": state.encode()}, {"a": Delete(FakeRecord(offset=4), "a")}, [], 1)
+    (entry,) = role.recompute(["a"], 0, overlay)
     assert (entry.id, entry.state) == ("a", state)
     assert role.arrivals() == {}
     harness.pipeline.abort()

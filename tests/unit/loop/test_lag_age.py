@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes import FakeRecord
 from worker.kafka.port import Commit
-from worker.loop.assignment import Held
+from worker.loop.assignment import AssignedPartition
 from worker.partitions.state import PartitionState
 from worker.partitions.tenure import Tenure
 from worker.records import Delete, TopicPartition
@@ -15,23 +15,23 @@ EPOCH_S = 1_000_000.0
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held(P0, PartitionState.RUNNING, Tenure(P0, Commit(0)), behind_since=0.0)
+def held() -> AssignedPartition:
+    return AssignedPartition(P0, PartitionState.RUNNING, Tenure(P0, Commit(0)), behind_since=0.0)
 
 
-def age(held: Held, now: float, lag: int | None = 0, heard_at: float | None = None) -> float:
+def age(held: AssignedPartition, now: float, lag: int | None = 0, heard_at: float | None = None) -> float:
     held.look(lag, heard_at, now, (EPOCH_S + now) * 1000)
     return now - held.behind_since
 
 
-def take(held: Held, offsets: range, at: float) -> None:
+def take(held: AssignedPartition, offsets: range, at: float) -> None:
     """Records that were appended at this time."""
     tenure = held.tenure
     assert tenure is not None
     tenure.consumed([FakeRecord(offset=offset, timestamp=int((EPOCH_S + at) * 1000)) for offset in offsets])
 
 
-def finish(held: Held, offsets: range) -> None:
+def finish(held: AssignedPartition, offsets: range) -> None:
     tenure = held.tenure
     assert tenure is not None
     read = tenure.open_slice()

@@ -10,7 +10,7 @@ from worker.records import TopicPartition
 from worker.settings import Settings
 from worker.state import MemoryStore
 from worker.state.input_log import InputLog
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import topics_of
 
 TOPICS = topics_of("items", Settings())
@@ -27,7 +27,7 @@ def looked(**ids: str) -> dict[str, TopicLook]:
 def tenure() -> Tenure:
     made = Tenure(TopicPartition("items", 0), Commit(0))
     made.begin_at(0, Note(0, InputLog("i"), "v", "s"), is_remembered=True)
-    made.memory = Memory(MemoryStore(), bytes)
+    made.overlay = StateOverlay(MemoryStore(), bytes)
     return made
 
 
@@ -46,7 +46,7 @@ def test_another_topic_under_a_name_is_seen_once_per_look(tenure, name):
 
 
 def test_what_is_being_restored_has_been_begun_with_what_there_is_now(tenure):
-    tenure.memory = None
+    tenure.overlay = None
     assert LogWatch(TOPICS).changed(looked(items="other"), [tenure], 0.0) == ""
 
 

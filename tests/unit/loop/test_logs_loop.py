@@ -65,7 +65,7 @@ def test_another_log_is_newer_as_a_whole_and_revisions_decide_as_ever(cluster, s
         assert vector.revision == 1 + number % 2
         assert vector.source_offset == InputLog("i-2", 1).at(num_again - number)
     assert newest[b"old"].source_offset == 10
-    assert parse_note(cluster.commits[P0].note).log == InputLog("i-2", 1)
+    assert parse_note(cluster.commits[P0].metadata).log == InputLog("i-2", 1)
 
 
 def test_a_third_log_is_newer_than_the_second(cluster):
@@ -149,7 +149,7 @@ def test_outputs_that_were_made_again_are_filled_from_what_is_remembered(cluster
         harness.until_committed()
         cluster.recreate("item-vectors", "v-2")
         harness.until(lambda: len(set(vectors(cluster))) == 10)
-        harness.until(lambda: parse_note(cluster.commits[P0].note).outputs_id == "v-2")
+        harness.until(lambda: parse_note(cluster.commits[P0].metadata).outputs_id == "v-2")
         assert harness.pipeline.assignment.in_flight == 0
 
 
@@ -164,7 +164,7 @@ def test_a_changelog_that_was_made_again_is_built_from_the_log(cluster):
     cluster.recreate("item-state", "s-2")
     with Harness(cluster) as harness:
         harness.until(lambda: cluster.records("item-state")[-1:] != [])
-        harness.until(lambda: parse_note(cluster.commits[P0].note).state_id == "s-2")
+        harness.until(lambda: parse_note(cluster.commits[P0].metadata).state_id == "s-2")
         harness.until(lambda: cluster.commits[P0].offset == 20)
     assert {revision for _, revision in vectors(cluster)[num_published:]} == {2}, "what is newest, as after a crash"
     states = {record.key: record.value for record in cluster.records("item-state")}
@@ -190,7 +190,7 @@ def test_commits_of_an_earlier_version_are_taken_over(cluster):
     with Harness(cluster) as harness:
         harness.until_committed()
     assert [name for name, _ in vectors(cluster)] == ["p0-4", "p0-5"]
-    assert parse_note(cluster.commits[P0].note).log == InputLog("i-1")
+    assert parse_note(cluster.commits[P0].metadata).log == InputLog("i-1")
 
 
 def test_producers_that_disagree_are_told_and_those_that_agree_are_not(caplog):

@@ -28,7 +28,7 @@ from worker.roles.items import ItemFormat, ItemsRole
 from worker.stages.producers import backoff_s
 from worker.state import MemoryStore
 from worker.state.items import ItemState
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import topics_of
 
 SPEC = SpaceSpec(
@@ -384,7 +384,7 @@ def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
     with harness:
         harness.until(lambda: harness.consumer._paused == {P0})
         restorer.request = lambda tenure: restorer._results.put(
-            Restored(tenure, Memory(MemoryStore(), ItemState.decode))
+            Restored(tenure, StateOverlay(MemoryStore(), ItemState.decode))
         )
         harness.consumer.rebalance("revoked", [P0])
         harness.consumer.rebalance("assigned", [P0])

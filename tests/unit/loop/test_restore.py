@@ -16,7 +16,7 @@ from worker.records import TopicPartition
 from worker.roles.items import newest_published
 from worker.settings import Settings
 from worker.state import Stores
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.state.packing import pack
 from worker.topics import topics_of
 
@@ -85,11 +85,11 @@ class Harness:
         (restored,) = self.restorer.results()
         return restored
 
-    def memory(self) -> Memory[Any]:
+    def overlay(self) -> StateOverlay[Any]:
         restored = self.restore()
         assert restored.error is None
-        assert restored.memory is not None
-        return restored.memory
+        assert restored.overlay is not None
+        return restored.overlay
 
     def close(self) -> None:
         self.restorer.close()
@@ -109,7 +109,7 @@ def test_the_last_of_each_key_is_remembered_and_a_tombstone_forgets(cluster):
     for key, value in ((b"a", pack([1])), (b"b", pack([2])), (b"a", pack([3])), (b"b", None), (b"c", pack([4]))):
         remember(cluster, key, value)
     harness = Harness(cluster)
-    assert dict(harness.memory().items()) == {"a": pack([3]), "c": pack([4])}
+    assert dict(harness.overlay().items()) == {"a": pack([3]), "c": pack([4])}
     assert harness.restorer.num_records == 5
     harness.close()
 
@@ -118,7 +118,7 @@ def test_what_others_wrote_into_the_changelog_is_said_and_passed_over(cluster, c
     for key, value in ((None, pack([1])), (b"\xff", pack([1])), (b"a", b"\x63of another version"), (b"b", pack([2]))):
         remember(cluster, key, value)
     harness = Harness(cluster)
-    assert dict(harness.memory().items()) == {"b": pack([2])}
+    assert dict(harness.overlay().items()) == {"b": pack([2])}
     assert [record.action for record in caplog.records if record.levelname == "WARNING"] == ["foreign_state"] * 3
     harness.close()
 
@@ -126,9 +126,9 @@ def test_what_others_wrote_into_the_changelog_is_said_and_passed_over(cluster, c
 def test_a_partition_that_comes_back_reads_only_what_is_new(cluster):
     remember(cluster, b"a", pack([1]))
     harness = Harness(cluster)
-    harness.memory()
+    harness.overlay()
     remember(cluster, b"b", pack([2]))
-    assert dict(harness.memory().items()) == {"a": pack([1]), "b": pack([2])}
+    assert dict(harness.overlay().items()) == {"a": pack([1]), "b": pack([2])}
     assert harness.restorer.num_records == 2
     harness.close()
 
@@ -138,7 +138,7 @@ def test_a_store_ahead_of_its_changelog_is_emptied(cluster, caplog):
     harness = Harness(cluster)
     harness.stores.open(0).apply({"ghost": pack([9])}, 7)
     remember(cluster, b"a", pack([1]))
-    assert dict(harness.memory().items()) == {"a": pack([1])}
+    assert dict(harness.overlay().items()) == {"a": pack([1])}
     assert "foreign_log" in [getattr(record, "action", "") for record in caplog.records]
     harness.close()
 
@@ -147,12 +147,12 @@ def test_a_store_of_another_version_is_built_anew_from_the_changelog(cluster, tm
     remember(cluster, b"a", pack([1]))
     monkeypatch.setattr("worker.state.disk.VERSION", 0)
     before = Harness(cluster, tmp_path)
-    before.memory()
+    before.overlay()
     before.stores.open(0).apply({"ghost": b"in the old format"}, 1)
     before.close()
     monkeypatch.undo()
     after = Harness(cluster, tmp_path)
-    assert dict(after.memory().items()) == {"a": pack([1])}
+    assert dict(after.overlay().items()) == {"a": pack([1])}
     assert after.restorer.num_records == 1
     (rebuilt,) = [record for record in caplog.records if getattr(record, "action", "") == "store_rebuilt"]
     assert "removed and restored from the changelog" in rebuilt.getMessage()

@@ -13,7 +13,7 @@ from worker.align.spec import DecayedSum
 from worker.align.users import UserModel
 from worker.errors import ClientError
 from worker.item_vectors.dependents import Dependents
-from worker.item_vectors.follower import Catalogue
+from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.table import ItemTable
 from worker.item_vectors.waiting import Waiting
 from worker.kafka.port import Commit
@@ -45,7 +45,7 @@ class Harness(LoopHarness):
         topics, made = topics_of("users", SETTINGS), FakeClient(cluster, **client)
         table = ItemTable(2, "float32", "cpu")
         pool = UserPool(UserModel(USER, 2).eval(), table, USER.event_weights, USER.last, rising_sizes(8), "f4", "cpu")
-        catalogue = Catalogue(made, "item-vectors", "space", 2, table)
+        catalogue = ItemVectorFollower(made, "item-vectors", "space", 2, table)
         self.waiting = Waiting(max_waiting)
         dependents = Dependents(catalogue, self.waiting, follows_changes=follows_changes)
         role = UsersRole(UserFormat(topics, "space", "f4", 2), pool, dependents, USER.event_weights, USER.last)
@@ -303,9 +303,9 @@ def test_the_changelog_ends_with_what_the_last_vector_was_made_of(cluster):
     feed(cluster, *[event("u", "xy"[n % 2], n) for n in range(9)])
     with Harness(cluster) as harness:
         harness.until_committed()
-        memory = harness.pipeline.assignment[P0].tenure.memory
-        assert [each.event_time_ms for each in memory.get("u").events] == [5, 6, 7, 8]
-        harness.until(lambda: len(memory) == 0)
+        overlay = harness.pipeline.assignment[P0].tenure.overlay
+        assert [each.event_time_ms for each in overlay.get("u").events] == [5, 6, 7, 8]
+        harness.until(lambda: len(overlay) == 0)
     state = harness.role.decode_state(cluster.records("user-state")[-1].value)
     assert [each.event_time_ms for each in state.events] == [5, 6, 7, 8]
 

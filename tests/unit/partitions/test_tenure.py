@@ -191,7 +191,7 @@ def test_the_first_share_in_a_log_remembers_it_and_no_other(tenure):
 def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_finished(tenure):
     begin(tenure, 0, Note(4, InputLog("x", 1)))
     assert tenure.has_news()
-    assert parse_note(tenure.commit.note) == Note(4, InputLog("x", 1))
+    assert parse_note(tenure.commit.metadata) == Note(4, InputLog("x", 1))
     tenure.committed(tenure.commit)
     assert not tenure.has_news()
 
@@ -232,4 +232,4 @@ def test_outputs_made_again_are_named_once_everything_is_in_them(tenure):
     tenure.settle()
     tenure.finish_outputs(is_idle=True)
     assert (tenure.outputs_id, tenure.has_news()) == ("new", True)
-    assert parse_note(tenure.commit.note) == Note(4, InputLog("x"), "new", "state")
+    assert parse_note(tenure.commit.metadata) == Note(4, InputLog("x"), "new", "state")

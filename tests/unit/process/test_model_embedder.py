@@ -10,10 +10,10 @@ from worker.align.padding import rising_sizes
 from worker.align.spec import GraphSpec
 from worker.item_vectors.table import ItemTable, ItemUpdate
 from worker.process.service import ModelEmbedder
-from worker.records import Prompt, Recompute
+from worker.records import Recompute, RecomputeTrigger
 from worker.roles.neighbors import NeighborFusion
 from worker.stages.fuse import Vector, isolate
-from worker.state.items import ItemState, Named, Part
+from worker.state.items import ItemState, ModalityState, Named
 
 SPEC = spec({"text": 6}, dim=16).model_copy(update={"graph": GraphSpec(width=8, max_neighbors=4)})
 
@@ -27,9 +27,9 @@ def test_an_item_that_a_broken_neighbour_moves_to_nowhere_is_bad_and_takes_no_ot
     embedder = ModelEmbedder(runtime, "f4", NeighborFusion(space, table, rising_sizes(8), "cpu"))
     entries = [
         Recompute(
-            Prompt("items", 0, 0, b"i"),
+            RecomputeTrigger("items", 0, 0, b"i"),
             "i",
-            ItemState(0, 1, 0, 1, {"text": Part(1, features["text"])}, Named(1, (neighbor,))),
+            ItemState(0, 1, 0, 1, {"text": ModalityState(1, features["text"])}, Named(1, (neighbor,))),
         )
         for features, neighbor in zip(make_items(SPEC, 3), ("good", "broken", "good"), strict=True)
     ]

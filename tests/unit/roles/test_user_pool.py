@@ -8,7 +8,7 @@ from worker.align.padding import rising_sizes
 from worker.align.spec import DecayedSum
 from worker.align.users import UserModel
 from worker.item_vectors.table import ItemTable, ItemUpdate
-from worker.records import Prompt, Recompute
+from worker.records import Recompute, RecomputeTrigger
 from worker.roles.user_pool import UserPool
 from worker.stages.fuse import NO_VECTOR, Vector, isolate
 from worker.state.users import UserState
@@ -18,7 +18,7 @@ SPEC = DecayedSum(half_life_ms=1_000.0, event_weights={"like": 1.0})
 
 def user(name: str, *items: str) -> Recompute:
     events = [Event(number, f"{name}-{number}", item, "like") for number, item in enumerate(items)]
-    return Recompute(Prompt("events", 0, 0, name.encode()), name, UserState(0, events))
+    return Recompute(RecomputeTrigger("events", 0, 0, name.encode()), name, UserState(0, events))
 
 
 def test_a_user_whose_vector_is_not_finite_is_bad_and_not_taken_for_one_without_items() -> None:

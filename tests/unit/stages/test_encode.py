@@ -29,10 +29,10 @@ from worker.partitions.state import PartitionState, StopReason
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.roles.items import ItemFormat, ItemsRole
-from worker.stages.encode import Encoding
+from worker.stages.encode import EncodeStage
 from worker.state import MemoryStore, Stores
 from worker.state.items import ItemState
-from worker.state.memory import Memory
+from worker.state.overlay import StateOverlay
 from worker.topics import topics_of
 
 SPEC = SpaceSpec(
@@ -85,7 +85,7 @@ class Harness(LoopHarness):
     def __init__(self, cluster: FakeCluster, pool: DecoderPool, stores: Stores | None = None, **role: Any) -> None:
         topics = topics_of("items", SETTINGS)
         self.text, self.image = Cosines(), Cosines()
-        self.encoding = Encoding(ContentEncoder(self.routes(), pool), SETTINGS.batch)
+        self.encoding = EncodeStage(ContentEncoder(self.routes(), pool), SETTINGS.batch)
         options = {"keep_features": True, "encoding": self.encoding, **role}
         made = ItemsRole(ItemFormat(topics, "space", "f2", 2), Contract(SPEC), FakeEmbedder(), **options)
         super().__init__(FakeClient(cluster), made, stores)
@@ -361,7 +361,7 @@ def test_a_batch_that_nobody_wants_is_given_up(pool: DecoderPool) -> None:
     """In the middle, so that a partition that went does not hold up those that stay."""
     text = Cosines()
     text.batch_cost = 1  # a batch per piece
-    encoding = Encoding(ContentEncoder([Route("text", "text", text)], pool), SETTINGS.batch)
+    encoding = EncodeStage(ContentEncoder([Route("text", "text", text)], pool), SETTINGS.batch)
     tenures = [tenure(P0), tenure(P1)]
     for partition, each in enumerate(tenures):
         encoding.put(each, decoded(encoding, 8, partition))
@@ -382,11 +382,11 @@ def test_a_batch_that_nobody_wants_is_given_up(pool: DecoderPool) -> None:
 
 def tenure(partition: TopicPartition) -> Tenure:
     made = Tenure(partition, Commit(0))
-    made.memory = Memory(MemoryStore(), ItemState.decode)
+    made.overlay = StateOverlay(MemoryStore(), ItemState.decode)
     return made
 
 
-def decoded(encoding: Encoding, num_items: int, partition: int = 0, **content: Content) -> list[Any]:
+def decoded(encoding: EncodeStage, num_items: int, partition: int = 0, **content: Content) -> list[Any]:
     from worker.stages.decode import ItemDecoder
 
     decoder = ItemDecoder(Contract(SPEC), encodes=encoding.encoder)
@@ -513,7 +513,7 @@ def test_what_does_not_need_the_encoder_that_is_down_goes_on(cluster: FakeCluste
 def test_batches_that_are_encoded_at_a_time_come_out_in_the_order_of_their_partition(pool: DecoderPool) -> None:
     text = Cosines()
     settings = SETTINGS.batch.model_copy(update={"max_records": 1})
-    encoding = Encoding(ContentEncoder([Route("text", "text", text)], pool), settings, lanes=2)
+    encoding = EncodeStage(ContentEncoder([Route("text", "text", text)], pool), settings, lanes=2)
     encoding.put(tenure(P0), decoded(encoding, 3))
     batches = [encoding._next() for _ in range(3)]
     for number, portions in reversed(list(enumerate(batches))):

@@ -11,7 +11,7 @@ from worker.records import Delete, Item, TopicPartition
 from worker.roles.items import ItemFormat
 from worker.settings import Settings
 from worker.stages.fuse import Fused, FusedSlice, Vector
-from worker.stages.publish import Producers, Publisher, Unacknowledged
+from worker.stages.publish import OpenProducers, Publisher, Unacknowledged
 from worker.topics import topics_of
 
 OUTPUT = ItemFormat(topics_of("items", Settings()), "space", "f2", 2)
@@ -50,7 +50,7 @@ def item(item_id: str, offset: int, headers=()) -> Item:
 def publisher(cluster: FakeCluster, lease: MembershipLease, unacknowledged: Unacknowledged | None = None) -> Publisher:
     client = FakeClient(cluster)
     made = Publisher(OUTPUT, lease, unacknowledged or Unacknowledged(100), lambda: None)
-    made.use(Producers(client.producer(), client.producer()))
+    made.use(OpenProducers(client.producer(), client.producer()))
     return made
 
 

@@ -24,7 +24,7 @@ from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, Settings, TransactionSettings
 from worker.stages.producers import transactional_id
-from worker.stages.publish import Producers, Unacknowledged
+from worker.stages.publish import OpenProducers, Unacknowledged
 from worker.stages.transaction import TransactionalPublisher
 
 GROUP = "align-worker"
@@ -331,7 +331,7 @@ class Setup:
 
     def replace(self) -> None:
         producer = self.client.transactional_producer("id", 30_000)
-        self.publisher.use(Producers(producer, producer, producer))
+        self.publisher.use(OpenProducers(producer, producer, producer))
 
     def publish(self, *offsets: int) -> None:
         self.publisher.publish(fused(self.tenure, *(item(f"i{offset}", offset) for offset in offsets)))

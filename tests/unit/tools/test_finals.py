@@ -16,7 +16,7 @@ from tests.verifier.replay import Replay
 from worker.align import Space, command, create_space
 from worker.align.history import Event
 from worker.align.spec import GraphSpec, SpaceSpec
-from worker.state.items import ItemState, Part
+from worker.state.items import ItemState, ModalityState
 from worker.state.users import UserState
 
 FEATURE = Feature.from_numpy(np.arange(4, dtype=np.float16), encoder="e")
@@ -49,7 +49,7 @@ def logs(space: Space) -> Logs:
         "events": events,
         "item_vectors": [item_vector(space, replay.items["i"])],
         "user_vectors": [user_vector(space, replay.users()["u"])],
-        "item_state": [FakeRecord(key=b"i", value=ItemState(0, 1, 1, 5, {"text": Part(1, FEATURE)}).encode())],
+        "item_state": [FakeRecord(key=b"i", value=ItemState(0, 1, 1, 5, {"text": ModalityState(1, FEATURE)}).encode())],
         "user_state": [FakeRecord(key=b"u", value=UserState(0, [Event(7, "e", "i", "like")]).encode())],
         "dead_letters": [letter(space)],
     }

@@ -21,9 +21,9 @@ def runs(directory: Path, dataset=DATA) -> Trainings:
     return Trainings({"": dataset}, SPLIT, "cpu", 1, directory / "results.jsonl")
 
 
-def outcome(kind: str, seed: int, merit: float, values: list[float]) -> Outcome:
+def outcome(kind: str, seed: int, selection_metric: float, values: list[float]) -> Outcome:
     by_user = dict.fromkeys(MEASURES, values)
-    return Outcome(kind, "", seed, f"{kind} {seed}", merit, 1, 1, 0.1, 0.1, "cpu", by_user)
+    return Outcome(kind, "", seed, f"{kind} {seed}", selection_metric, 1, 1, 0.1, 0.1, "cpu", by_user)
 
 
 def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

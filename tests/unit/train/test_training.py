@@ -199,7 +199,7 @@ def test_an_interrupted_training_does_not_go_on_with_something_else(tmp_path: Pa
 def test_training_ends_after_its_patience_with_the_best_epoch(tmp_path: Path) -> None:
     watcher = Quiet()
     space, _ = trained(tmp_path / "space", watcher=watcher, epochs=60, patience=2, learning_rate=0.02)
-    merits = [report.merit for report in watcher.epochs]
+    merits = [report.selection_metric for report in watcher.epochs]
     best = int(np.argmax(merits))
     assert len(merits) == best + 1 + 2
     report = json.loads((tmp_path / "space" / "training" / "report.json").read_text())

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from worker.encode.builtin.audio import SoundStatistics
 from worker.encode.builtin.image import ImageStatistics
 from worker.encode.builtin.text import TextNgrams
-from worker.encode.builtin.video import FilmStatistics
+from worker.encode.builtin.video import VideoStatistics
 from worker.encode.encoder import Encoder
 
 BUILTIN: Mapping[str, Callable[[], Encoder]] = {
     "builtin-text": TextNgrams,
     "builtin-image": ImageStatistics,
     "builtin-audio": SoundStatistics,
-    "builtin-video": FilmStatistics,
+    "builtin-video": VideoStatistics,
 }
 """By the name that settings use. `Encoder.name` adds a version, which rises when the vectors change."""

@@ -13,7 +13,7 @@ from worker.encode.encoder import Piece, Unit, unit_rows
 from worker.encode.media.forms import Form, Part, PictureForm
 
 
-class FilmStatistics:
+class VideoStatistics:
     """`builtin-video`: the statistics of a frame beside those of the sound about it; zeros where there is none.
 
     A content that only can be heard is taken, too, and so is a picture.

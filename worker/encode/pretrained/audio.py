@@ -18,7 +18,7 @@ from worker.encode.pretrained.directory import ModelDirectory, without_origin
 CPU_BATCH_WINDOWS, GPU_BATCH_WINDOWS = 8, 128
 
 
-class SoundEncoder:
+class AudioEncoder:
     """A window of sound to the projected vector of its directory's model.
 
     Windows are as long as the model takes and never longer, so that none of the random cuts that the library makes of

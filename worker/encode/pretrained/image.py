@@ -33,7 +33,7 @@ class Preprocessing(NamedTuple):
     std_3: NDArray[np.float32]
 
 
-class PictureEncoder:
+class ImageEncoder:
     """A picture or frame to the vector of its directory's model: projected for CLIP, pooled for the others."""
 
     unit: Unit = "pixels"

@@ -90,8 +90,8 @@ def co_occurrences(known: Known) -> tuple[Ints, Tensor]:
     together_AA = torch.zeros(len(items_A), len(items_A))
     for first in range(0, known.num_users, USERS_AT_ONCE):
         start, end = np.searchsorted(users_E, [first, first + USERS_AT_ONCE])
-        places = torch.from_numpy(np.stack([users_E[start:end] - first, columns_E[start:end]]))
-        pairs_UA = sparse_ones(places, (USERS_AT_ONCE, len(items_A)))
+        indices = torch.from_numpy(np.stack([users_E[start:end] - first, columns_E[start:end]]))
+        pairs_UA = sparse_ones(indices, (USERS_AT_ONCE, len(items_A)))
         together_AA += torch.sparse.mm(pairs_UA.T, pairs_UA.to_dense())
     return items_A, together_AA
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worker.data import Dataset, Features, Interactions, Split
 from worker.data.dataset import Bools, Ints
-from worker.evaluate.questions import Part, Questions, Score
+from worker.evaluate.questions import JudgedBy, Questions, Score
 from worker.evaluate.sparse import sparse_matrix
 
 Setting = Mapping[str, float | str]
@@ -41,7 +41,7 @@ class Known:
         return np.bincount(self.events.items_E, minlength=self.num_items)
 
 
-def known_before(dataset: Dataset, split: Split, part: Part) -> Known:
+def known_before(dataset: Dataset, split: Split, part: JudgedBy) -> Known:
     """Before validation the training events; before the test the validation events, too."""
     learned_E = split.train_E.copy()
     if part == "test":
@@ -78,10 +78,10 @@ def history_matrix(questions: Questions, column_I: Ints, num_columns: int) -> Te
     """`[Q, num_columns]`, sparse: 1 where the item with that column is in the history. Column -1: left out."""
     rows, items = questions.history_pairs()
     columns = column_I[items]
-    places = torch.from_numpy(np.stack([rows, columns])[:, columns >= 0])
-    return sparse_ones(places, (len(questions), num_columns))
+    indices = torch.from_numpy(np.stack([rows, columns])[:, columns >= 0])
+    return sparse_ones(indices, (len(questions), num_columns))
 
 
-def sparse_ones(places: Tensor, shape: tuple[int, int]) -> Tensor:
-    """1 at the places, `[2, n]`; where one is named several times, the number of times."""
-    return sparse_matrix(places, torch.ones(places.shape[1]), shape)
+def sparse_ones(indices: Tensor, shape: tuple[int, int]) -> Tensor:
+    """1 at the indices, `[2, n]`; where one is named several times, the number of times."""
+    return sparse_matrix(indices, torch.ones(indices.shape[1]), shape)

@@ -16,4 +16,6 @@ def kafka_partition(partition: TopicPartition) -> KafkaTopicPartition:
 
 
 def kafka_commits(commits: Mapping[TopicPartition, Commit]) -> dict[KafkaTopicPartition, OffsetAndMetadata]:
-    return {kafka_partition(tp): OffsetAndMetadata(commit.offset, commit.note, -1) for tp, commit in commits.items()}
+    return {
+        kafka_partition(tp): OffsetAndMetadata(commit.offset, commit.metadata, -1) for tp, commit in commits.items()
+    }

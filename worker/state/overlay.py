@@ -18,7 +18,7 @@ from worker.state.input_log import UNKNOWN, InputLog
 S = TypeVar("S", bound=State)
 
 
-class Memory(Generic[S]):
+class StateOverlay(Generic[S]):
     """Used by one thread at a time: first the one that restores it, then the poll thread."""
 
     def __init__(self, store: Store, decode: Callable[[bytes], S], log: InputLog = UNKNOWN) -> None:
