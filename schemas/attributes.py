@@ -21,7 +21,7 @@ class OneOfFourKinds:
     """Restricts a field to a str, a bool, a number, or an array of str, each within the limits."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return no_info_plain_validator_function(_checked)
+        return no_info_plain_validator_function(checked)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         text = {"type": "string", "maxLength": DEFAULT_LIMITS.attribute_chars}
@@ -48,7 +48,8 @@ class OneOfFourKinds:
 AttributeValue = Annotated[Value, OneOfFourKinds()]
 
 
-def _checked(value: Any) -> Value:
+def checked(value: Any) -> Value:
+    """The value as it is kept. Raises pydantic's errors."""
     kind = type(value)
     if kind is str:
         return _text(value)

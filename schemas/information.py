@@ -7,13 +7,14 @@ takes vectors asks here, and treats those without information as ones that are n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.tensor import Dtype, Feature, Tensor
+from schemas.plain import AnyFeature
+from schemas.tensor import Dtype, Feature, Tensor, finite
 
 MIN_SPREAD = 1e-6
 """Least difference between the largest and the smallest element. A model adds 1e-6 to the variance of a vector before
@@ -32,6 +33,42 @@ class Flaw(NamedTuple):
     """Which of its vectors say something."""
     too_large: bool = False
     """It has an element that is larger than `MAX_ELEMENT`."""
+
+
+def suspects(items: Sequence[Mapping[str, AnyFeature]]) -> list[int]:
+    """Indices of the items that have to be looked at more closely: what is not on the list is finite and has no flaws.
+
+    One pass over all features: cheap for a whole poll.
+    """
+    found: set[int] = set()
+    for name in set[str]().union(*items):
+        column = [item.get(name) for item in items]
+        indices = range(len(items)) if all(column) else [index for index, each in enumerate(column) if each]
+        features = [each for each in column if each]
+        kinds = {(each.dtype, each.shape[-1]) for each in features}
+        for kind in kinds:
+            if len(kinds) == 1:
+                chosen = list(zip(indices, features, strict=True))
+            else:
+                pairs = zip(indices, features, strict=True)
+                chosen = [pair for pair in pairs if (pair[1].dtype, pair[1].shape[-1]) == kind]
+            found.update(_suspects_of(*kind, chosen))
+    return sorted(found)
+
+
+def _suspects_of(dtype: Dtype, dims: int, features: Sequence[tuple[int, AnyFeature]]) -> Iterable[int]:
+    """Those among features of one kind, each with the index of its item."""
+    data = b"".join([feature.data for _, feature in features])
+    rows_ND = _elements(dtype, data).reshape(-1, dims)
+    suspects_N = _suspects(rows_ND, dtype)
+    if not finite(dtype, data):
+        suspects_N |= ~np.isfinite(_values(rows_ND, dtype)).all(1)
+    odd = [index for index, feature in features if _has_odd_scale(feature)] if dtype == "i1" else []
+    if not suspects_N.any():
+        return odd
+    counts = [feature.shape[0] if len(feature.shape) == 2 else 1 for _, feature in features]
+    owners_N = np.repeat([index for index, _ in features], counts)
+    return [*odd, *owners_N[suspects_N].tolist()]
 
 
 def flaws(tensors: Sequence[Tensor]) -> dict[int, Flaw]:
@@ -55,7 +92,7 @@ def flaws(tensors: Sequence[Tensor]) -> dict[int, Flaw]:
 def _suspects(rows_ND: NDArray[Any], dtype: Dtype) -> NDArray[np.bool_]:
     """Vectors that have to be looked at as a whole: some elements of them hardly differ, or one is large."""
     sample_NS = _values(rows_ND[:, :: max(1, rows_ND.shape[1] // _SAMPLES)], dtype)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         suspects_N: NDArray[np.bool_] = sample_NS.max(1) - sample_NS.min(1) < MIN_SPREAD
     if rows_ND.shape[1] == 1:
         suspects_N[:] = False
@@ -75,7 +112,7 @@ def _judge(tensors: Sequence[tuple[int, Tensor]], suspects_N: NDArray[np.bool_],
         first += count
 
 
-def _has_odd_scale(tensor: Tensor) -> bool:
+def _has_odd_scale(tensor: Tensor | AnyFeature) -> bool:
     """Integers that differ, or are large, may not once they are multiplied."""
     return tensor.scale is not None and not MIN_SPREAD <= tensor.scale <= MAX_ELEMENT / 128
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from schemas import AttributeValue, Content, Feature, Reason
+from schemas import AnyFeature, AttributeValue, Content, Reason
 
 if TYPE_CHECKING:  # records are also for commands that have no use for torch
     from worker.align.history import Event
@@ -126,7 +126,7 @@ class Item(NamedTuple):
     id: str
     revision: int
     event_time_ms: int
-    features: Mapping[str, Feature]
+    features: Mapping[str, AnyFeature]
     """Accepted features by modality; at least one, unless there is content to make them of."""
     partial: bool = False
     state: State | None = None

@@ -35,36 +35,39 @@ def confluent(settings: Settings, stop: threading.Event) -> None:
 
 
 def confluent_pipelined(settings: Settings, stop: threading.Event) -> None:
-    """Two threads: one consumes, the other decodes, fuses and produces; what is delivered is committed."""
+    """Two threads: one consumes and commits what is delivered, the other decodes, fuses and produces.
+
+    One thread alone may call the consumer: confluent-kafka lets a second wait for as long as the first keeps calling.
+    """
     consumer, producer = _consumer(settings), _producer(settings)
     outputs = embedding(settings, Message.value)
     waiting: queue.Queue[list[Message]] = queue.Queue(NUM_WAITING)
-
-    def consume() -> None:
-        while not stop.is_set():
-            records = consumer.consume(BATCH, 0.2)
-            while records and not stop.is_set():
-                try:
-                    waiting.put(records, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-
-    thread = threading.Thread(target=consume)
-    thread.start()
     under_way: deque[_Delivery] = deque()
+
+    def compute() -> None:
+        while not stop.is_set():
+            try:
+                records = waiting.get(timeout=0.1)
+            except queue.Empty:
+                records = []
+            if records:
+                delivery = _Delivery(records)
+                under_way.append(delivery)
+                for record, value in zip(records, outputs(records), strict=True):
+                    _produce(producer, settings, record, value, delivery)
+            producer.poll(0)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
     next_commit = time.monotonic() + COMMIT_S
     while not stop.is_set():
-        try:
-            records = waiting.get(timeout=0.1)
-        except queue.Empty:
-            records = []
-        if records:
-            delivery = _Delivery(records)
-            under_way.append(delivery)
-            for record, value in zip(records, outputs(records), strict=True):
-                _produce(producer, settings, record, value, delivery)
-        producer.poll(0)
+        records = consumer.consume(BATCH, 0.2)
+        while records and not stop.is_set():
+            try:
+                waiting.put(records, timeout=0.2)
+                break
+            except queue.Full:
+                continue
         if time.monotonic() >= next_commit:
             next_commit = time.monotonic() + COMMIT_S
             if ends := _delivered(under_way):

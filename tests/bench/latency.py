@@ -105,6 +105,10 @@ def measure_latency(
         time.sleep(seconds)
         end_ms, cpu_s = time.time() * 1000, process_cpu_s(running) - before_s
     arrivals = [each for each in stream.arrivals() if begin_ms <= each.at_ms < end_ms]
+    if not arrivals:
+        raise RuntimeError(
+            f"no vector came within {seconds:g} s of measuring, after {stream.num_read} before and after"
+        )
     quantiles = quantiles_ms(arrivals)
     cpu_ms, cores = cpu_s * 1000 / len(arrivals), cpu_s * 1000 / (end_ms - begin_ms)
     return Latency(len(arrivals), quantiles["p50_ms"], quantiles["p99_ms"], quantiles["max_ms"], cpu_ms, cores)

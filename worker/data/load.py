@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas import Feature, NewItem, UserEvent, judge, time_problem
+from schemas import AnyFeature, NewItem, UserEvent, judge, time_problem
 from schemas.times import SECONDS_FROM, SECONDS_TO
 from worker.data.dataset import Bools, Dataset, Features, Floats, Interactions, Ints, fingerprint_of
 from worker.data.files import read_events, read_items
@@ -175,7 +175,7 @@ def _modality(name: str, item_ids: Sequence[str], catalogue: Sequence[ItemState]
     return Features(first.encoder, vectors_NK, starts)
 
 
-def _kind(feature: Feature) -> str:
+def _kind(feature: AnyFeature) -> str:
     return f"vectors of {feature.dims} elements by encoder {feature.encoder!r}"
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from schemas import Feature
+from schemas import AnyFeature
 from worker.records import Change, Item
 from worker.stages.fuse import Embedder, Result, Vector
 from worker.state.items import ItemState
@@ -62,7 +62,7 @@ def _is_concerned(entry: Item) -> bool:
     return isinstance(state, ItemState) and bool(state.attributes) and state.neighbors is None
 
 
-def _digest(features: Mapping[str, Feature]) -> bytes:
+def _digest(features: Mapping[str, AnyFeature]) -> bytes:
     """Two items of one digest have one vector."""
     digest = blake2b(digest_size=_DIGEST_BYTES)
     for name, feature in features.items():

@@ -13,16 +13,18 @@ from typing import Protocol
 
 from schemas import (
     DEFAULT_LIMITS,
-    Feature,
+    AnyFeature,
     Limits,
     NewItem,
+    PlainItem,
     Reason,
     SchemaError,
-    UserEvent,
-    all_finite,
-    decode,
+    as_model,
+    decode_event,
+    decode_item,
     judge,
     looks_like_seconds,
+    suspects,
     time_problem,
 )
 from worker.align import Contract, Refusal
@@ -44,7 +46,7 @@ from worker.records import (
 STAGE = "decode"
 MAX_FUTURE_S = 3600.0
 NAMES_SHOWN = 8
-_NO_FEATURES: Mapping[str, Feature] = {}
+_NO_FEATURES: Mapping[str, AnyFeature] = {}
 
 
 @dataclass(slots=True)
@@ -119,18 +121,17 @@ class ItemDecoder:
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         """Decode consecutive records. Never raises for what a record holds."""
         decoded = DecodedRecords()
-        decode_one = self._decode_one if self._foreign is None else self._decode_foreign
+        add, decode_one = decoded.entries.append, self._decode_one if self._foreign is None else self._decode_foreign
         for record in records:
-            decoded.entries.append(decode_one(record, decoded))
-        _reject_non_finite(decoded.entries)
-        self._leave_out_uninformative(decoded)
+            add(decode_one(record, decoded))
+        self._look_at_elements(decoded)
         return decoded
 
     def _decode_one(self, record: Record, decoded: DecodedRecords) -> Decoded:
         if record.value is None:
             return _too_large(record) if isinstance(record, OversizedRecord) else self._decode_delete(record)
         try:
-            item = decode(NewItem, record.value, check_values=False, limits=self._limits)
+            item = decode_item(record.value, self._limits)
         except SchemaError as error:
             return Rejection(record, error.reason, STAGE, str(error))
         if record.key != item.item_id.encode():
@@ -157,7 +158,7 @@ class ItemDecoder:
             return self._decode_delete(keyed)
         return self._accept(keyed, found, decoded)
 
-    def _accept(self, record: Record, item: NewItem, decoded: DecodedRecords) -> Decoded:
+    def _accept(self, record: Record, item: NewItem | PlainItem, decoded: DecodedRecords) -> Decoded:
         """What a valid message of the right key is to this space."""
         if (rejection := wrong_time(record, item.event_time_ms, self._max_future_ms)) is not None:
             return rejection
@@ -169,7 +170,8 @@ class ItemDecoder:
                 "partial: this worker keeps no features to merge it into (state.features)",
             )
         raw = self._raw(item) if item.content else None
-        accepted = self._contract.check(item.features)
+        features: Mapping[str, AnyFeature] = item.features
+        accepted = self._contract.check(features)
         if isinstance(accepted, Refusal):
             if accepted.reason != "no_modality":
                 return Rejection(record, Reason(accepted.reason), STAGE, accepted.detail)
@@ -192,33 +194,47 @@ class ItemDecoder:
             attributes=item.attributes,
         )  # fmt: skip
 
-    def _leave_out_uninformative(self, decoded: DecodedRecords) -> None:
-        """Take features that say nothing for ones that are not there, and reject what cannot be computed with."""
+    def _look_at_elements(self, decoded: DecodedRecords) -> None:
+        """Reject items with NaN or infinite features, or with what cannot be computed with, and take features that say
+        nothing for ones that are not there. One pass over all, and a second over the few that may not be good."""
         entries = decoded.entries
-        items = [(index, entry) for index, entry in enumerate(entries) if type(entry) is Item and entry.features]
-        for number, judged in judge([self._contract.judged(item.features) for _, item in items]).items():
-            index, item = items[number]
-            kept = {
-                name: judged.features.get(name, feature)
-                for name, feature in item.features.items()
-                if name in judged.features or name not in judged.dropped
-            }
-            decoded.uninformative.update(judged.dropped)
-            if judged.too_large is not None:
-                entries[index] = Rejection(item.record, Reason.NON_FINITE, STAGE, judged.problem())
-            elif kept or item.raw is not None or (item.partial and (item.neighbors or item.attributes)):
-                entries[index] = item._replace(features=kept)
-            else:
-                rejection = Rejection(item.record, Reason.NO_MODALITY, STAGE, judged.problem())
-                entries[index] = Unused(item.record, item.id, rejection) if item.partial else rejection
+        places = [index for index, entry in enumerate(entries) if type(entry) is Item]
+        if not places:
+            return
+        looked_at = [entries[index].features for index in places]  # type: ignore[union-attr]
+        for number in suspects(looked_at):
+            item: Item = entries[places[number]]  # type: ignore[assignment]
+            entries[places[number]] = self._looked_at(item, decoded)
 
-    def _raw(self, item: NewItem) -> RawContent | None:
+    def _looked_at(self, item: Item, decoded: DecodedRecords) -> Decoded:
+        features = {name: as_model(feature) for name, feature in item.features.items()}
+        for name, feature in features.items():
+            if not feature.is_finite():
+                detail = f"features.{name}.data: holds NaN or infinite values"
+                return Rejection(item.record, Reason.NON_FINITE, STAGE, detail)
+        judged = judge([self._contract.judged(features)]).get(0)
+        if judged is None:
+            return item
+        kept = {
+            name: judged.features.get(name, feature)
+            for name, feature in features.items()
+            if name in judged.features or name not in judged.dropped
+        }
+        decoded.uninformative.update(judged.dropped)
+        if judged.too_large is not None:
+            return Rejection(item.record, Reason.NON_FINITE, STAGE, judged.problem())
+        elif kept or item.raw is not None or (item.partial and (item.neighbors or item.attributes)):
+            return item._replace(features=kept)
+        rejection = Rejection(item.record, Reason.NO_MODALITY, STAGE, judged.problem())
+        return Unused(item.record, item.id, rejection) if item.partial else rejection
+
+    def _raw(self, item: NewItem | PlainItem) -> RawContent | None:
         if self._encodes is None:
             return None
         modalities = self._encodes.modalities(item.content, item.features)
         return RawContent(item.content, modalities) if modalities else None
 
-    def _no_encoder(self, item: NewItem) -> str:
+    def _no_encoder(self, item: NewItem | PlainItem) -> str:
         has = ", ".join(sorted(self._encodes.contents)) if self._encodes is not None else ""
         return (
             f"content: came {', '.join(list(item.content)[:NAMES_SHOWN])}; this worker has encoders for "
@@ -272,18 +288,6 @@ def _too_large(record: OversizedRecord) -> Rejection:
     return Rejection(record, Reason.TOO_LARGE, STAGE, detail)
 
 
-def _reject_non_finite(entries: list[Decoded]) -> None:
-    """Replace items with NaN or infinite features. One pass over all of them, a second only if that finds some."""
-    items = [(index, entry) for index, entry in enumerate(entries) if type(entry) is Item]
-    if all_finite([feature for _, item in items for feature in item.features.values()]):
-        return
-    for index, item in items:
-        bad = [name for name, feature in item.features.items() if not all_finite([feature])]
-        if bad:
-            detail = f"features.{bad[0]}.data: holds NaN or infinite values"
-            entries[index] = Rejection(item.record, Reason.NON_FINITE, STAGE, detail)
-
-
 class EventDecoder:
     """Decodes event records for a space that uses events of some types."""
 
@@ -315,7 +319,7 @@ class EventDecoder:
                 return _too_large(record)
             return Rejection(record, Reason.INVALID_FIELD, STAGE, "an event cannot be deleted: the record has no value")
         try:
-            event = decode(UserEvent, record.value, limits=self._limits)
+            event = decode_event(record.value, self._limits)
         except SchemaError as error:
             return Rejection(record, error.reason, STAGE, str(error))
         if record.key != event.user_id.encode():

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from schemas import Feature, Reason
+from schemas import AnyFeature, Reason, as_model
 from worker.encode.content import ContentEncoder, Encoded, Known, Report
 from worker.encode.encoder import UnavailableError
 from worker.encode.media.errors import ContentError
@@ -320,11 +320,13 @@ def _is_stale(item: Item, state: ItemState, overlay: StateOverlay[ItemState]) ->
 
 
 def _known(state: ItemState) -> Known:
-    return {name: (part.digest, part.feature) for name, part in state.parts.items() if part.digest is not None}
+    return {
+        name: (part.digest, as_model(part.feature)) for name, part in state.parts.items() if part.digest is not None
+    }
 
 
 def _after(item: Item, result: Encoded | ContentError) -> Decoded:
     if isinstance(result, ContentError):
         return Rejection(item.record, result.reason, STAGE, result.detail)
-    features: dict[str, Feature] = {**item.features, **result.features}
+    features: dict[str, AnyFeature] = {**item.features, **result.features}
     return item._replace(features=features, raw=None, digests=result.digests)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from schemas import AttributeValue, Feature
+from schemas import AnyFeature, AttributeValue, Feature
 from worker.state.packing import pack, unpack
 
 NONE = -1
@@ -36,7 +36,7 @@ class Message(Protocol):
     @property
     def partial(self) -> bool: ...
     @property
-    def features(self) -> Mapping[str, Feature]: ...
+    def features(self) -> Mapping[str, AnyFeature]: ...
     @property
     def neighbors(self) -> Sequence[str]: ...
     @property
@@ -47,7 +47,7 @@ class ModalityState(NamedTuple):
     """One modality of an item."""
 
     revision: int
-    feature: Feature
+    feature: AnyFeature
     digest: bytes | None = None
     """Of the content that the feature was made of here, and how: the same content is not encoded again."""
 
@@ -95,7 +95,7 @@ class ItemState(NamedTuple):
     """Of an item with attributes: the vector of these parts, alone. None where it is not known, or depends on more."""
 
     @property
-    def features(self) -> dict[str, Feature]:
+    def features(self) -> dict[str, AnyFeature]:
         return {name: part.feature for name, part in self.parts.items()}
 
     @property
@@ -136,7 +136,7 @@ class ItemState(NamedTuple):
         return self._replace(parts={}, made=None)
 
 
-def _fields(feature: Feature) -> tuple[object, ...]:
+def _fields(feature: AnyFeature) -> tuple[object, ...]:
     return feature.encoder, feature.dtype, feature.shape, feature.data, feature.scale
 
 
@@ -197,7 +197,7 @@ def _attributes(known: Mapping[str, Attribute], item: Message) -> Mapping[str, A
     return dict(sorted({**brought, **newer}.items()))
 
 
-def _are_alike(features: Mapping[str, Feature], others: Mapping[str, Feature]) -> bool:
+def _are_alike(features: Mapping[str, AnyFeature], others: Mapping[str, AnyFeature]) -> bool:
     """Whether the same vector comes of both."""
     return features.keys() == others.keys() and all(
         _fields(feature) == _fields(others[name]) for name, feature in features.items()
