@@ -84,6 +84,10 @@ class PlainItem(NamedTuple):
     attributes: Mapping[str, Value] = _NO_ATTRIBUTES
     content: Mapping[str, Content] = _NO_CONTENT
 
+    def brings_features_alone(self) -> bool:
+        """Whether it is a whole message with nothing else in it."""
+        return not (self.partial or self.neighbors or self.attributes)
+
 
 class PlainEvent(NamedTuple):
     """A `UserEvent` that is known to be good."""

@@ -145,6 +145,8 @@ class Item(NamedTuple):
     """Those that the message brings. Past the gate the state has them."""
     has_vector: bool = False
     """Only attributes have changed: the state has the vector that it has been published with."""
+    message: bytes | None = None
+    """The bytes of a whole message that brings features alone, and brings them as they are here."""
 
     @property
     def is_record(self) -> bool:

@@ -207,11 +207,11 @@ class ItemsRole:
             if self.dependents is not None and known is not None and known.neighbors is not None:
                 self.dependents.waiting.remove(known.neighbors.ids, entry.record.partition, entry.id)
             return Delete(entry.record, entry.id, is_overtaken, at)
-        state = merged(known, entry, at, entry.digests)
+        state = merged(known, entry, at, entry.digests, entry.message)
         if state is None:
             return Superseded(entry.record)
         has_vector = state.made is not None and state.made.stamp == self.output.stamp
-        if not has_vector:
+        if state.made is not None and not has_vector:
             state = state._replace(made=None)
         state = self._waiting(state, entry.record.partition, entry.id)
         kept = state if self._keep_features else state.without_parts()
@@ -238,7 +238,7 @@ class ItemsRole:
                 for name, part in state.parts.items()
                 if not isinstance(self._contract.check({name: part.feature}), Refusal)
             }
-            return state._replace(parts=parts, made=None)
+            return state._replace(parts=parts, made=None, message=None)
         return state
 
     def look_back(

@@ -189,6 +189,8 @@ class ItemDecoder:
             encoded = self._encodes.contents if self._encodes is not None else ()
             decoded.num_content_ignored += len(item.content.keys() - accepted.keys() - set(encoded))
         named = item.neighbors if self._graph else ()
+        if accepted is features and type(item) is PlainItem and item.brings_features_alone():
+            return Item(record, item.item_id, item.revision, item.event_time_ms, accepted, message=record.value)
         return Item(
             record, item.item_id, item.revision, item.event_time_ms, accepted, item.partial, raw=raw, neighbors=named,
             attributes=item.attributes,
@@ -224,7 +226,7 @@ class ItemDecoder:
         if judged.too_large is not None:
             return Rejection(item.record, Reason.NON_FINITE, STAGE, judged.problem())
         elif kept or item.raw is not None or (item.partial and (item.neighbors or item.attributes)):
-            return item._replace(features=kept)
+            return item._replace(features=kept, message=None)
         rejection = Rejection(item.record, Reason.NO_MODALITY, STAGE, judged.problem())
         return Unused(item.record, item.id, rejection) if item.partial else rejection
 

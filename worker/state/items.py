@@ -16,11 +16,11 @@ Only where two messages of an item have the same revision does the later one in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from schemas import AnyFeature, AttributeValue, Feature
-from worker.state.packing import pack, unpack
+from schemas import AnyFeature, AttributeValue, Feature, PlainFeature
+from worker.state.packing import holds_message, of_message, pack, unpack, with_message
 
 NONE = -1
 """In place of a revision: there is none yet."""
@@ -77,6 +77,29 @@ class Made(NamedTuple):
     """The vector, as the stage that makes it has it."""
 
 
+class OfOneMessage(Mapping[str, ModalityState]):
+    """The modalities that one message has brought. Most are never asked for by themselves."""
+
+    __slots__ = ("_features", "_revision")
+
+    def __init__(self, revision: int, features: Mapping[str, AnyFeature]) -> None:
+        self._revision = revision
+        self._features = features
+
+    @property
+    def features(self) -> Mapping[str, AnyFeature]:
+        return self._features
+
+    def __getitem__(self, name: str) -> ModalityState:
+        return ModalityState(self._revision, self._features[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._features))
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
 class ItemState(NamedTuple):
     """What is remembered of an item."""
 
@@ -93,16 +116,21 @@ class ItemState(NamedTuple):
     attributes: Mapping[str, Attribute] = {}
     made: Made | None = None
     """Of an item with attributes: the vector of these parts, alone. None where it is not known, or depends on more."""
+    message: bytes | None = None
+    """As it came, where all that there is has come with it. It is written then, rather than packed anew."""
 
     @property
-    def features(self) -> dict[str, AnyFeature]:
-        return {name: part.feature for name, part in self.parts.items()}
+    def features(self) -> Mapping[str, AnyFeature]:
+        parts = self.parts
+        return parts.features if type(parts) is OfOneMessage else {name: part.feature for name, part in parts.items()}
 
     @property
     def values(self) -> dict[str, AttributeValue]:
         return {name: attribute.value for name, attribute in self.attributes.items()}
 
     def encode(self) -> bytes:
+        if self.message is not None:
+            return with_message(self[:4], self.message)
         parts = [
             (name, part.revision, *_fields(part.feature), *((part.digest,) if part.digest is not None else ()))
             for name, part in self.parts.items()
@@ -118,6 +146,8 @@ class ItemState(NamedTuple):
 
     @classmethod
     def decode(cls, value: bytes) -> ItemState:
+        if holds_message(value):
+            return cls._of_message(value)
         offset, revision, whole_revision, event_time_ms, parts, *more = unpack(value)
         named, attributes, made = (*more, *_NO_MORE[len(more) :])
         return cls(
@@ -132,8 +162,17 @@ class ItemState(NamedTuple):
             None if made is None else Made(*made),
         )  # fmt: skip
 
+    @classmethod
+    def _of_message(cls, value: bytes) -> ItemState:
+        numbers, message, fields = of_message(value)
+        features = {
+            name: PlainFeature(each["encoder"], each["dtype"], tuple(each["shape"]), each["data"], each.get("scale"))
+            for name, each in fields["features"].items()
+        }
+        return cls(*numbers, OfOneMessage(numbers[2], features), message=message)
+
     def without_parts(self) -> ItemState:
-        return self._replace(parts={}, made=None)
+        return ItemState(*self[:4], {}, self.neighbors, self.attributes)
 
 
 def _fields(feature: AnyFeature) -> tuple[object, ...]:
@@ -147,13 +186,22 @@ _NO_MORE: tuple[Any, ...] = (_NOBODY, (), None)
 
 
 def merged(
-    known: ItemState | None, item: Message, offset: int, digests: Mapping[str, bytes] | None = None
+    known: ItemState | None,
+    item: Message,
+    offset: int,
+    digests: Mapping[str, bytes] | None = None,
+    message: bytes | None = None,
 ) -> ItemState | None:
     """The item after a message, or None when newer messages leave nothing of it.
 
     `offset` is the message's place in the log; `digests` stand for the content behind features that were made here.
+    `message` are the bytes of a whole message that brings features alone, and each of them as it is remembered.
     """
     known = known or _NOTHING
+    if message is not None and known.revision <= item.revision and known.made is None:
+        time_ms = max(known.event_time_ms, item.event_time_ms)
+        parts_of_it = OfOneMessage(item.revision, item.features)
+        return ItemState(offset, item.revision, item.revision, time_ms, parts_of_it, message=message)
     if item.revision < known.whole_revision:
         return None
     digests = digests or {}

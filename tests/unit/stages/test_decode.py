@@ -245,3 +245,24 @@ def test_the_numbers_that_popularity_is_read_from_count_as_they_are():
     (item,) = ItemDecoder(Contract(spec)).decode([record(message(features={"text": ZERO_TEXT}))]).entries
     assert isinstance(item, Item)
     assert list(item.features) == ["text"]
+
+
+def test_the_bytes_of_a_message_go_on_where_they_hold_what_is_kept_of_it_and_no_more(decoder):
+    (item,) = decoder.decode([record(message())]).entries
+    assert item.message == message()
+    image = Feature.from_numpy(np.arange(6), encoder="clip")
+    flat = Feature.from_numpy(np.zeros(6), encoder="clip")
+    several = ItemDecoder(Contract(SPEC))
+    for more in (
+        {"partial": True},
+        {"neighbors": ("b",)},
+        {"attributes": {"price": 3}},
+        {"content": {"text": Content(text="a")}},
+        {"features": {"text": feature(), "smell": feature()}},
+        {"features": {"text": feature(), "image": flat}},
+    ):
+        (item,) = several.decode([record(message(**more))]).entries
+        assert isinstance(item, Item)
+        assert item.message is None, more
+    (item,) = several.decode([record(message(features={"text": feature(), "image": image}))]).entries
+    assert item.message is not None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import NewItem, as_model, encode
 from tests.fakes import FakeRecord, feature
 from worker.errors import StateError
 from worker.records import Item
@@ -207,3 +208,54 @@ def test_any_order_of_arrival_leads_to_the_same_attributes(kinds):
         for revision, (partial, names) in enumerate(kinds)
     ]
     assert len({tuple(values(after(*order)).items()) for order in permutations(messages)}) == 1
+
+
+def encoded(item: Item) -> bytes | None:
+    """Its message, where the decoder would hand it over."""
+    if item.partial or item.neighbors:
+        return None
+    features = {name: as_model(each) for name, each in item.features.items()}
+    return encode(NewItem(item_id="a", revision=item.revision, event_time_ms=item.event_time_ms, features=features))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), max_size=6))
+def test_what_came_with_one_message_is_what_it_would_be_packed_anew(kinds):
+    """After each message, whatever has come before it, and after it was written and read."""
+    state = reference = None
+    for offset, (revision, partial, names) in enumerate(kinds):
+        item = message(revision, offset, partial=partial, **dict.fromkeys(names, float(offset + 1)))
+        reference = merged(reference, item, offset) or reference
+        state = merged(state, item, offset, None, encoded(item)) or state
+        assert (state is None) == (reference is None)
+        if state is None or reference is None:
+            continue
+        for each in (state, ItemState.decode(state.encode())):
+            assert each._replace(message=None) == reference
+            assert content(each) == content(reference)
+        state = ItemState.decode(state.encode()) if offset % 2 else state
+
+
+def test_a_whole_message_is_written_as_it_came_and_anything_more_is_not():
+    whole = message(3, 7, partial=False, text=1.0, image=2.0)
+    state = merged(None, whole, 7, None, encoded(whole))
+    assert state is not None
+    assert state.encode().endswith(encoded(whole) or b"")
+    assert not is_marked(state.encode())
+    late = merge(state, message(4, 8, partial=True, audio=3.0))
+    assert late is not None
+    assert late.message is None
+    assert content(ItemState.decode(late.encode())) == {"audio": 3.0, "image": 2.0, "text": 1.0}
+    assert (
+        ItemState.decode(state.without_parts().encode())
+        == state.without_parts()
+        == state._replace(parts={}, message=None)
+    )
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_message_that_is_cut_short_is_refused(cut):
+    whole = message(3, 7, partial=False, text=1.0)
+    state = merged(None, whole, 7, None, encoded(whole))
+    assert state is not None
+    with pytest.raises(StateError, match="remembered state"):
+        ItemState.decode(state.encode()[:-cut])
