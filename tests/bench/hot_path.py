@@ -44,7 +44,7 @@ from worker.item_vectors.waiting import Waiting
 from worker.kafka.batches import FetchedRecord
 from worker.kafka.kafka_python.packing import _PackedBatch
 from worker.kafka.port import Commit, Outbound
-from worker.loop.ledger import Books
+from worker.loop.ledger import Ledger
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
 from worker.records import Change, Item, TopicPartition
@@ -148,7 +148,7 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
     """Microseconds per record of each step. The records are kept, as the log keeps them; nothing else is."""
     steps, topic = Steps(), role.topics.inputs
     metrics = Metrics(CollectorRegistry(), topic)
-    books, unacknowledged = Books(metrics, lambda: None), Unacknowledged(10**9)
+    ledger, unacknowledged = Ledger(metrics, lambda: None), Unacknowledged(10**9)
     publisher = Publisher(role.output, None, unacknowledged, lambda: None)
     tenure = Tenure(TopicPartition(topic, 0), Commit(0))
     tenure.memory = StateOverlay(MemoryStore(), role.decode_state)
@@ -162,7 +162,7 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
             entries = role.accept(decoded.entries, tenure.memory)
         with steps.step("batch"):
             tenure.consumed(records)
-            books.consumed(len(records))
+            ledger.consumed(len(records))
             queue.put(tenure, entries)
             batch = queue.take(0)
             assert batch is not None
@@ -178,11 +178,11 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
             written = acknowledge(outbound, written)
         with steps.step("settle"):
             for done in tenure.settle():
-                books.finished(done)
-            books.check(tenure.in_flight)
+                ledger.finished(done)
+            ledger.check(tenure.in_flight)
         with steps.step("free"):
             del decoded, entries, batch, fused, outbound, done
-    assert books.unaccounted == 0
+    assert ledger.unaccounted == 0
     assert metrics.accounting.totals.published["upsert"] > 0
     num_records = sum(map(len, polled))
     return {name: seconds / num_records * 1e6 for name, seconds in steps.seconds.items()}

@@ -16,9 +16,11 @@ from schemas import (
     AnyFeature,
     Limits,
     NewItem,
+    PlainEvent,
     PlainItem,
     Reason,
     SchemaError,
+    UserEvent,
     as_model,
     decode_event,
     decode_item,
@@ -341,7 +343,7 @@ class EventDecoder:
             return Superseded(record, "skipped")
         return self._accept(keyed, event, unused_types)
 
-    def _accept(self, record: Record, event: UserEvent, unused_types: Counter[str]) -> Decoded:
+    def _accept(self, record: Record, event: UserEvent | PlainEvent, unused_types: Counter[str]) -> Decoded:
         """What a valid message of the right key is to this space."""
         if (rejection := wrong_time(record, event.event_time_ms, self._max_future_ms)) is not None:
             return rejection
