@@ -206,6 +206,31 @@ class User(NamedTuple):
         return True
 
 
+class Relayed(NamedTuple):
+    """A foreign record as a message of the contract, to be written to another topic under the id that it has there."""
+
+    record: Record
+    id: str
+    """Its place in its partition: no two of a batch stand for one another."""
+    key: bytes
+    value: bytes | None
+    """None: the item is deleted."""
+    event_time_ms: int
+    state: None = None
+
+    @property
+    def is_overtaken(self) -> bool:
+        return False
+
+    @property
+    def is_record(self) -> bool:
+        return True
+
+    @property
+    def needs_vector(self) -> bool:
+        return False
+
+
 class Recompute(NamedTuple):
     """The same, of a user or of an item with neighbours, because of an item's vector: no record of the input stands
     behind it, and nothing new is remembered."""
@@ -254,8 +279,8 @@ class Superseded(NamedTuple):
     """One of `accounting.SUPERSEDED_REASONS`."""
 
 
-Decoded = Item | Delete | Action | Unused | Rejection | Superseded
-Change = Item | Delete | User | Recompute
+Decoded = Item | Delete | Action | Unused | Relayed | Rejection | Superseded
+Change = Item | Delete | User | Relayed | Recompute
 """What becomes an output. Each says whether it stands for a record of the input (`is_record`), whether its output is a
 vector that is to be computed (`needs_vector`), and whether a newer one has been published before (`is_overtaken`)."""
 Entry = Change | Rejection | Superseded

@@ -370,6 +370,20 @@ class InputSettings(_Group):
     registry: RegistrySettings = RegistrySettings()
 
 
+class RelayTopic(InputTopic):
+    topic: str | None = None
+    """Topic of other people that is read, mapped, and written anew: its records need no key, or have another one."""
+
+
+class RelaySettings(_Group):
+    """Of the role `relay`."""
+
+    items: RelayTopic = RelayTopic()
+    """What becomes items, in `topics.items`."""
+    events: RelayTopic = RelayTopic()
+    """What becomes events, in `topics.events`."""
+
+
 class SpaceSettings(_Group):
     path: Path | None = None
     """Directory made by `align-worker space create` or by training."""
@@ -600,12 +614,14 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     input: InputSettings = InputSettings()
+    relay: RelaySettings = RelaySettings()
     space: SpaceSettings = SpaceSettings()
-    roles: Annotated[frozenset[Literal["items", "users"]], NoDecode, BeforeValidator(_split_commas)] = Field(
+    roles: Annotated[frozenset[Literal["items", "users", "relay"]], NoDecode, BeforeValidator(_split_commas)] = Field(
         frozenset({"items"}), min_length=1
     )
     """What this process does, separated by commas: `items` turns item messages into item vectors, `users` turns events
-    into user vectors."""
+    into user vectors, and `relay` writes `relay.items.topic` and `relay.events.topic` anew, to those of items and
+    events."""
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     """What a fault may cost: with `at_least_once`, outputs written twice and nothing lost. With `exactly_once`,
     outputs, dead letters, changelog and offsets are one transaction, and readers that set
@@ -634,7 +650,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        for problem in (*self._time_problems(), *self._input_problems()):
+        for problem in (*self._time_problems(), *self._input_problems(), *self._relay_problems()):
             raise ValueError(problem)
         longest_s = max(self.encode.decode_timeout_s + DECODER_START_S, self.encode.fetch.timeout_s)
         if self.encode.encoders and longest_s >= self.watchdog.stalled_s:
@@ -644,8 +660,22 @@ class Settings(BaseSettings):
             )
         return self
 
+    def _relay_problems(self) -> Iterator[str]:
+        own = self.topics.model_dump()
+        for name, relayed in (("relay.items.topic", self.relay.items), ("relay.events.topic", self.relay.events)):
+            setting = next((f"topics.{key}" for key, value in own.items() if value == relayed.topic), None)
+            if setting is not None:
+                yield f"{name}: {relayed.topic} is {setting}, too, which would be read again and again: name another"
+
     def _input_problems(self) -> Iterator[str]:
-        for name, topic in (("input.items", self.input.items), ("input.events", self.input.events)):
+        if "relay" in self.roles and not (self.relay.items.topic or self.relay.events.topic):
+            yield "roles: relay needs relay.items.topic or relay.events.topic, the topic that is to be read"
+        for name, topic in (
+            ("input.items", self.input.items),
+            ("input.events", self.input.events),
+            ("relay.items", self.relay.items),
+            ("relay.events", self.relay.events),
+        ):
             if topic.format != "msgpack" and topic.mapping is None:
                 yield (
                     f"{name}.format={topic.format} needs {name}.mapping: the file that says which value of a record is "

@@ -14,6 +14,7 @@ from worker.commands.encode import add_encode
 from worker.commands.evaluate import add_evaluate
 from worker.commands.import_data import add_import
 from worker.commands.recommend import add_recommend
+from worker.commands.relay import add_relay
 from worker.commands.run import add_run
 from worker.commands.schema import add_schema
 from worker.commands.space import add_space
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for add in (
         add_run,
+        add_relay,
         add_demo,
         add_encode,
         add_space,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from schemas import Reason
 from worker.monitoring.metrics import Metrics
 from worker.monitoring.refusals import RefusalLog
 from worker.monitoring.status import DeadLetterStatus, IncidentStatus
 from worker.partitions.batch_slice import BatchSlice
-from worker.records import Item, Notice, Rejection, TopicPartition, User
+from worker.records import Change, Item, Notice, Rejection, Relayed, TopicPartition, User
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Ledger:
         accounting, written = self._accounting, done.written
         newest = [entry for entry in done.kept() if entry.is_record]
         published = [entry for entry in newest if entry.id not in written.without_output]
-        upserts = [entry for entry in published if isinstance(entry, Item | User)]
+        upserts = [entry for entry in published if isinstance(entry, Item | User) or _is_upsert(entry)]
         num_overtaken = sum(entry.is_overtaken for entry in newest)
         accounting.published["upsert"] += len(upserts)
         accounting.published["tombstone"] += len(published) - len(upserts)
@@ -88,7 +89,7 @@ class Ledger:
         self.recent_dead_letters.extendleft(dead_letter_status(rejection) for rejection in rejections)
         self._observe(upserts, (written.finished_at or 0.0) * 1000)
 
-    def _observe(self, upserts: list[Item | User], finished_ms: float) -> None:
+    def _observe(self, upserts: Sequence[Item | User | Relayed], finished_ms: float) -> None:
         metrics, topic = self._metrics, self._metrics.topic
         metrics.last_publish.set(finished_ms / 1000)
         metrics.latency.observe_many(topic, [max(0.0, finished_ms - each.record.timestamp) / 1000 for each in upserts])
@@ -104,6 +105,11 @@ class Ledger:
             log.error("%d records are not accounted for", self.unaccounted, extra={"action": "accounting_broken"})
         for line in self._refusals.due(time.monotonic(), all_of_them=is_last):
             log.warning("%s", line.text, extra={"action": "refused", **line._asdict()})
+
+
+def _is_upsert(entry: Change) -> TypeGuard[Relayed]:
+    """Whether a message was passed on, and not a delete."""
+    return isinstance(entry, Relayed) and entry.value is not None
 
 
 def dead_letter_status(rejection: Rejection) -> DeadLetterStatus:

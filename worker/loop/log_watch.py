@@ -47,7 +47,9 @@ class LogWatch:
         self._missing_since = {name: self._missing_since.get(name, now) for name in missing}
         for name, since in self._missing_since.items():
             if now - since >= MISSING_S:
-                setting = dict(zip(names, (*self._topics.settings, "topics.dead_letters"), strict=True))[name]
+                setting = dict(zip(names, filter(None, (*self._topics.settings, "topics.dead_letters")), strict=True))[
+                    name
+                ]
                 raise TopicError(
                     f"{setting}: topic {name!r} was deleted, and has not come back for {now - since:.0f} s: make it "
                     f"again with as many partitions (`align-worker topics create`) and start the worker"

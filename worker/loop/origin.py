@@ -126,4 +126,4 @@ def are_different(before: str | None, now: str) -> bool:
 
 
 def watched_topics(topics: RoleTopics) -> Sequence[str]:
-    return topics.inputs, topics.outputs, topics.state, topics.dead_letters
+    return topics.inputs, *topics.written, topics.dead_letters

@@ -125,9 +125,11 @@ class Restorer:
     def _restored(self, tenure: Tenure) -> Restored:
         topics, number = self._role.topics, tenure.partition.partition
         looked = self._look_now()
-        state_id, outputs_id = looked[topics.state].topic_id, looked[topics.outputs].topic_id
+        outputs_id = looked[topics.outputs].topic_id
+        state_id = looked[topics.state].topic_id if topics.state else ""
         store = self._stores.open(number, state_id)
-        self._catch_up(store, TopicPartition(topics.state, number))
+        if topics.state:
+            self._catch_up(store, TopicPartition(topics.state, number))
         overlay: StateOverlay[Any] = StateOverlay(store, self._role.decode_state)
         note = parse_note(tenure.commit.metadata)
         known = Known(
@@ -155,7 +157,7 @@ class Restorer:
         vectors_end = 0 if note is None or found.are_outputs_new else note.vectors_end
         rebuilds = found.are_outputs_new and self._role.can_recompute_all
         named = note.outputs_id if rebuilds and note is not None else outputs_id
-        is_nameless = not start.log.topic_id and not start.log.era
+        is_nameless = not topics.state or (not start.log.topic_id and not start.log.era)
         tenure.begin_at(
             start.offset,
             Note(vectors_end, start.log, named, state_id),
@@ -177,7 +179,7 @@ class Restorer:
                 f"{'; '.join(told)}: kafka.on_new_log=refuse; set it to take_up to begin at the log's beginning, or "
                 f"give this worker a new kafka.group_id and new outputs (worker/README.md, Building everything again)"
             )
-        counts = {name: looked[name].num_partitions for name in (topics.inputs, topics.outputs, topics.state)}
+        counts = {name: looked[name].num_partitions for name in topics.aligned}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
             raise TopicError(

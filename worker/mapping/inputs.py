@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from worker.mapping.registry import ConfluentRegistry, Registry
 from worker.mapping.source import EventSource, ItemSource, event_source, item_source
-from worker.settings import InputSettings, RegistrySettings, Settings
+from worker.settings import InputTopic, RegistrySettings, Settings
 
 
 class Inputs(NamedTuple):
@@ -14,6 +14,8 @@ class Inputs(NamedTuple):
 
     items: ItemSource | None = None
     events: EventSource | None = None
+    relayed_items: ItemSource | None = None
+    relayed_events: EventSource | None = None
 
 
 NO_INPUTS = Inputs()
@@ -21,26 +23,23 @@ NO_INPUTS = Inputs()
 
 def make_inputs(settings: Settings) -> Inputs:
     """For the roles of this process. Raises `ConfigError` for a mistake in a mapping."""
+    registry = make_registry(settings.input.registry)
+    relays = "relay" in settings.roles
     return Inputs(
-        foreign_items(settings.input) if "items" in settings.roles else None,
-        foreign_events(settings.input) if "users" in settings.roles else None,
+        items=_items("input.items", settings.input.items, registry) if "items" in settings.roles else None,
+        events=_events("input.events", settings.input.events, registry) if "users" in settings.roles else None,
+        relayed_items=_items("relay.items", settings.relay.items, registry) if relays else None,
+        relayed_events=_events("relay.events", settings.relay.events, registry) if relays else None,
     )
 
 
-def foreign_items(settings: InputSettings) -> ItemSource | None:
-    """None where the topic holds messages of the contract. Raises `ConfigError`."""
-    topic = settings.items
-    if topic.mapping is None:
-        return None
-    return item_source("input.items", topic.format, topic.mapping, make_registry(settings.registry))
+def _items(setting: str, topic: InputTopic, registry: Registry | None) -> ItemSource | None:
+    """None where the topic holds messages of the contract."""
+    return None if topic.mapping is None else item_source(setting, topic.format, topic.mapping, registry)
 
 
-def foreign_events(settings: InputSettings) -> EventSource | None:
-    """The same for events."""
-    topic = settings.events
-    if topic.mapping is None:
-        return None
-    return event_source("input.events", topic.format, topic.mapping, make_registry(settings.registry))
+def _events(setting: str, topic: InputTopic, registry: Registry | None) -> EventSource | None:
+    return None if topic.mapping is None else event_source(setting, topic.format, topic.mapping, registry)
 
 
 def make_registry(settings: RegistrySettings) -> Registry | None:

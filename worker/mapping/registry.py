@@ -94,7 +94,7 @@ class ConfluentRegistry:
             from confluent_kafka.schema_registry import SchemaRegistryClient
         except ImportError as error:
             raise ConfigError(
-                f"{_SETTING} needs {error.name or 'a library'}: pip install 'align-worker[avro]', or [protobuf]"
+                f"{_SETTING} needs {error.name or 'a library'}: pip install 'align-worker[avro,protobuf]'"
             ) from None
         options: dict[str, Any] = {"url": settings.url, "timeout": min(5.0, settings.timeout_s), "max.retries": 0}
         if settings.username is not None and settings.password is not None:

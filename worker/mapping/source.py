@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from schemas import NewItem, Reason, SchemaError, UserEvent
+import msgpack
+
+from schemas import DEFAULT_LIMITS, NewItem, Reason, SchemaError, UserEvent
 from worker.errors import ConfigError
 from worker.mapping.documents import Document, KeyReader, text_key
 from worker.mapping.envelopes import OPENERS, EnvelopeName, Open, Parse, around_key, without_schema
@@ -37,6 +39,23 @@ class _Reader(Generic[M]):
     open: Open
     parse: Parse
     read_key: KeyReader
+
+    def packed(self, fields: Fields) -> bytes:
+        """The bytes of the message that has these fields, which has been found valid: those of `schemas.encode`."""
+        if features := fields.get("features"):
+            plain = {name: feature.model_dump(exclude_defaults=True) for name, feature in features.items()}
+            fields = {**fields, "features": plain}
+        try:
+            data: bytes = msgpack.packb(fields)
+        except UnicodeEncodeError:
+            raise SchemaError(Reason.INVALID_FIELD, "", "a string has characters that UTF-8 cannot hold") from None
+        if len(data) > DEFAULT_LIMITS.message_bytes:
+            raise SchemaError(
+                Reason.TOO_LARGE,
+                "",
+                f"the message has {len(data)} bytes, the limit is {DEFAULT_LIMITS.message_bytes} ({self.file.name})",
+            )
+        return data
 
     def _document(self, record: Record, value: bytes) -> tuple[Document | None, bool, bool]:
         """What paths begin in, if anything; whether it is a delete; and whether it is no change at all."""

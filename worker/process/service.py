@@ -41,6 +41,7 @@ from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.roles.neighbors import NeighborFusion
+from worker.roles.relay import RelayRole, events_translator, items_translator
 from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
@@ -49,7 +50,7 @@ from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
-from worker.topics import RoleTopics, check_topics, topics_of_roles
+from worker.topics import RoleTopics, check_topics, role_names, topics_of_roles
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +121,18 @@ def make_role(
     settings: Settings,
     topics: RoleTopics,
     client: ClientPort,
-    model: Model,
+    model: Model | None,
     metrics: Metrics,
     inputs: Inputs = NO_INPUTS,
 ) -> Role:
-    """A half of the worker for the space that is loaded. Raises `SpaceError` for one that says nothing of users."""
+    """A half of the worker for the space that is loaded, or a relay, which needs none. Raises `SpaceError` for one that
+    says nothing of users."""
+    max_future_s = settings.limits.max_future_s
+    if topics.role == "relay-items":
+        return RelayRole(topics, items_translator(inputs.relayed_items), max_future_s)
+    if topics.role == "relay-events":
+        return RelayRole(topics, events_translator(inputs.relayed_events), max_future_s)
+    assert model is not None  # the others have been asked for
     space, dtype = model.space, settings.publish.vector_dtype
     device, user = model.runtime.device, space.spec.user
     sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
@@ -190,7 +198,7 @@ class Service:
     ) -> None:
         """`until_caught_up`: the roles run one after the other, items first, each until it has done everything that was
         there when it began. `exit_process` is what the watchdog calls, from its own thread, when nothing moves."""
-        if settings.space.path is None:
+        if settings.space.path is None and needs_model(settings):
             raise ConfigError(
                 "space.path is not set: make a space with `align-worker space create PATH --modality …` and name it"
             )
@@ -203,7 +211,7 @@ class Service:
         """Whether what was to be done is done."""
         self.num_expired = 0
         """Records that the logs had dropped before they were read, once it has ended."""
-        self.health = Health(settings.roles)
+        self.health = Health(role_names(settings))
         self.registry = CollectorRegistry()
         self.process_metrics = ProcessMetrics(self.registry)
         self.metrics = {
@@ -251,14 +259,15 @@ class Service:
     def _run(self, stop: threading.Event) -> None:
         settings = self.settings
         with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
-            loading = loader.submit(_load_model, settings)
+            loading = loader.submit(_load_model, settings) if needs_model(settings) else None
             self.client.connect()
             for metrics in self.metrics.values():  # from here on the loop of each role says
                 metrics.silence.set_since([metrics.topic], None)
             for finding in check_topics(self.client, settings):
                 log.warning("%s", finding.told(settings.kafka.bootstrap_servers), extra={"action": "topic_warning"})
-            model = loading.result()
-        self._describe_model(model)
+            model = None if loading is None else loading.result()
+        if model is not None:
+            self._describe_model(model)
         pipelines = [self._pipeline(topics, model) for topics in topics_of_roles(settings)]
         _calm_garbage_collector()
         phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
@@ -271,8 +280,9 @@ class Service:
             self.process_metrics.watchdog.set,
             lambda timeout_s: leave_groups(running, timeout_s),
         )
-        device_watch = DeviceWatch(model.runtime.device, self.process_metrics.gpu.set)
-        device_watch.start()
+        device_watch = None if model is None else DeviceWatch(model.runtime.device, self.process_metrics.gpu.set)
+        if device_watch is not None:
+            device_watch.start()
         self.health.started()
         self._board.set_state(ProcessState.RUNNING)
         watchdog.start()
@@ -283,7 +293,8 @@ class Service:
                 run_together(running, stop, self._board.observe)
         finally:
             watchdog.stop()
-            device_watch.stop()
+            if device_watch is not None:
+                device_watch.stop()
             for phase in phases:  # stopped before their turn
                 for pipeline in phase:
                     pipeline.abort()
@@ -291,10 +302,10 @@ class Service:
         self.num_expired = sum(pipeline.num_expired for pipeline in pipelines)
         self._board.set_state(ProcessState.STOPPED)
 
-    def _pipeline(self, topics: RoleTopics, model: Model) -> Pipeline:
+    def _pipeline(self, topics: RoleTopics, model: Model | None) -> Pipeline:
         settings = self.settings
         role = make_role(settings, topics, self.client, model, self.metrics[topics.role], self._inputs)
-        stores = Stores(settings.state.dir, topics.state, topics.group_id)
+        stores = Stores(settings.state.dir if topics.state else None, topics.state, topics.group_id)
         metrics = self.metrics[topics.role]
         return Pipeline(settings, self.client, role, stores, metrics, self.health, until_caught_up=self.until_caught_up)
 
@@ -387,6 +398,11 @@ def _calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+
+def needs_model(settings: Settings) -> bool:
+    """Whether a role of this process computes vectors."""
+    return bool(settings.roles & {"items", "users"})
 
 
 class Model(NamedTuple):

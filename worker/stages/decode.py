@@ -131,7 +131,7 @@ class ItemDecoder:
 
     def _decode_one(self, record: Record, decoded: DecodedRecords) -> Decoded:
         if record.value is None:
-            return _too_large(record) if isinstance(record, OversizedRecord) else self._decode_delete(record)
+            return too_large(record) if isinstance(record, OversizedRecord) else self._decode_delete(record)
         try:
             item = decode_item(record.value, self._limits)
         except SchemaError as error:
@@ -148,7 +148,7 @@ class ItemDecoder:
     def _decode_foreign(self, record: Record, decoded: DecodedRecords) -> Decoded:
         assert self._foreign is not None
         if isinstance(record, OversizedRecord):
-            return _too_large(record)
+            return too_large(record)
         try:
             read = self._foreign.deleted_by if record.value is None else self._foreign.read_in_place
             keyed, found = read(record)
@@ -287,7 +287,8 @@ def _duration(milliseconds: int) -> str:
     return f"{seconds:,.1f} s"
 
 
-def _too_large(record: OversizedRecord) -> Rejection:
+def too_large(record: OversizedRecord) -> Rejection:
+    """The rejection of a record that was not taken into memory."""
     detail = f"the record has {record.num_bytes} bytes, more than kafka.max_record_bytes: its value is not kept"
     return Rejection(record, Reason.TOO_LARGE, STAGE, detail)
 
@@ -320,7 +321,7 @@ class EventDecoder:
     def _decode_one(self, record: Record, unused_types: Counter[str]) -> Decoded:
         if record.value is None:
             if isinstance(record, OversizedRecord):
-                return _too_large(record)
+                return too_large(record)
             return Rejection(record, Reason.INVALID_FIELD, STAGE, "an event cannot be deleted: the record has no value")
         try:
             event = decode_event(record.value, self._limits)
@@ -334,7 +335,7 @@ class EventDecoder:
     def _decode_foreign(self, record: Record, unused_types: Counter[str]) -> Decoded:
         assert self._foreign is not None
         if isinstance(record, OversizedRecord):
-            return _too_large(record)
+            return too_large(record)
         try:
             keyed, event = self._foreign.read_in_place(record)
         except SchemaError as error:

@@ -118,7 +118,7 @@ class Producers:
         self._limits_learned_at = time.monotonic()
         topics = self._topics
         try:
-            described = self._client.describe_topics([topics.outputs, topics.state, topics.dead_letters])
+            described = self._client.describe_topics([*topics.written, topics.dead_letters])
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
             self._are_limits_doubted = True

@@ -68,7 +68,7 @@ def problems(settings: Settings, described: Mapping[str, TopicDescription]) -> l
 def uneven(settings: Settings, topics: RoleTopics, described: Mapping[str, TopicDescription]) -> list[str]:
     """Topics of a role that exist and have not the same number of partitions, each told with the one that it is
     compared with."""
-    names = [name for name in (topics.inputs, topics.outputs, topics.state) if name in described]
+    names = [name for name in topics.aligned if name in described]
     settings_of = needed_topics(settings)
     found: dict[str, str] = {}
     for first, name in combinations(names, 2):
@@ -89,7 +89,8 @@ def uneven(settings: Settings, topics: RoleTopics, described: Mapping[str, Topic
 
 
 def _unwritable(settings: Settings, described: Mapping[str, TopicDescription]) -> Iterator[str]:
-    inputs = {topics.inputs for topics in topics_of_roles(settings)}
+    roles = topics_of_roles(settings)
+    inputs = {topics.inputs for topics in roles} - {topics.outputs for topics in roles}
     for name, setting in needed_topics(settings).items():
         topic = described.get(name)
         if topic is None or topic.replication is None or name in inputs:
@@ -120,9 +121,10 @@ def _of_role(
 ) -> Iterator[Finding]:
     setting_of = needed_topics(settings)
     inputs, letters = described.get(topics.inputs), described.get(topics.dead_letters)
-    if inputs is not None:
+    if inputs is not None and not topics.is_relay:
         yield from _of_inputs(settings, topics, inputs, half_life_ms)
-    for name in dict.fromkeys((topics.outputs, topics.state, settings.topics.item_vectors)):
+    compacted = () if topics.is_relay else (topics.outputs, topics.state, settings.topics.item_vectors)
+    for name in dict.fromkeys(compacted):
         if name in described and name in setting_of:
             yield from _of_compacted(setting_of[name], name, described[name])
     if topics.role == "items" and inputs is not None and topics.state in described:

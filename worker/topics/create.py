@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from worker.errors import ConfigError, TopicError
 from worker.kafka.patience import patience, patiently
@@ -66,7 +66,7 @@ def _partitions(
     """How many partitions each of the missing topics is to have."""
     counts = dict.fromkeys(missing, num_partitions)
     for topics in topics_of_roles(settings):
-        together: Sequence[str] = (topics.inputs, topics.outputs, topics.state)
+        together = topics.aligned
         existing = [described[name].num_partitions for name in together if name in described]
         if existing:
             counts |= dict.fromkeys((name for name in together if name in missing), existing[0])

@@ -56,7 +56,7 @@ def test_every_setting_is_told_with_what_it_is_by_default_and_what_it_may_be():
     assert told["kafka.compression"].endswith("One of none, gzip, lz4, zstd, snappy. (default: none)")
     assert told["kafka.ssl_check_hostname"].endswith("One of true, false. (default: true)")
     assert "One of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512" in told["kafka.sasl_mechanism"]
-    assert told["roles"].endswith("Any of items, users. (default: items)")
+    assert told["roles"].endswith("Any of items, users, relay. (default: items)")
     assert told["encode.fetch.schemes"].endswith("Any of file, http, https, s3. (default: none)")
     defaults = Settings()
     assert told["kafka.session_timeout_ms"].endswith(f"(default: {defaults.kafka.session_timeout_ms} ms)")

@@ -14,6 +14,15 @@ FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 FRAMED: frozenset[FormatName] = frozenset({"avro", "protobuf"})
 """Those that say nothing without a schema from a registry."""
 
+_OF_JSON = "pip install 'align-worker[json]'"
+_INSTALL: dict[FormatName, str] = {
+    "msgpack": _OF_JSON,
+    "json": _OF_JSON,
+    "json-schema": _OF_JSON,
+    "avro": "pip install 'align-worker[avro]'",
+    "protobuf": "pip install 'align-worker[protobuf]'",
+}
+
 
 def make_parser(name: FormatName, registry: Registry | None, setting: str) -> Parse:
     """The reader of a format. Raises `ConfigError`, which names the setting, where its library is not installed, or no
@@ -24,10 +33,7 @@ def make_parser(name: FormatName, registry: Registry | None, setting: str) -> Pa
     try:
         return _made(name, registry)
     except ImportError as error:
-        extra = "json" if name in ("json", "json-schema", "msgpack") else name
-        raise ConfigError(
-            f"{setting}={name} needs {error.name or 'a library'}: pip install 'align-worker[{extra}]'"
-        ) from None
+        raise ConfigError(f"{setting}={name} needs {error.name or 'a library'}: {_INSTALL[name]}") from None
 
 
 def _made(name: FormatName, registry: Registry | None) -> Parse:
