@@ -441,11 +441,44 @@ class FetchSettings(_Group):
     """Fetches at a time."""
 
 
+class RemoteSettings(_Group):
+    hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = ()
+    """Hosts whose servers may encode, and so are sent the content of items: `host`, `host:port` or `*.domain`."""
+    key_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_split_pairs)] = {}
+    """Files with the keys of servers, `host=PATH,…`, or `host:port=PATH`; such as mounted Secrets. A key is sent as a
+    bearer token to its host and nowhere else, and read again when a server is asked again who it is."""
+    cafile: Path | None = None
+    """Certificates that servers are trusted by, instead of those of the system."""
+    concurrency: int = Field(64, ge=1, le=1_024)
+    """Most requests to a server at a time. How many there are is found by how fast it answers, and by what it says."""
+    max_batch: int = Field(32, ge=1, le=4_096)
+    """Contents of one request, where a server does not say how many it takes."""
+    timeout_s: float = Field(30.0, gt=0)
+    """One request. Too low: a server that is slow is taken for one that is down."""
+    deadline_s: float = Field(30.0, gt=0)
+    """How long a batch is tried again after its first failure, before it is looked into what is wrong: the server, for
+    which all that needs it waits then, or one content of the batch."""
+    check_s: float = Field(30.0, gt=0)
+    """After which a server is asked again which model it serves. The vector of a sample is compared besides, with each
+    request."""
+    start_timeout_s: float = Field(60.0, gt=0)
+    """How long to wait at start for a server that does not answer, before the process ends."""
+
+
 class EncodeSettings(_Group):
     encoders: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
     """Which encoder makes a modality's features of raw content, `modality=MODEL,…`. MODEL is built in (`builtin-text`,
-    `builtin-image`, `builtin-audio`, `builtin-video`) or a model directory; `MODEL@CONTENT` takes the content of
-    another name, as `frames=/models/clip@video`. Without any, raw content is refused."""
+    `builtin-image`, `builtin-audio`, `builtin-video`), a model directory, or a server and its model, as
+    `openai+http://host/v1#model`; `MODEL@CONTENT` takes the content of another name, as `frames=/models/clip@video`.
+    Without any, raw content is refused."""
+    dims: Annotated[dict[str, int], NoDecode, BeforeValidator(_split_pairs)] = {}
+    """Dimensions that are kept of the features of a modality, `modality=N,…`, for models whose first dimensions stand
+    alone (Matryoshka). Part of the encoder's name."""
+    document_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
+    """What is put before the texts of items, by modality, instead of what a model directory says. Part of the
+    encoder's name."""
+    query_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
+    """What `recommend --text` puts before its words, by modality, instead of what a model directory says."""
     frames: int = Field(8, ge=1, le=256)
     """Frames taken of a film."""
     windows: int = Field(4, ge=1, le=256)
@@ -466,6 +499,8 @@ class EncodeSettings(_Group):
     """Features that are kept, so that an item whose content has not changed is not encoded again."""
     fetch: FetchSettings = FetchSettings()
     """Content that comes as a URI."""
+    remote: RemoteSettings = RemoteSettings()
+    """Encoders that are servers."""
 
 
 class PublishSettings(_Group):

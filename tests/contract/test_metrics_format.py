@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas import Reason
 from worker.encode.content import Report
+from worker.encode.encoder import RemoteFigures
 from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import (
@@ -27,6 +28,7 @@ from worker.monitoring.metrics import (
     EncodeMetrics,
     Metrics,
     ProcessMetrics,
+    RemoteMetrics,
 )
 from worker.monitoring.status import Status
 
@@ -72,6 +74,7 @@ def make_metrics() -> CollectorRegistry:
     report.by_modality["frames"].padded_cost = 7
     report.by_content["video"].decoded = 1
     measured.observe(report, 0.2)
+    metrics.registry.register(RemoteMetrics({"text": RemoteFigures(requests=3, answered=2, answer_s=0.5)}))
     registry = CollectorRegistry()
     process = ProcessMetrics(registry)
     process.space_info.info({"space_id": "0f3a", "dim": "256", "modalities": "image,text"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,14 +17,16 @@ from typing import Any, TextIO
 from schemas import Content, NewItem, Reason
 from worker.data.files import read_items, unreadable, write_items
 from worker.data.progress import counted
-from worker.encode.content import ContentEncoder, Report
+from worker.encode.content import ContentEncoder, Encoded, Report
+from worker.encode.encoder import UnavailableError
 from worker.encode.media.errors import ContentError
-from worker.errors import DataError
+from worker.errors import DataError, UnreachableError
 from worker.printable import printable
 
 BATCH_ITEMS = 256
 BATCH_BYTES = 64 * 2**20
 SHOWN_REFUSALS = 20
+PATIENCE_S, MIN_WAIT_S = 300.0, 0.05
 
 SUFFIXES = {
     "text": (".txt",),
@@ -95,7 +97,7 @@ def _encoded(
     for batch in _batches(items):
         wanted = [encoder.modalities(item.content, item.features) for item in batch]
         todo = [index for index, modalities in enumerate(wanted) if modalities]
-        results, report = encoder.encode([batch[index].content for index in todo], [wanted[index] for index in todo])
+        results, report = _patiently(encoder, [batch[index] for index in todo], [wanted[index] for index in todo], err)
         found = dict(zip(todo, results, strict=True))
         for index, item in enumerate(batch):
             result = found.get(index)
@@ -108,6 +110,25 @@ def _encoded(
             yield item.model_copy(update={"features": features, "content": item.content if keep_content else {}})
         _count(report, summary)
         summary.items += len(batch)
+
+
+def _patiently(
+    encoder: ContentEncoder, items: Sequence[NewItem], modalities: Sequence[Collection[str]], err: TextIO
+) -> tuple[list[Encoded | ContentError], Report]:
+    """What has become of the items' contents, once the servers that are needed answer. Raises `UnreachableError` when
+    that takes too long."""
+    deadline = time.monotonic() + PATIENCE_S
+    is_told = False
+    while True:
+        try:
+            return encoder.encode([item.content for item in items], modalities)
+        except UnavailableError as error:
+            if time.monotonic() > deadline:
+                raise UnreachableError(f"encode.encoders: {error.modality}: {error.detail}") from None
+            if not is_told:
+                print(printable(f"waiting: {error.modality}: {error.detail}"), file=err)
+            is_told = True
+            time.sleep(max(MIN_WAIT_S, error.retry_at - time.monotonic()))
 
 
 def _batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:

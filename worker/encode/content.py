@@ -23,7 +23,7 @@ from worker.align.halving import each_by_itself
 from worker.encode.batching import cost_batches
 from worker.encode.cache import FeatureCache, content_digest
 from worker.encode.decoder_pool import DecoderPool, Job
-from worker.encode.encoder import Encoder, Piece, RemoteEncoder, UnavailableError, unit_rows
+from worker.encode.encoder import Encoder, Piece, RemoteEncoder, RemoteFigures, UnavailableError, unit_rows
 from worker.encode.fetch import Fetcher
 from worker.encode.media.errors import ContentError, undecodable
 from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
@@ -151,6 +151,14 @@ class ContentEncoder:
         """Whether an encoder is elsewhere."""
         return any(isinstance(route.encoder, RemoteEncoder) for route in self.routes.values())
 
+    def remote_figures(self) -> dict[str, RemoteFigures]:
+        """Of the servers that encode, by modality."""
+        return {
+            name: route.encoder.figures
+            for name, route in self.routes.items()
+            if isinstance(route.encoder, RemoteEncoder)
+        }
+
     def modalities(self, contents: Collection[str], present: Collection[str]) -> tuple[str, ...]:
         """Those that features can be made for: of `contents` that are there, for what is not `present` already."""
         return tuple(
@@ -184,12 +192,14 @@ class ContentEncoder:
         modalities: Sequence[Collection[str]],
         known: Sequence[Known] | None = None,
         beat: Callable[[], None] = _no_beat,
+        trace: str = "",
     ) -> tuple[list[Encoded | ContentError], Report]:
         """The features of each item's contents for its `modalities`, or why it is refused; in order.
 
         A modality that a content has nothing for (the sound of a silent film) is left out, as long as it has something
         for another. A content behind what is `known` of its item is not encoded again, nor one in the cache, nor one
-        twice in this call. `beat` is called after each step that may take long; what it raises ends the call.
+        twice in this call. `beat` is called after each step that may take long; what it raises ends the call. `trace`
+        is a trace context (W3C) that requests to encoders elsewhere carry on.
 
         Raises `SystemicError` if an encoder fails whatever it is given, and `UnavailableError` if one that is elsewhere
         does not answer: then nothing has become of any item, and the call can be made again.
@@ -200,7 +210,8 @@ class ContentEncoder:
         self._reuse(works, known or [{}] * len(contents), report)
         self._decode(works, report, beat)
         for route in self.routes.values():
-            self._encode(route, [work for work in works if route in work.routes and not work.is_settled], report, beat)
+            mine = [work for work in works if route in work.routes and not work.is_settled]
+            self._encode(route, mine, report, beat, trace)
         for work in works:
             self._settle(work, report)
         return _by_item(works, contents), report
@@ -286,7 +297,9 @@ class ContentEncoder:
                 except ContentError as error:
                     work.fail(error, report)
 
-    def _encode(self, route: Route, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
+    def _encode(
+        self, route: Route, works: Sequence[_Work], report: Report, beat: Callable[[], None], trace: str
+    ) -> None:
         """One feature per work; none where its content has nothing for the route."""
         if not works:
             return
@@ -295,7 +308,7 @@ class ContentEncoder:
         with self._turns[id(route.encoder)]:
             pieces = [route.encoder.pieces(work.parts.pop(route.modality)) for work in works]
         try:
-            rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures, beat)
+            rows = self._rows(route.encoder, [piece for several in pieces for piece in several], figures, beat, trace)
         except UnavailableError as error:
             error.modality = route.modality
             raise
@@ -319,7 +332,7 @@ class ContentEncoder:
         figures.encode_s += time.monotonic() - started
 
     def _rows(
-        self, encoder: Encoder, pieces: Sequence[Piece], figures: Figures, beat: Callable[[], None]
+        self, encoder: Encoder, pieces: Sequence[Piece], figures: Figures, beat: Callable[[], None], trace: str
     ) -> list[NDArray[np.float32] | ContentError]:
         """One row per piece, whatever the batches."""
         rows: dict[int, NDArray[np.float32] | ContentError] = {}
@@ -327,7 +340,7 @@ class ContentEncoder:
         if isinstance(encoder, RemoteEncoder):
             figures.cost += sum(costs)
             figures.padded_cost += sum(costs)
-            return encoder.rows(pieces, beat) if pieces else []
+            return encoder.rows(pieces, beat, trace) if pieces else []
         for batch in cost_batches(costs, encoder.batch_cost):
             with self._turns[id(encoder)]:
                 made = isolate(encoder, [pieces[index] for index in batch])

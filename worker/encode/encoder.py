@@ -77,14 +77,40 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class RemoteFigures:
+    """Of one server since the start, for metrics. Written by one thread, read by any."""
+
+    requests: int = 0
+    answered: int = 0
+    answer_s: float = 0.0
+    retries: int = 0
+    busy: int = 0
+    faults: int = 0
+    refused: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    is_open: bool = False
+    detail: str = ""
+
+
 @runtime_checkable
 class RemoteEncoder(Encoder, Protocol):
     """An encoder that is elsewhere: any number of threads may call it, and it makes batches of its own."""
 
-    def rows(self, pieces: Sequence[Piece], beat: Callable[[], None]) -> list[NDArray[np.float32] | ContentError]:
+    def rows(
+        self, pieces: Sequence[Piece], beat: Callable[[], None], trace: str = ""
+    ) -> list[NDArray[np.float32] | ContentError]:
         """A row per piece, or why the piece cannot be encoded by anybody. `beat` is called all the while; what it
-        raises ends the call. Raises `UnavailableError`."""
+        raises ends the call. `trace` is a trace context (W3C) to carry on. Raises `UnavailableError`."""
         ...
+
+    def adopt(self, name: str) -> bool:
+        """Take the name that a space knows this encoder by, if it means this encoder."""
+        ...
+
+    @property
+    def figures(self) -> RemoteFigures: ...
 
     def close(self) -> None: ...
 

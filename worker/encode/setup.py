@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 
 from worker.align.cores import available_cores
 from worker.align.spec import SpaceSpec
+from worker.encode.choice import ModelChoice
 from worker.encode.content import ContentEncoder, Route
 from worker.encode.decoder_pool import DecoderPool
-from worker.encode.encoder import Encoder
+from worker.encode.encoder import Encoder, RemoteEncoder
 from worker.encode.fetch import Fetcher, FetchRules
 from worker.encode.media.forms import MediaLimits, TextForm
 from worker.encode.registry import load_encoder
+from worker.encode.shortened import shortened
 from worker.encode.uris import HostRule, UriError, parse_endpoint
 from worker.errors import ConfigError
 from worker.settings import EncodeSettings, FetchSettings
@@ -28,14 +30,15 @@ def content_encoder(
     max_vectors: Mapping[str, int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    for_queries: bool = False,
 ) -> ContentEncoder:
-    """Load the encoders and what they need.
+    """Load the encoders and what they need. `for_queries`: texts are those of questions, not of items.
 
     How many vectors a modality may have is said by the space, or without one by `max_vectors`. Raises `ConfigError`
     for an encoder that cannot be had, or whose vectors the space does not take.
     """
     limits = {name: modality.max_vectors for name, modality in space.modalities.items()} if space else max_vectors or {}
-    routes = list(_routes(settings, limits, device, dtype))
+    routes = list(_routes(settings, limits, device, dtype, for_queries))
     _require_media_libraries(routes)
     if space is not None:
         for route in routes:
@@ -79,17 +82,47 @@ def fetch_rules(settings: FetchSettings, max_bytes: int) -> FetchRules:
     )
 
 
-def _routes(settings: EncodeSettings, limits: Mapping[str, int], device: str, dtype: str) -> Iterable[Route]:
-    loaded: dict[str, Encoder] = {}
+def _routes(
+    settings: EncodeSettings, limits: Mapping[str, int], device: str, dtype: str, for_queries: bool
+) -> Iterable[Route]:
+    loaded: dict[ModelChoice, Encoder] = {}
+    _require_named(settings)
     for modality, value in settings.encoders.items():
-        model, content = value.rsplit("@", 1) if "@" in value else (value, modality)
-        if not (model and content):
-            raise ConfigError(f"encode.encoders: {modality}={value}: expected MODEL or MODEL@CONTENT")
-        if model not in loaded:
-            loaded[model] = load_encoder(model, device=device, dtype=dtype)
-        encoder = loaded[model]
+        model, content = _parted(value, modality)
+        choice = ModelChoice(
+            model,
+            settings.document_prompts.get(modality),
+            settings.query_prompts.get(modality),
+            for_queries,
+        )
+        if choice not in loaded:
+            loaded[choice] = load_encoder(choice, device=device, dtype=dtype, remote=settings.remote)
+        encoder = loaded[choice]
+        if modality in settings.dims:
+            encoder = shortened(encoder, settings.dims[modality], modality)
         samples = settings.windows if encoder.unit == "samples" else settings.frames
         yield Route(modality, content, encoder, limits.get(modality, 1), samples)
+
+
+def _parted(value: str, modality: str) -> tuple[str, str]:
+    """Model and content of `MODEL` or `MODEL@CONTENT`. An @ before the host of an address parts nothing."""
+    start = value.find("://") + 3 if "://" in value else 0
+    first = value.find("/", start) if start else 0
+    model, mark, content = value.rpartition("@")
+    if not mark or (start and len(model) < max(start, first)):
+        model, content = value, modality
+    if not (model and content):
+        raise ConfigError(f"encode.encoders: {modality}={value}: expected MODEL or MODEL@CONTENT")
+    return model, content
+
+
+def _require_named(settings: EncodeSettings) -> None:
+    """What is set for a modality that no encoder makes is a slip of the pen."""
+    for name in ("dims", "document_prompts", "query_prompts"):
+        for modality in getattr(settings, name):
+            if modality not in settings.encoders:
+                known = ", ".join(settings.encoders) or "none"
+                raise ConfigError(f"encode.{name}: {modality}: encode.encoders has no such modality; it has {known}")
 
 
 def _require_accepted(route: Route, space: SpaceSpec) -> None:
@@ -97,6 +130,8 @@ def _require_accepted(route: Route, space: SpaceSpec) -> None:
     if modality is None:
         known = ", ".join(space.modalities)
         raise ConfigError(f"encode.encoders: the space has no modality {route.modality!r}; it has {known}")
+    if isinstance(route.encoder, RemoteEncoder) and modality.encoder is not None and modality.dim == route.encoder.dim:
+        route.encoder.adopt(modality.encoder)
     if modality.encoder not in (None, route.encoder.name) or modality.dim != route.encoder.dim:
         raise ConfigError(
             f"encode.encoders: {route.modality}: the space expects {modality.dim} dims of "

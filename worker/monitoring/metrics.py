@@ -11,10 +11,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from schemas import SCHEMA_VERSION, Reason
@@ -26,6 +26,7 @@ from worker.partitions.state import PartitionState, StopReason
 if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, too
     from worker.align.usage import DeviceUsage
     from worker.encode.content import Report
+    from worker.encode.encoder import RemoteFigures
 
 STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
 CLOSE_REASONS = ("full", "bytes", "age", "drain")
@@ -430,6 +431,37 @@ class EncodeMetrics:
             self.fetch_seconds.labels(name).inc(reading.fetch_s)
             self.fetches.labels(name).inc(reading.fetched)
             self.fetch_failures.labels(name).inc(reading.fetch_failed)
+
+
+class RemoteMetrics(Collector):
+    """What the servers that encode have been asked, by modality; read when the metrics are."""
+
+    COUNTERS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "align_remote_requests": ("requests", "Requests to the server that encodes."),
+        "align_remote_answers": ("answered", "Requests that were answered with vectors."),
+        "align_remote_answer_seconds": ("answer_s", "Time from a request to its vectors."),
+        "align_remote_retries": ("retries", "Requests made again."),
+        "align_remote_busy": ("busy", "Answers that said that there is too much to do (429, 503)."),
+        "align_remote_faults": ("faults", "Requests that came to nothing: no connection, no answer, 5xx, nonsense."),
+        "align_remote_refused": ("refused", "Contents that the server does not take, and nobody else is to blame for."),
+    }
+    GAUGES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "align_remote_in_flight": ("in_flight", "Requests under way."),
+        "align_remote_limit": ("limit", "Requests that may be under way, as the server answers now."),
+        "align_remote_down": ("is_open", "1 while the server is not asked, because it fails or is another one."),
+    }
+
+    def __init__(self, figures: Mapping[str, RemoteFigures]) -> None:
+        """By modality."""
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (field, documentation) in {**self.COUNTERS, **self.GAUGES}.items():
+            kind = CounterMetricFamily if name in self.COUNTERS else GaugeMetricFamily
+            family: Metric = kind(name, documentation, labels=["modality"])
+            for modality, figures in self._figures.items():
+                family.add_metric([modality], float(getattr(figures, field)))
+            yield family
 
 
 class ProcessMetrics:

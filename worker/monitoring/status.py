@@ -116,6 +116,8 @@ class EncoderStatus(_Part):
     refused: int
     ms_each: float | None
     """Of the encoder, per content encoded."""
+    server: str = ""
+    """How it is with the server that encodes, if it is one."""
 
 
 class RoleStatus(_Part):

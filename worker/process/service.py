@@ -32,7 +32,7 @@ from worker.loop.pipeline import Pipeline
 from worker.mapping.inputs import NO_INPUTS, Inputs, make_inputs
 from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
-from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics
+from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMetrics, RemoteMetrics
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.device_watch import DeviceWatch
@@ -182,6 +182,8 @@ def make_dependents(
 
 def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics) -> EncodeStage:
     measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
+    if remote := encoder.remote_figures():
+        metrics.registry.register(RemoteMetrics(remote))
     return EncodeStage(encoder, settings.batch, measured.observe, lanes=REMOTE_LANES if encoder.has_remote else 1)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import __version__
+from worker.encode.encoder import RemoteFigures
 from worker.loop.assignment import AssignedPartition
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
@@ -273,6 +274,7 @@ def partition_status(held: AssignedPartition, lag: int | None, restoring: Progre
 
 
 def encoder_status(encoding: EncodeStage | None) -> list[EncoderStatus]:
+    servers = {} if encoding is None else encoding.encoder.remote_figures()
     return [
         EncoderStatus(
             modality=modality,
@@ -281,9 +283,18 @@ def encoder_status(encoding: EncodeStage | None) -> list[EncoderStatus]:
             reused=totals.reused,
             refused=totals.refused,
             ms_each=round(1000 * totals.encode_s / totals.encoded, 2) if totals.encoded else None,
+            server=server_status(servers[modality]) if modality in servers else "",
         )
         for modality, totals in (encoding.totals.items() if encoding is not None else ())
     ]
+
+
+def server_status(figures: RemoteFigures) -> str:
+    """For a person."""
+    if figures.is_open:
+        return f"down: {figures.detail}"
+    each = f", {1000 * figures.answer_s / figures.answered:.0f} ms each" if figures.answered else ""
+    return f"{figures.answered} requests answered{each}, {figures.in_flight} of {figures.limit} under way"
 
 
 def accounting_status(totals: Totals) -> AccountingStatus:

@@ -12,9 +12,10 @@ from schemas import Content, Feature, judge
 from worker.align import AlignRuntime, Contract, Refusal, Space
 from worker.data.files import read_items
 from worker.encode.command import media_content
+from worker.encode.encoder import UnavailableError
 from worker.encode.media.errors import ContentError
 from worker.encode.setup import content_encoder
-from worker.errors import ConfigError, DataError
+from worker.errors import ConfigError, DataError, UnreachableError
 from worker.settings import Settings
 
 
@@ -35,7 +36,7 @@ class Encoder:
         To be looked for `among` vectors of one modality, it is the vector of its own modality alone: training pulls
         those together, and not the vector of a whole item to them.
         """
-        return self._vector({}, {"text": Content(text=text)}, by, among, "--text")
+        return self._vector({}, {"text": Content(text=text)}, by, among, "--text", is_question=True)
 
     def file(self, path: Path, by: str | None, among: str | None = None) -> NDArray[np.float32]:
         """`[D]`: the same of an item of which this is all: a media file, or the one item in an item file."""
@@ -55,8 +56,10 @@ class Encoder:
         by: str | None,
         among: str | None,
         name: str,
+        *,
+        is_question: bool = False,
     ) -> NDArray[np.float32]:
-        made = {**features, **self._encoded(contents, features, name)}
+        made = {**features, **self._encoded(contents, features, name, is_question)}
         if by is not None:
             made = {modality: feature for modality, feature in made.items() if modality == by}
             if not made:
@@ -77,14 +80,18 @@ class Encoder:
         return np.asarray(embedded.vectors[0], np.float32)
 
     def _encoded(
-        self, contents: Mapping[str, Content], present: Mapping[str, Feature], name: str
+        self, contents: Mapping[str, Content], present: Mapping[str, Feature], name: str, is_question: bool
     ) -> Mapping[str, Feature]:
         if not contents.keys() - present.keys():
             return {}
         if not self._settings.encode.encoders:
             raise ConfigError(f"{name}: encode.encoders is not set; name those of the worker, as text=builtin-text")
         encoder = content_encoder(
-            self._settings.encode, space=self._space.spec, device=self._settings.device, dtype=self._settings.dtype
+            self._settings.encode,
+            space=self._space.spec,
+            device=self._settings.device,
+            dtype=self._settings.dtype,
+            for_queries=is_question,
         )
         try:
             modalities = encoder.modalities(contents, present)
@@ -92,6 +99,8 @@ class Encoder:
                 known = ", ".join(sorted({route.content for route in encoder.routes.values()}))
                 raise ConfigError(f"{name}: encode.encoders has none for {', '.join(contents)}; it has for {known}")
             (result,), _ = encoder.encode([contents], [modalities])
+        except UnavailableError as error:
+            raise UnreachableError(f"{name}: {error.detail}") from None
         finally:
             encoder.close()
         if isinstance(result, ContentError):

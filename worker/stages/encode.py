@@ -26,6 +26,7 @@ from worker.partitions.tenure import Tenure
 from worker.records import Decoded, Item, Rejection, Superseded
 from worker.settings import BatchSettings
 from worker.stages.stage import Stage
+from worker.stages.trace import carried_headers
 from worker.state.items import ItemState
 from worker.state.overlay import StateOverlay
 
@@ -271,6 +272,7 @@ class EncodeStage:
             [raw.modalities for raw in raws],
             [portion.known.get(position, {}) for portion, position, _ in todo],
             beat,
+            _trace([entry for _, _, entry in todo]) if self.encoder.has_remote else "",
         )
         for (portion, position, entry), result in zip(todo, results, strict=True):
             portion.entries[position] = _after(entry, result)
@@ -297,6 +299,15 @@ class EncodeStage:
         if not self._held[key]:
             del self._held[key]
             self._stalled.pop(key, None)
+
+
+def _trace(items: Sequence[Item]) -> str:
+    """The trace context of the first item that has one: a batch goes to a server as a whole."""
+    for item in items:
+        for name, value in carried_headers(item.record):
+            if name == "traceparent" and value is not None:
+                return value.decode("ascii")
+    return ""
 
 
 def _tell_failed(items: Sequence[Item], results: Sequence[Encoded | ContentError]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worker.encode.choice import ModelChoice
 from worker.encode.either import EitherSide
 from worker.encode.encoder import Encoder
 from worker.encode.pretrained.audio import AudioEncoder, SpeechEncoder
@@ -16,11 +17,11 @@ from worker.encode.pretrained.text_tower import TextTower
 from worker.errors import ConfigError
 
 
-def load_directory(path: Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+def load_directory(path: Path, choice: ModelChoice, *, device: str = "auto", dtype: str = "auto") -> Encoder:
     """Raises `ConfigError` for a directory of no known kind, and for one that cannot be loaded."""
     directory, where = ModelDirectory(path), placement(device, dtype)
     if directory.kind == "text":
-        return SentenceEncoder(directory, where)
+        return SentenceEncoder(directory, where, choice)
     if directory.kind == "towers":
         return _of_towers(directory, where)
     raise ConfigError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worker.encode.choice import ModelChoice
 from worker.encode.encoder import Piece, Unit, unit_rows
 from worker.encode.media.forms import Form, Part, Text, TextForm
 from worker.encode.pretrained.device import Placement
@@ -25,6 +26,7 @@ CPU_BATCH_TOKENS = 512  # on a CPU larger batches win nothing and are padded mor
 GPU_BATCH_TOKENS = 65_536
 CHARS_PER_TOKEN = 32  # no tokenizer makes fewer tokens of readable text than one per so many characters
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+QUERY_PROMPTS = ("query", "question", "search_query")
 MAX_LENGTH = 8_192
 
 Pooling = Callable[[Tensor, Tensor], Tensor]
@@ -73,10 +75,11 @@ class SentenceEncoder:
 
     unit: Unit = "tokens"
 
-    def __init__(self, directory: ModelDirectory, placement: Placement) -> None:
+    def __init__(self, directory: ModelDirectory, placement: Placement, choice: ModelChoice) -> None:
         self._placement = placement
         self._poolings, self._after = _modules(directory)
-        self._prefix = _prefix(directory)
+        prefix = document_prompt(directory, choice)
+        self._prefix = query_prompt(directory, choice) if choice.for_queries else prefix
         with directory.loading() as arguments:
             from transformers import AutoModel, AutoTokenizer
 
@@ -93,7 +96,7 @@ class SentenceEncoder:
             tokenizer=directory.tokenizer_effects(),
             pooling=[pool.__name__ for pool in self._poolings],
             after=[str(layer) for layer in self._after],
-            prefix=self._prefix,
+            prefix=prefix,  # a question has the name of what it is compared with
             max_length=self._max_length,
         )
         self.batch_cost = max(self._max_length, CPU_BATCH_TOKENS if placement.is_cpu else GPU_BATCH_TOKENS)
@@ -183,11 +186,20 @@ def _dense(directory: ModelDirectory, path: str) -> list[nn.Module]:
     return [layer, made]
 
 
-def _prefix(directory: ModelDirectory) -> str:
-    """What the model was trained to find before a document; items are documents, not queries."""
+def document_prompt(directory: ModelDirectory, choice: ModelChoice) -> str:
+    """What the model was trained to find before a document, if the settings do not say."""
+    return _prompt(directory, DOCUMENT_PROMPTS) if choice.document_prompt is None else choice.document_prompt
+
+
+def query_prompt(directory: ModelDirectory, choice: ModelChoice) -> str:
+    """The same before a question."""
+    return _prompt(directory, QUERY_PROMPTS) if choice.query_prompt is None else choice.query_prompt
+
+
+def _prompt(directory: ModelDirectory, names: Sequence[str]) -> str:
     config = directory.json("config_sentence_transformers.json")
     prompts = config.get("prompts") or {}
-    named = (prompts.get(name) for name in (*DOCUMENT_PROMPTS, config.get("default_prompt_name")))
+    named = (prompts.get(name) for name in (*names, config.get("default_prompt_name")))
     return next((str(prompt) for prompt in named if prompt), "")
 
 

@@ -1,0 +1,1 @@
+"""Encoders that are elsewhere: a server that is asked over HTTP, in one of several protocols."""
