@@ -138,6 +138,10 @@ class RemoteServer:
         path = "/v1" if protocol in ("openai", "vllm") else ""
         return f"{protocol}+http://127.0.0.1:{self.port}{path}" + (f"#{model}" if protocol != "tei" else "")
 
+    @property
+    def is_up(self) -> bool:
+        return self._server is not None and self._server.is_serving()
+
     async def _start(self, port: int) -> None:
         self._turn = self._turn or asyncio.Condition()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**24)

@@ -458,7 +458,7 @@ class RemoteMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         for name, (field, documentation) in {**self.COUNTERS, **self.GAUGES}.items():
             kind = CounterMetricFamily if name in self.COUNTERS else GaugeMetricFamily
-            family: Metric = kind(name, documentation, labels=["modality"])
+            family: CounterMetricFamily | GaugeMetricFamily = kind(name, documentation, labels=["modality"])
             for modality, figures in self._figures.items():
                 family.add_metric([modality], float(getattr(figures, field)))
             yield family

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 OPENS_AFTER = 8
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 
 State = Literal["closed", "open"]
 
