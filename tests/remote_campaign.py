@@ -130,6 +130,13 @@ def campaign(
                 time.sleep(0.05)
             for field, value in WELL.items():
                 setattr(server.manners, field, value)
+            # Half of that is worked on before the next trouble comes, which so finds the worker in the middle of it.
+            goal, deadline = (number + 0.5) * items / len(planned), time.monotonic() + PATIENCE_S
+            while worker.items.accounting.published < goal and server.is_up:
+                worker.require_alive()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{name}: nothing has gone on for {PATIENCE_S:g} s")
+                time.sleep(0.05)
         say(f"{time.monotonic() - started:6.1f} s  {worker.items.accounting.published} published; all is well")
         stream.wait_committed(worker, timeout=PATIENCE_S)
         seconds = time.monotonic() - started

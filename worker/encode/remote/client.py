@@ -125,6 +125,8 @@ class ServerEncoder:
         self._identity: Identity | None = None
         self._checked_at = float("-inf")
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._num_calls = 0
+        """Of `rows`, under way."""
         self._probing: asyncio.Lock | None = None
         self.figures = RemoteFigures(limit=self._limit.value)
         self.name = ""
@@ -221,6 +223,13 @@ class ServerEncoder:
 
     async def _rows(self, pieces: Sequence[Piece], trace: str) -> list[NDArray[np.float32] | ContentError]:
         await self._require_well()
+        self._num_calls += 1
+        try:
+            return await self._all(pieces, trace)
+        finally:
+            self._num_calls -= 1
+
+    async def _all(self, pieces: Sequence[Piece], trace: str) -> list[NDArray[np.float32] | ContentError]:
         order = sorted(range(len(pieces)), key=lambda index: -pieces[index].cost)
         batches = self._batches([pieces[index] for index in order])
         settled = await _together(self._settle(_Batch(batch, self._patience.deadline_s), trace) for batch in batches)
@@ -234,7 +243,7 @@ class ServerEncoder:
     def _batches(self, pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
         """Neighbours in cost together: as many as make work for all requests that may be under way, and no more than
         the server takes, in number and in bytes."""
-        share = -(-len(pieces) // self._limit.value)
+        share = -(-len(pieces) * self._num_calls // self._limit.value)
         most = min(self._most(), max(FEWEST, share))
         batches: list[Sequence[Piece]] = []
         start = num_bytes = 0

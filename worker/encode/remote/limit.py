@@ -7,9 +7,9 @@ as long mean that requests only wait for one another; a server that says it is b
 from __future__ import annotations
 
 START = 4.0
-SLOW = 3.0
+SLOW = 2.0
 """An answer that takes so many times the best one has waited for others."""
-VERY_SLOW = 6.0
+VERY_SLOW = 4.0
 FORGET = 1.002
 """What the best time grows by with each answer, so that a server that has become slower is measured anew."""
 DECREASE = 0.5
