@@ -19,7 +19,7 @@ from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.encode.content import ContentEncoder, Figures, Reading, Report, Route
 from worker.encode.decoder_pool import DecoderPool
-from worker.encode.encoder import Piece, UnavailableError, Unit
+from worker.encode.encoder import Piece, RemoteFigures, UnavailableError, Unit
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Form, Part, Text, TextForm
 from worker.errors import SystemicError
@@ -448,8 +448,12 @@ class Elsewhere(Cosines):
         super().__init__()
         self.is_well = True
         self.num_tries = 0
+        self.figures = RemoteFigures()
 
-    def rows(self, pieces: Sequence[Piece], beat: Callable[[], None]) -> list[Any]:
+    def adopt(self, name: str) -> bool:
+        return name == self.name
+
+    def rows(self, pieces: Sequence[Piece], beat: Callable[[], None], trace: str = "") -> list[Any]:
         self.num_tries += 1
         beat()
         if not self.is_well:
