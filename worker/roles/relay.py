@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from schemas import DEFAULT_LIMITS, NewItem, Reason, SchemaError, UserEvent, decode
 from worker.errors import SystemicError, UnreadableError
-from worker.kafka.port import PartitionReader, Outbound
+from worker.kafka.port import Outbound, PartitionReader
 from worker.mapping.items import Deletion, Skipped
 from worker.mapping.source import EventSource, ItemSource
 from worker.monitoring.metrics import Metrics
