@@ -163,8 +163,12 @@ class KafkaSettings(_Group):
     group_id: str = Field("align-worker", min_length=1)
     """Consumer group of the items role; that of the users role has `-users` appended. Workers of one group share the
     partitions; a second deployment needs a name of its own."""
-    client: Literal["kafka-python"] = "kafka-python"
-    """Which client library carries the records."""
+    client: Literal["kafka-python", "confluent-kafka"] = "kafka-python"
+    """Which client library carries the records. confluent-kafka costs a fraction of the CPU time; its failures lie in
+    C. `.github/decisions/` has the comparison."""
+    properties_file: Path | None = None
+    """File with further properties of librdkafka, `name=value` a line, such as those of Kerberos or OIDC. Read at
+    start, never shown. Only with `client: confluent-kafka`."""
     client_id: str = "align-worker"
     """Name shown in the broker's logs and quotas."""
     group_instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$")
@@ -181,6 +185,10 @@ class KafkaSettings(_Group):
     `session_timeout_ms`, and nobody else stops (a StatefulSet). Default: true, unless `group_instance_id` is set."""
     assignor: Literal["range", "roundrobin", "cooperative-sticky"] = "range"
     """How partitions are shared out. All members must agree. `tests/bench/README.md` compares them."""
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """`consumer`: the protocol of KIP-848 (Kafka 4), in which nobody stops when a member joins, leaves or dies. The
+    brokers share out the partitions then, and say how long a session is, so `assignor` and `heartbeat_interval_ms` mean
+    nothing. Only with `client: confluent-kafka`. A group changes over when its last classic member has gone."""
     session_timeout_ms: int = Field(30_000, ge=1_000)
     """A member silent for this long loses its partitions. Too low: pauses look like deaths. Too high: the
     partitions of a dead worker that does not come back wait this long, and so does the whole group when a new one
@@ -223,7 +231,7 @@ class KafkaSettings(_Group):
     connect_timeout_s: float = Field(120.0, gt=0)
     """How long to wait at start for a broker that does not answer, before the process ends."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     sasl_password_file: Path | None = None
@@ -271,14 +279,27 @@ class KafkaSettings(_Group):
             raise ValueError(f"kafka.sasl_mechanism is required with kafka.security_protocol={self.security_protocol}")
         if self.sasl_mechanism is not None and not self.security_protocol.startswith("SASL"):
             raise ValueError("kafka.sasl_mechanism needs kafka.security_protocol SASL_PLAINTEXT or SASL_SSL")
-        if self.sasl_mechanism == "OAUTHBEARER" and self.sasl_oauth_token_file is None:
-            raise ValueError("kafka.sasl_oauth_token_file is required with kafka.sasl_mechanism=OAUTHBEARER")
-        if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (self.sasl_username and self.sasl_password):
+        if self.client != "confluent-kafka":
+            for name, is_set in (
+                ("group_protocol=consumer", self.group_protocol == "consumer"),
+                ("properties_file", self.properties_file is not None),
+                ("sasl_mechanism=GSSAPI", self.sasl_mechanism == "GSSAPI"),
+            ):
+                if is_set:
+                    raise ValueError(f"kafka.{name} needs kafka.client=confluent-kafka")
+        if self.sasl_mechanism == "OAUTHBEARER" and self.sasl_oauth_token_file is None and self.properties_file is None:
+            raise ValueError(
+                "kafka.sasl_oauth_token_file is required with kafka.sasl_mechanism=OAUTHBEARER (or, with "
+                "kafka.client=confluent-kafka, an OIDC method in kafka.properties_file)"
+            )
+        if self.sasl_mechanism not in (None, "OAUTHBEARER", "GSSAPI") and not (
+            self.sasl_username and self.sasl_password
+        ):
             raise ValueError(
                 f"kafka.sasl_mechanism={self.sasl_mechanism} needs kafka.sasl_username and kafka.sasl_password, "
                 "or kafka.sasl_password_file"
             )
-        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_oauth_token_file"):
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_oauth_token_file", "properties_file"):
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"kafka.{name}: no such file: {path}")

@@ -5,6 +5,7 @@ In: settings. Out: consumers, producers and readers, behind `port.py`. The libra
 says which of its methods are called on them.
 """
 
+from worker.errors import ConfigError
 from worker.kafka.port import (
     ClientPort,
     Commit,
@@ -35,9 +36,16 @@ __all__ = [
 
 
 def make_client(settings: KafkaSettings) -> ClientPort:
-    """The adapter that `kafka.client` names."""
-    from worker.kafka.kafka_python.client import (
-        KafkaPythonClient,  # a second adapter must not need the first one's library
-    )
+    """The adapter that `kafka.client` names. Raises `ConfigError` where its library is not installed."""
+    if settings.client == "confluent-kafka":
+        try:
+            from worker.kafka.confluent_kafka.client import ConfluentClient
+        except ImportError as error:
+            raise ConfigError(
+                f"kafka.client=confluent-kafka needs the package confluent-kafka, at least version 2.13: pip install "
+                f"'confluent-kafka>=2.13' ({error})"
+            ) from error
+        return ConfluentClient(settings)
+    from worker.kafka.kafka_python.client import KafkaPythonClient  # one adapter must not need the other's library
 
     return KafkaPythonClient(settings)

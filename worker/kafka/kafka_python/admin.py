@@ -11,11 +11,8 @@ from typing import Any
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import (
     AuthorizationError,
-    InvalidConfigurationError,
-    InvalidReplicationFactorError,
     KafkaError,
     NoError,
-    PolicyViolationError,
     RequestTimedOutError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -26,10 +23,9 @@ from worker.errors import AccessError, CallTimeoutError, TopicError
 from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
 from worker.kafka.kafka_python.translation import translated
 from worker.kafka.port import TopicDescription, TopicLook
+from worker.kafka.refused_topics import DEFAULT_MAX_MESSAGE_BYTES, cure
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 
 
 def existing_topics(
@@ -172,7 +168,8 @@ def _raise_refused(done: str, refused: Mapping[str, tuple[int, str | None]]) -> 
     for name, (code, message) in refused.items():
         names.setdefault((error_for_code(code), message or ""), []).append(name)
     told = "; ".join(
-        f"{', '.join(those)} cannot be {done}: {_cure(error, message)}" for (error, message), those in names.items()
+        f"{', '.join(those)} cannot be {done}: {cure(error.__name__, message)}"
+        for (error, message), those in names.items()
     )
     kinds = [error for error, _ in names]
     if any(issubclass(error, AuthorizationError) for error in kinds):
@@ -180,20 +177,3 @@ def _raise_refused(done: str, refused: Mapping[str, tuple[int, str | None]]) -> 
     if all(issubclass(error, RequestTimedOutError) for error in kinds):
         raise CallTimeoutError(told)
     raise TopicError(told)
-
-
-def _cure(error: type[KafkaError], message: str) -> str:
-    """What the broker objects to, and what helps."""
-    if issubclass(error, AuthorizationError):
-        return (
-            f"the broker's access control forbids it to our user: grant CREATE on them, or have them made ({message})"
-        )
-    if issubclass(error, InvalidReplicationFactorError):
-        return f"{message.rstrip('.')}: give --replication a number that the cluster has brokers for"
-    if issubclass(error, PolicyViolationError):
-        return f"a policy of the cluster forbids it ({message}): have them made as its owner wants them"
-    if issubclass(error, InvalidConfigurationError):
-        return f"the broker takes no such configuration ({message})"
-    if issubclass(error, RequestTimedOutError):
-        return "the brokers did not agree in time, and may yet do it: look with `align-worker topics check`, try again"
-    return f"{error.__name__}: {message}" if message else error.__name__

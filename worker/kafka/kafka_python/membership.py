@@ -11,7 +11,16 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 from kafka.errors import KafkaTimeoutError, NoError
 from kafka.structs import ConsumerGroupMetadata
 
-from worker.kafka.kafka_python.connection import open_client
+from worker.kafka.kafka_python.connection import connection_config, open_client
+from worker.kafka.kafka_python.translation import translated
+from worker.kafka.port import Membership
+from worker.settings import KafkaSettings
+
+
+def leave(settings: KafkaSettings, member: Membership, timeout_s: float) -> None:
+    """The same of a member of another library. Raises `worker.errors`."""
+    with translated("leaving the group"):
+        leave_group(connection_config(settings), ConsumerGroupMetadata(*member), timeout_s)
 
 
 def leave_group(config: Mapping[str, Any], member: ConsumerGroupMetadata, timeout_s: float) -> None:

@@ -1,0 +1,1 @@
+"""The adapter of confluent-kafka, and so of librdkafka, behind `worker.kafka.port`; `client.py` makes its parts."""
