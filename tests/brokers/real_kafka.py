@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from tests.brokers import library
 from tests.brokers.addresses import HOST, Listener, assign_ports, listeners
 from tests.brokers.certificates import Authority
 from tests.brokers.distribution import Distribution, find_distribution
@@ -110,6 +111,7 @@ class RealKafka:
     def client_settings(self, listener: Listener, mechanism: str = "PLAIN") -> dict[str, object]:
         """Worker settings under `kafka.` that get a client in through this listener, as the first user."""
         settings: dict[str, object] = {
+            "client": library.current,
             "bootstrap_servers": self.bootstrap(listener),
             "security_protocol": listener.protocol,
         }

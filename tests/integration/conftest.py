@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import Broker, RealKafka
+from tests.brokers import Broker, RealKafka, library
 from tests.brokers.broker import embedded, real
 from tests.conftest import USERS
 from tests.integration.stream import DIMS, SPACE_DIM, Stream
@@ -23,6 +23,18 @@ def space_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("spaces") / "space"
     command.create(path, DIMS, dim=SPACE_DIM)
     return path
+
+
+BOTH_LIBRARIES = pytest.mark.parametrize("kafka_client", library.LIBRARIES, indirect=True)
+"""For tests of what a client does, or what hangs on it."""
+
+
+@pytest.fixture(autouse=True)
+def kafka_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The client library of the workers in this test."""
+    chosen: str = getattr(request, "param", library.current)
+    monkeypatch.setattr(library, "current", chosen)
+    return chosen
 
 
 @pytest.fixture

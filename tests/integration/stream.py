@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from schemas import DeadLetter, Feature, ItemVector, NewItem, decode, encode
-from tests.brokers import Broker, Outgoing, log_ranges, produce, read_topic
+from tests.brokers import Broker, Outgoing, library, log_ranges, produce, read_topic
 from tests.verifier import Verdict, verify_topics
 from tests.worker_process import in_group
 from worker.align import Space
@@ -79,6 +79,7 @@ class Stream:
         return {
             **in_group("kafka", self.broker.client_settings),
             **in_group("topics", self.topics),
+            "kafka.client": library.current,
             "kafka.group_id": self.group,
             "space.path": self.space_path,
             "device": "cpu",

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Broker
+from tests.brokers import Broker, library
 from tests.brokers.addresses import free_ports
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.stream import Stream, names
 from tests.worker_process import as_text
 from worker.errors import CallTimeoutError, WorkerError
@@ -21,6 +22,8 @@ from worker.kafka.embedded import EmbeddedBroker
 from worker.kafka.port import Outbound, ProducerPort
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, load
+
+pytestmark = BOTH_LIBRARIES
 
 NUM_PER_PARTITION = 60
 FEW = 10
@@ -143,13 +146,19 @@ def test_records_are_where_their_receipts_say(stream: Stream, compression: str) 
 def test_a_batch_that_the_topic_does_not_take_is_written_in_parts(
     make_stream: Callable[..., Stream], broker: Broker
 ) -> None:
-    """Its records fit, each by itself; the library takes the batch apart, and the receipts must come along."""
+    """Its records fit, each by itself. One library takes the batch apart, and the receipts must come along; the other
+    one must not make it."""
     stream = make_stream(broker, create=False)
     stream.create_topics({"max.message.bytes": "20000"})
     sent = [outbound(stream, number, 3_000) for number in range(60)]
-    with producer_of(stream) as producer:
+    client = client_of(stream)
+    client.describe_topics([stream.vectors])  # as a worker does before it opens a producer
+    producer = client.producer()
+    try:
         producer.send(sent)
         require_written(stream, sent)
+    finally:
+        producer.close(2.0)
 
 
 @pytest.mark.embedded
@@ -179,7 +188,7 @@ def test_a_producer_that_cannot_flush_is_closed_all_the_same(
 def test_a_client_that_cannot_be_made_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.kafka.kafka_python.connection.BOOTSTRAP_TIMEOUT_MS", 200)
     (port,) = free_ports(1)
-    client = make_client(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}"))
+    client = make_client(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}", client=library.current))
     before = set(threading.enumerate())
     for make in (lambda: client.consumer("group"), client.producer, lambda: client.describe_topics(["items"])):
         with pytest.raises(CallTimeoutError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.brokers import RealKafka
+from tests.brokers import RealKafka, library
 from tests.brokers.addresses import free_ports
 from tests.brokers.broker import QUICK_GROUP
 from tests.integration.flow import Flow
@@ -126,7 +126,9 @@ def test_connecting_takes_as_long_as_it_may(api_version: tuple[int, int] | None)
     with mute_server() as mute:
         nobody = f"127.0.0.1:{free_ports(1)[0]}"
         for address in (mute, nobody):
-            settings = KafkaSettings(bootstrap_servers=address, connect_timeout_s=1.5, api_version=api_version)
+            settings = KafkaSettings(
+                bootstrap_servers=address, client=library.current, connect_timeout_s=1.5, api_version=api_version
+            )
             started = time.monotonic()
             with pytest.raises(UnreachableError, match=f"kafka.bootstrap_servers={address}"):
                 make_client(settings).connect()

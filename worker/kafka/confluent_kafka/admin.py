@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 
 from worker.errors import AccessError, CallTimeoutError, ConfigError, TopicError
 from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
-from worker.kafka.confluent_kafka.translation import TABLE, codes, kafka_error, translated
+from worker.kafka.confluent_kafka.translation import TABLE, codes, kafka_error, translate, translated
 from worker.kafka.port import TopicDescription, TopicLook
 from worker.kafka.refused_topics import DEFAULT_MAX_MESSAGE_BYTES, cure
 from worker.settings import KafkaSettings
@@ -48,7 +48,7 @@ def existing(admin: AdminClient, names: Collection[str]) -> dict[str, Any]:
         except KafkaException as error:
             known = kafka_error(error)
             if known is None or known.code() not in _UNKNOWN:
-                raise
+                raise translate(error, f"asking for topic {name!r}") from error
     return found
 
 

@@ -59,6 +59,8 @@ class ConfluentClient:
         self._common = connection_config(settings)
         self._skips = Skips(self._commits_of, settings.group_id)
         self._second = Second(settings)
+        self._limits: dict[str, int] = {}
+        """The largest batch that topics take, as they were last described."""
 
     def connect(self) -> None:
         wait_for_broker(self._settings, self._common)
@@ -68,7 +70,9 @@ class ConfluentClient:
 
     def describe_topics(self, names: Collection[str]) -> Mapping[str, TopicDescription]:
         with translated("asking for topics"):
-            return (embedded_topics if self._is_embedded else existing_topics)(self._admin(), names)
+            found = (embedded_topics if self._is_embedded else existing_topics)(self._admin(), names)
+        self._limits |= {name: description.max_message_bytes for name, description in found.items()}
+        return found
 
     def num_brokers(self) -> int:
         with translated("asking for brokers"):
@@ -90,7 +94,7 @@ class ConfluentClient:
         settings, answers = self._settings, Answers()
         config = {
             "group.id": group_id,
-            "max.poll.interval.ms": settings.max_poll_interval_ms,
+            "max.poll.interval.ms": max(settings.max_poll_interval_ms, settings.session_timeout_ms),  # it wants so
             "statistics.interval.ms": INTERVAL_MS,
             "stats_cb": answers.look,
             "error_cb": answers.told,
@@ -111,8 +115,9 @@ class ConfluentClient:
                 "session.timeout.ms": settings.session_timeout_ms,
                 "heartbeat.interval.ms": settings.heartbeat_interval_ms,
             }
-        consumer = self._open_consumer(**config)
-        return ConfluentConsumer(consumer, answers, self._skips, self._second, settings, group_id)
+        return ConfluentConsumer(
+            lambda: self._open_consumer(**config), answers, self._skips, self._second, settings, group_id
+        )
 
     def producer(self, lease: Lease | None = None) -> ConfluentProducer:
         self._require_broker()
@@ -193,7 +198,8 @@ class ConfluentClient:
             "message.timeout.ms": settings.delivery_timeout_ms,
             "request.timeout.ms": settings.request_timeout_ms,
             "linger.ms": settings.linger_ms,
-            "batch.size": settings.produce_batch_bytes,
+            # A batch that its topic does not take fails as a whole: this library takes none apart.
+            "batch.size": min([settings.produce_batch_bytes, *self._limits.values()]),
             "batch.num.messages": 1_000_000,  # the size alone counts
             "message.max.bytes": MAX_REQUEST_BYTES,
             "compression.type": settings.compression,
@@ -229,6 +235,9 @@ class ConfluentClient:
             {
                 **self._common,
                 **rack,
+                "socket.timeout.ms": max(
+                    settings.request_timeout_ms, settings.fetch_max_wait_ms + 1_000
+                ),  # it wants so
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,  # tells of markers, and that there is nothing more

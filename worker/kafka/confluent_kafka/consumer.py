@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
-from worker.errors import CallTimeoutError, ClientError, ConfigError, NotMemberError, UnreadableError, WorkerError
+from worker.errors import (
+    CallTimeoutError,
+    ClientError,
+    ConfigError,
+    FencedError,
+    NotMemberError,
+    StalledError,
+    UnreadableError,
+    WorkerError,
+)
 from worker.kafka.confluent_kafka.calls import Caller
 from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
 from worker.kafka.confluent_kafka.membership import parsed
@@ -35,18 +45,26 @@ UNREADABLE = codes("_BAD_MSG _BAD_COMPRESSION _NOT_IMPLEMENTED _UNDERFLOW INVALI
 _SETTINGS = codes("INVALID_SESSION_TIMEOUT INCONSISTENT_GROUP_PROTOCOL GROUP_MAX_SIZE_REACHED UNSUPPORTED_ASSIGNOR")
 _ACCESS = codes(
     "TOPIC_AUTHORIZATION_FAILED GROUP_AUTHORIZATION_FAILED CLUSTER_AUTHORIZATION_FAILED FENCED_INSTANCE_ID "
-    "UNRELEASED_INSTANCE_ID _FATAL UNSUPPORTED_VERSION"
+    "UNRELEASED_INSTANCE_ID UNSUPPORTED_VERSION"
 )
 CLOSE_MARGIN_S = 0.5
+FENCED_MARGIN_S = 10.0
 
 
 class ConfluentConsumer:
     """Rebalances are told of on the thread that polls, or that closes."""
 
     def __init__(
-        self, consumer: Consumer, answers: Answers, skips: Skips, second: Second, settings: KafkaSettings, group_id: str
+        self,
+        open_consumer: Callable[[], Consumer],
+        answers: Answers,
+        skips: Skips,
+        second: Second,
+        settings: KafkaSettings,
+        group_id: str,
     ) -> None:
-        self._consumer = consumer
+        self._open = open_consumer
+        self._consumer = open_consumer()
         self._answers = answers
         self._skips = skips
         self._second = second
@@ -54,10 +72,15 @@ class ConfluentConsumer:
         self._group_id = group_id
         self._caller = Caller("kafka-calls")
         self._listener: PartitionListener | None = None
+        self._topics: Sequence[str] = ()
+        self._is_to_open = False
+        """The consumer is of no use any more, and another one would be."""
         self._is_joined = False
         self._is_incremental = settings.group_protocol == "consumer" or settings.assignor == "cooperative-sticky"
         self._positions: dict[TopicPartition, int] = {}
         """The next offset of each partition that is assigned; `OFFSET_BEGINNING` where that is not known."""
+        self._new: set[TopicPartition] = set()
+        """What this poll has brought."""
         self._num_moves = 0
         """How often partitions have gone."""
         self._paused: set[TopicPartition] = set()
@@ -71,7 +94,7 @@ class ConfluentConsumer:
     # ------------------------------------------------------------------ group
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
-        self._listener = listener
+        self._listener, self._topics = listener, topics
         with translated("subscribing"):
             for topic in topics:
                 found = self._consumer.list_topics(topic, timeout=CALL_TIMEOUT_S).topics.get(topic)
@@ -100,6 +123,7 @@ class ConfluentConsumer:
         except KafkaException as error:  # it is to be shared out again already
             log.info("%s", error, extra={"action": "assign_refused"})
         self._is_joined = True
+        self._new |= set(new)
         if self._listener is not None:
             self._listener.assigned(new)
 
@@ -152,6 +176,8 @@ class ConfluentConsumer:
         if (failed := self._failed) is not None:
             self._failed = None
             raise failed
+        if self._is_to_open:
+            self._open_again()
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             messages = self._fetched(max(0.0, deadline - time.monotonic()), max_records)
@@ -159,17 +185,20 @@ class ConfluentConsumer:
             if any(map(Message.error, messages)):
                 told = [message for message in messages if message.error() is not None]
                 messages = [message for message in messages if message.error() is None]
+            if self._new:
+                messages = self._without_new(messages)
             polled = unpacked(messages, self._settings.max_record_bytes, self._second.reread)
             for partition in list(polled):
-                if partition in self._positions:
+                if partition in self._positions and partition not in self._paused:
                     self._positions[partition] = polled[partition][-1].offset + 1
                     self._answers.came_of(partition)
-                else:  # it has gone since this was fetched
+                else:  # it has gone, or been paused, since this was fetched
                     del polled[partition]
             for message in told:  # behind the records: what begins anew begins behind them
                 self._take_note(message)
-            if polled or self._failed is not None or self._unreadable or time.monotonic() >= deadline:
+            if polled or self._new or self._failed is not None or self._unreadable or time.monotonic() >= deadline:
                 break
+        self._new.clear()
         if not polled and (failed := self._failed) is not None:
             self._failed = None
             raise failed
@@ -182,15 +211,24 @@ class ConfluentConsumer:
             messages: list[Message] = self._consumer.consume(1, timeout_s)
             if messages and max_records > 1:
                 more = self._consumer.consume(max_records - 1, 0)
-                # What comes behind a rebalance is of the partitions as they are now.
-                messages = messages + more if num_moves == self._num_moves else more
+                if num_moves != self._num_moves:  # what comes behind a rebalance is of the partitions as they are now
+                    messages = [message for message in messages if message.topic() is None]
+                messages += more
         return messages
+
+    def _without_new(self, messages: Sequence[Message]) -> list[Message]:
+        """A poll that brings partitions brings no records of them: whoever polls must first know where to begin."""
+        kept = [message for message in messages if (message.topic(), message.partition()) not in self._new]
+        if len(kept) < len(messages):
+            for partition in self._new & self._positions.keys():
+                self._go_to(partition, self._positions[partition])
+        return kept
 
     def _take_note(self, message: Message) -> None:
         """Of what is no record."""
         error = message.error()
         if message.topic() is None or message.partition() is None or message.partition() < 0:
-            self._note(error)
+            self._note(error, f"polling as a member of {self._group_id}")
             return
         partition = TopicPartition(message.topic(), message.partition())
         if partition in self._positions and partition not in self._paused:
@@ -208,7 +246,7 @@ class ConfluentConsumer:
         elif error.code() in UNREADABLE:
             self._stop(partition, reached, error)
         else:
-            self._note(error)
+            self._note(error, f"reading {partition.topic}")
 
     def _begin_again(self, partition: TopicPartition) -> None:
         """The log no longer has, or does not have yet, what was to come next."""
@@ -234,16 +272,47 @@ class ConfluentConsumer:
         self.pause([partition])
         self._unreadable.append(found)
 
-    def _note(self, error: KafkaError) -> None:
+    def _note(self, error: KafkaError, doing: str) -> None:
         """What the library tells of the group or a broker. It tries again by itself, unless that is no use."""
         self._answers.failed()
         code = error.code()
-        if code in _SETTINGS:
+        if code == KafkaError._FATAL:  # noqa: SLF001
+            self._end(error.str())
+        elif code in _SETTINGS:
             self._failed = ConfigError(self._explained(error))
         elif code in _ACCESS or error.fatal():
-            self._failed = translate(error, "polling")
+            self._failed = translate(error, doing)
         else:
             log.info("%s", error.str(), extra={"action": "client_told"})
+
+    def _end(self, reason: str) -> None:
+        """The library's consumer is of no use any more, and says why in words only."""
+        if "fenced" in reason:
+            since_s = time.monotonic() - self._answers.unanswered_at
+            if since_s < 2 * self._settings.session_timeout_ms / 1000 + FENCED_MARGIN_S:
+                self._is_to_open = True  # a request to join that came late has shut out the one behind it
+            else:
+                self._failed = FencedError(
+                    f"another process runs with this kafka.group_instance_id: give every member its own ({reason})"
+                )
+        elif self._settings.group_protocol == "consumer" and "support" in reason:
+            self._failed = ConfigError(
+                f"kafka.group_protocol=consumer needs brokers that know it, as Kafka 4 ({reason})"
+            )
+        else:
+            self._failed = StalledError(f"the Kafka client cannot go on: {reason}")
+
+    def _open_again(self) -> None:
+        log.warning("the group has shut out one of our own requests: joining anew", extra={"action": "join_anew"})
+        held, listener = list(self._positions), self._listener
+        consumer, self._consumer = self._consumer, self._open()
+        threading.Thread(target=consumer.close, name="kafka-close", daemon=True).start()
+        self._is_to_open = self._is_joined = False
+        if held and listener is not None:
+            listener.lost(held)
+        self._let_go(held)
+        if listener is not None:
+            self.subscribe(self._topics, listener)
 
     def _explained(self, error: KafkaError) -> str:
         """What the group will not have us with, however often we ask: which setting it is about."""

@@ -26,6 +26,7 @@ from worker.records import TopicPartition
 
 STEP_S = 0.2
 _Told = Callable[[KafkaError | None, Message], None]
+_IN_VAIN = codes("_FATAL _PURGE_QUEUE _PURGE_INFLIGHT")
 _UNSUPPORTED = codes("_UNSUPPORTED_FEATURE UNSUPPORTED_VERSION _NOT_IMPLEMENTED")
 
 
@@ -39,15 +40,31 @@ class ConfluentProducer:
         self._open_second = second
         self._second: ProducerPort | None = None
         self._is_closing = threading.Event()
+        self._failed: list[tuple[str, Receipt, KafkaError]] = []
+        self._fatal: KafkaError | None = None
+        """What this producer cannot go on from."""
+        self._is_fatal = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(producer,), name="kafka-receipts", daemon=True)
         self._thread.start()
 
     def _serve(self, producer: Producer) -> None:
         lease = self._lease
         while not self._is_closing.is_set():
-            producer.poll(STEP_S)
+            self._hear(producer, STEP_S)
             if lease is not None and len(producer) and not lease.is_valid():
                 producer.purge(in_queue=True, in_flight=False, blocking=False)
+
+    def _hear(self, producer: Producer, timeout_s: float) -> None:
+        """Receipts of what has failed wait until the call is over: it may be that only its end says why."""
+        try:
+            producer.poll(timeout_s)
+        except KafkaException as error:
+            self._fatal = self._fatal or kafka_error(error)
+            self._is_fatal.set()
+        failed, self._failed = self._failed, []
+        for topic, receipt, why in failed:
+            cause = self._fatal if self._fatal is not None and why.code() in _IN_VAIN else why
+            receipt.failed(translate(cause, f"sending to {topic}"))
 
     def send(self, outbound: Sequence[Outbound]) -> None:
         producer = self._producer
@@ -58,8 +75,14 @@ class ConfluentProducer:
         for record in outbound:
             partitions.setdefault(record[:2], []).append(record)
         for (topic, partition), records in partitions.items():
-            with translated(f"sending to {topic}"):
-                self._send(producer, topic, partition, records, told)
+            try:
+                with translated(f"sending to {topic}"):
+                    self._send(producer, topic, partition, records, told)
+            except ClientError as error:
+                known = None if error.__cause__ is None else kafka_error(error.__cause__)
+                if known is not None and known.code() == KafkaError._FATAL and self._is_fatal.wait(1.0):  # noqa: SLF001
+                    raise translate(self._fatal or known, f"sending to {topic}") from error
+                raise
 
     def _send(
         self,
@@ -74,7 +97,7 @@ class ConfluentProducer:
         place = {} if partition is None else {"partition": partition}
         for record in records:
             _, _, key, value, headers, receipt = record
-            on_delivery = told.get(receipt) or told.setdefault(receipt, _told(topic, receipt))
+            on_delivery = told.get(receipt) or told.setdefault(receipt, self._told(topic, receipt))
             if not headers:
                 batch.append({"value": value, "key": key, "callback": on_delivery})
                 continue
@@ -85,6 +108,18 @@ class ConfluentProducer:
             else:
                 producer.produce(topic, value, key, on_delivery=on_delivery, headers=list(headers), **place)
         _produce(producer, topic, batch, place)
+
+    def _told(self, topic: str, receipt: Receipt) -> _Told:
+        acknowledged = receipt.acknowledged
+
+        def told(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                offset = message.offset()
+                acknowledged(-1 if offset is None else offset)  # written by an earlier try, nobody knows where
+            else:
+                self._failed.append((topic, receipt, error))
+
+        return told
 
     def _send_second(self, producer: Producer, record: Outbound) -> None:
         """Behind what is queued here. Few records ever have such headers, so this may wait."""
@@ -105,10 +140,9 @@ class ConfluentProducer:
             time.sleep(0.002)
         if len(producer):
             producer.purge(in_queue=True, in_flight=True, blocking=True)
-            producer.poll(0)
         self._is_closing.set()
         self._thread.join(2 * STEP_S + timeout_s)
-        producer.poll(0)
+        self._hear(producer, 0)  # of those that have been purged
 
 
 def _produce(producer: Producer, topic: str, batch: list[dict[str, Any]], place: Mapping[str, int]) -> None:
@@ -129,19 +163,6 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _told(topic: str, receipt: Receipt) -> _Told:
-    acknowledged = receipt.acknowledged
-
-    def told(error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            offset = message.offset()
-            acknowledged(-1 if offset is None else offset)  # written by an earlier try, nobody knows where
-        else:
-            receipt.failed(translate(error, f"sending to {topic}"))
-
-    return told
 
 
 class ConfluentTransactionalProducer(ConfluentProducer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -22,6 +23,8 @@ class Answers:
         self.heard_at = clock()
         """When a broker has last answered anything. Begins with when we began to listen."""
         self._num_unanswered = 0
+        self.unanswered_at = -inf
+        """When a request was last found that no broker has answered."""
         self._num_told = 0
         self._looked_at = clock()
         self._num_fetches: Mapping[str, int] = {}
@@ -57,7 +60,10 @@ class Answers:
         idle_us = [each["rxidle"] for each in brokers.values() if each.get("rxidle", -1) >= 0 and each.get("rx", 0)]
         if idle_us:
             self.heard_at = max(self.heard_at, now - min(idle_us) / 1e6)
-        self._num_unanswered = sum(each.get("req_timeouts", 0) for each in brokers.values())
+        num_unanswered = sum(each.get("req_timeouts", 0) for each in brokers.values())
+        if num_unanswered > self._num_unanswered:
+            self.unanswered_at = now
+        self._num_unanswered = num_unanswered
         # One fetch is under way to a broker at a time: where another one has been sent, the last one was answered.
         fetches = {str(each["nodeid"]): each["req"].get("Fetch", 0) for each in brokers.values() if each["nodeid"] >= 0}
         answering = {node for node, count in fetches.items() if count > self._num_fetches.get(node, count)}
