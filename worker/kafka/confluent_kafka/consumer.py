@@ -463,7 +463,7 @@ class ConfluentConsumer:
 
 
 def _offsets(commits: Mapping[TopicPartition, Commit]) -> list[KafkaTopicPartition]:
-    return [_placed(partition, commit.offset, commit.note) for partition, commit in commits.items()]
+    return [_placed(partition, commit.offset, commit.metadata) for partition, commit in commits.items()]
 
 
 def commit_told(error: KafkaError | None, _: Sequence[KafkaTopicPartition]) -> None:

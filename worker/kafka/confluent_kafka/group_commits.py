@@ -23,7 +23,7 @@ class ConfluentGroupCommits:
         return None if found.offset < 0 else Commit(found.offset, found.metadata or "")
 
     def write(self, partition: TopicPartition, commit: Commit) -> None:
-        placed = KafkaTopicPartition(*partition, commit.offset, commit.note)
+        placed = KafkaTopicPartition(*partition, commit.offset, commit.metadata)
         for each in self._consumer.commit(offsets=[placed], asynchronous=False) or ():
             if each.error is not None:
                 raise KafkaException(each.error)

@@ -201,7 +201,7 @@ class ConfluentTransactionalProducer(ConfluentProducer):
 
     def commit(self, commits: Mapping[TopicPartition, Commit], membership: Membership) -> None:
         producer, timeout_s = self._transactional(), self._call_timeout_s
-        offsets = [KafkaTopicPartition(*tp, commit.offset, commit.note) for tp, commit in commits.items()]
+        offsets = [KafkaTopicPartition(*tp, commit.offset, commit.metadata) for tp, commit in commits.items()]
         self._call(
             "adding offsets to a transaction",
             producer.send_offsets_to_transaction,

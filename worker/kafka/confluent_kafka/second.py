@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from worker.errors import BATCH_FAULTS, UnreadableError, WorkerError
-from worker.kafka.port import Lease, LogPort, Membership, ProducerPort
+from worker.kafka.port import Lease, Membership, PartitionReader, ProducerPort
 from worker.records import Record, TopicPartition
 from worker.settings import KafkaSettings
 
@@ -58,7 +58,7 @@ class Second:
         return found
 
     def _read(
-        self, log_: LogPort, partition: TopicPartition, first: int, last: int, take: Callable[[Record], None]
+        self, log_: PartitionReader, partition: TopicPartition, first: int, last: int, take: Callable[[Record], None]
     ) -> None:
         for records in log_.read(partition, first, timeout_s=TIMEOUT_S):
             for record in records:
