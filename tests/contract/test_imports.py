@@ -96,7 +96,7 @@ def test_only_the_adapter_and_the_demo_know_the_client():
     assert {room_of(path) for path in knowing} == {"kafka", "demo", "mapping"}  # of that, the schema registry
 
 
-ADAPTERS = ("kafka_python",)
+ADAPTERS = ("kafka_python", "confluent_kafka")
 
 
 def test_only_adapters_know_their_library():

@@ -42,8 +42,8 @@ def make_client(settings: KafkaSettings) -> ClientPort:
             from worker.kafka.confluent_kafka.client import ConfluentClient
         except ImportError as error:
             raise ConfigError(
-                f"kafka.client=confluent-kafka needs the package confluent-kafka, at least version 2.13: pip install "
-                f"'confluent-kafka>=2.13' ({error})"
+                f"kafka.client=confluent-kafka needs the package confluent-kafka, at least version 2.13.2: pip "
+                f"install 'confluent-kafka>=2.13.2' ({error})"
             ) from error
         return ConfluentClient(settings)
     from worker.kafka.kafka_python.client import KafkaPythonClient  # one adapter must not need the other's library
