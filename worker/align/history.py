@@ -21,6 +21,13 @@ class Event(NamedTuple):
     event_type: str
 
 
+def appended(history: Sequence[Event], event: Event, last: int) -> list[Event] | None:
+    """What `merged` makes of both where the event is new and the newest, as most are; else None."""
+    if history and (event <= history[-1] or event.event_id in [each.event_id for each in history]):
+        return None
+    return [*history, event][-last:]
+
+
 def merged(history: Sequence[Event], events: Iterable[Event], last: int) -> list[Event]:
     """The newest `last` events of both, in order of time. `history` is the result of an earlier call, or empty."""
     by_id: dict[str, Event] = {event.event_id: event for event in history}

@@ -70,7 +70,7 @@ class UserModel(nn.Module):
         self, table_RD: Tensor, rows_UN: Tensor, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Sums `[U, H, D]`, and the weights `[U, H, N]` that they were made with."""
-        vectors_UND = table_RD[rows_UN].float().masked_fill(~mask_UN[:, :, None], 0.0)
+        vectors_UND = _blanked(table_RD.index_select(0, rows_UN.flatten()).float(), mask_UN)
         signed_UHN = self.pool.weights(self.pool.scores(vectors_UND), mask_UN, times_ms_UN, weights_UN)
         return torch.bmm(signed_UHN, vectors_UND), signed_UHN
 
@@ -88,6 +88,16 @@ class UserModel(nn.Module):
             for signed_UN in signed_UHN.unbind(1)
         ]
         return torch.stack(pooled, 1), signed_UHN
+
+
+def _blanked(vectors: Tensor, mask_UN: Tensor) -> Tensor:
+    """Vectors of events, one after the other, as `[U, N, D]`, with zeros in place of those that the mask leaves out."""
+    vectors_UND = vectors.view(*mask_UN.shape, -1)
+    if vectors.device.type != "cpu":
+        return vectors_UND.masked_fill(~mask_UN[:, :, None], 0.0)
+    # On a CPU that takes longer than everything else here, however little there is to fill.
+    vectors.index_fill_(0, (~mask_UN).flatten().nonzero()[:, 0], 0.0)
+    return vectors_UND
 
 
 class DecayedPool(nn.Module):

@@ -69,7 +69,7 @@ class Dependents:
         One of them may have got its vector before `key` waited for it, and its news be taken already: who is not the
         poll thread has to look again.
         """
-        missing = [item_id for item_id in items if item_id not in self.catalogue.table]
+        missing = self.catalogue.table.without_row(items)
         if missing or self.follows_changes:
             self.waiting.add(items if self.follows_changes else missing, partition, key)
         return missing

@@ -84,8 +84,16 @@ class ItemTable:
 
     def row(self, item_id: str) -> int:
         """The row of an item, or `NO_ROW`. Good while `reading`."""
-        known = self._known.get(item_id)
-        return NO_ROW if known is None else known.row
+        return self.row_of_each([item_id])[0]
+
+    def row_of_each(self, item_ids: Iterable[str]) -> list[int]:
+        """The row of each item, or `NO_ROW`. Good while `reading`."""
+        return [NO_ROW if known is None else known.row for known in map(self._known.get, item_ids)]
+
+    def without_row(self, item_ids: Iterable[str]) -> list[str]:
+        """Those among the items that have none."""
+        get = self._known.get
+        return [item_id for item_id in item_ids if (known := get(item_id)) is None or known.row == NO_ROW]
 
     def rows(self, item_ids: Iterable[str]) -> list[int]:
         """The rows of those that have one. Good while `reading`."""

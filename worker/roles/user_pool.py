@@ -6,6 +6,7 @@ U users, N events of a history, D dim of the space.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,9 @@ from worker.item_vectors.table import ItemTable
 from worker.records import Change, Recompute, User
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state.users import UserState
+
+_UNUSED = float("nan")
+"""In place of a weight, until it is seen where there are any."""
 
 
 class UserPool:
@@ -80,13 +84,17 @@ class UserPool:
         rows_UN = np.full(shape, NO_ROW, np.int64)
         times_ms_UN = np.zeros(shape, np.int64)
         weights_UN = np.ones(shape, np.float32)
-        row, weight = self._table.row, self._weights.get
-        for index, state in enumerate(states):
-            events, count = state.events, len(state.events)
+        counts_U = np.zeros(shape[0], np.int64)
+        counts_U[: len(states)] = [len(state.events) for state in states]
+        if counts_U.any():
+            # Row by row as the events come: one assignment for all users costs what one for each of a few would.
+            filled_UN = np.arange(shape[1]) < counts_U[:, None]
+            times, _, items, types = zip(*chain.from_iterable([state.events for state in states]), strict=True)
+            times_ms_UN[filled_UN] = times
+            rows_UN[filled_UN] = self._table.row_of_each(items)
+            weights_UN[filled_UN] = [self._weights.get(each, _UNUSED) for each in types]
             # An event of a type that the space has ceased to use counts as if it had never been.
-            rows_UN[index, :count] = [
-                row(each.item_id) if each.event_type in self._weights else NO_ROW for each in events
-            ]
-            times_ms_UN[index, :count] = [each.event_time_ms for each in events]
-            weights_UN[index, :count] = [weight(each.event_type, 1.0) for each in events]
+            unused_UN = np.isnan(weights_UN)
+            if unused_UN.any():
+                rows_UN[unused_UN], weights_UN[unused_UN] = NO_ROW, 1.0
         return rows_UN, times_ms_UN, weights_UN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas import encode_user_vector
@@ -115,7 +115,7 @@ class UsersRole:
     def _awaiting(self, state: UserState, partition: int, user_id: str) -> UserState:
         """The state, marked if an item of it has no vector; the user then waits for that item."""
         missing = self.dependents.add([event.item_id for event in state.events], partition, user_id)
-        return replace(state, is_incomplete=bool(missing))
+        return state._replace(is_incomplete=True) if missing else state
 
     def decode_state(self, value: bytes) -> UserState:
         return UserState.decode(value)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.align.history import Event, merged
+from worker.align.history import Event, appended, merged
 
 EVENTS = st.builds(
     Event,
@@ -44,3 +44,13 @@ def test_it_is_in_order_of_time_then_id() -> None:
 def test_an_event_that_is_too_old_changes_nothing() -> None:
     history = merged([], [Event(time, f"e{time}", "x", "like") for time in (5, 6, 7)], 3)
     assert merged(history, [Event(4, "old", "x", "like")], 3) == history
+
+
+@given(st.lists(EVENTS, max_size=8), EVENTS, st.integers(1, 6))
+def test_to_append_the_newest_event_is_to_merge_it(events: list[Event], event: Event, last: int) -> None:
+    history = merged([], events, last)
+    found = appended(history, event, last)
+    assert found in (None, merged(history, [event], last))
+    is_newest = not history or event > history[-1]
+    is_known = event.event_id in {each.event_id for each in history}
+    assert (found is None) == (not is_newest or is_known)

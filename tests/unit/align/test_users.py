@@ -142,3 +142,15 @@ class TestEveryKind:
     def test_the_table_may_be_in_half_precision(self, spec: UserSpec) -> None:
         half = model(spec)(table().half(), histories(USERS, 8)).vectors_UD
         torch.testing.assert_close(half, vectors(spec, USERS).vectors_UD, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("spec", KINDS)
+def test_a_row_that_no_event_is_about_is_nothing_to_anybody(spec):
+    """Places without an event are gathered from some row, too, whatever that holds."""
+    users: list[Past] = [[(3, 5, 1.0)], [(4, 9, 1.0), (5, 10, 1.0)]]
+    broken = table()
+    broken[0] = float("nan")
+    usual = model(spec)(table(), histories(users, 8))
+    found = model(spec)(broken, histories(users, 8))
+    assert torch.equal(found.vectors_UD, usual.vectors_UD)
+    assert found.usable_U.all()
