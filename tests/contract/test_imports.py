@@ -88,7 +88,9 @@ def test_data_know_neither_the_model_nor_the_stream(path):
     for name in imports(path):
         assert name.split(".")[0] != "torch"
         if name.startswith("worker."):
-            assert name.startswith(("worker.data", "worker.synthetic", "worker.errors", "worker.state.items"))
+            assert name.startswith(
+                ("worker.data", "worker.synthetic", "worker.mapping", "worker.errors", "worker.state.items")
+            )
 
 
 def test_only_the_adapter_and_the_demo_know_the_client():

@@ -17,6 +17,7 @@ from worker.commands.recommend import add_recommend
 from worker.commands.relay import add_relay
 from worker.commands.run import add_run
 from worker.commands.schema import add_schema
+from worker.commands.send import add_send
 from worker.commands.space import add_space
 from worker.commands.topics import add_topics
 from worker.commands.train import add_train
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         add_topics,
         add_dlq,
         add_import,
+        add_send,
         add_train,
         add_evaluate,
         add_recommend,

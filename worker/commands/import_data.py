@@ -92,6 +92,12 @@ def _add_table(imports: Any, form: str, help_text: str) -> None:
     table.add_argument("--items", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an item a row")
     table.add_argument("--events", type=Path, nargs="+", default=[], metavar="FILE", help="tables with an event a row")
     table.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="what becomes of a row, as for topics (worker/mapping/README.md), instead of the flags below",
+    )
+    table.add_argument(
         "--vectors", action="append", default=[], metavar="NAME=COLUMN", help="column with the vectors of a modality"
     )
     table.add_argument(
@@ -224,6 +230,8 @@ def _table(arguments: argparse.Namespace) -> int:
     if not arguments.items and not arguments.events:
         raise ConfigError(f"import {arguments.form}: give --items, --events or both")
     unit_ms = TIME_UNITS[arguments.time_unit]
+    if arguments.mapping is not None:
+        return _mapped_table(arguments)
     item_rows = ItemRows(
         _columns("--item-column", arguments.item_column, ITEM_FIELDS),
         pairs("--vectors", arguments.vectors),
@@ -240,6 +248,25 @@ def _table(arguments: argparse.Namespace) -> int:
         lambda on_bad_row: import_tables(
             arguments.form, arguments.items, arguments.events, item_rows, event_rows, on_bad_row
         ),
+    )
+
+
+def _mapped_table(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.rows import MappedRows
+    from worker.data.importers.tables import import_tables
+    from worker.mapping import read_mapping
+
+    for name in ("vectors", "text", "encoder", "item_column", "event_column", "event_type"):
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name.replace('_', '-')} and --mapping: give one of them; the mapping says it all")
+    rows = MappedRows(read_mapping(arguments.mapping))
+    if arguments.items:
+        rows.file.for_items("--mapping")
+    if arguments.events:
+        rows.file.for_events("--mapping")
+    return _save(
+        arguments,
+        lambda on_bad_row: import_tables(arguments.form, arguments.items, arguments.events, rows, rows, on_bad_row),
     )
 
 

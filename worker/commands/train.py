@@ -106,7 +106,10 @@ def _train(arguments: argparse.Namespace) -> int:
     space, learned = train(dataset, split, settings, arguments.out, device, _Terminal())
     if arguments.items_out is not None:
         parts = item_parts(loaded, learned, settings.behavior)
-        say(f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}")
+        say(
+            f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}; to the topic: "
+            f"align-worker send {arguments.items_out}"
+        )
     figures = {"space_id": space.space_id, **space.manifest.evaluation}
     if arguments.json:
         print_json(figures)

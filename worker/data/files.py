@@ -8,11 +8,12 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgpack
 import zstandard
 
 from schemas import ItemVector, Message, NewItem, SchemaError, UserEvent, UserVector, decode, encode, split_messages
@@ -87,11 +88,35 @@ def unreadable(path: Path | str, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
 
 
+def read_encoded(message: type[M], path: Path) -> Iterator[tuple[M, bytes]]:
+    """Messages with their bytes, as they lie in a file. Raises `DataError` at the first that is not valid."""
+    return _read_both(message, path, check_values=True)
+
+
+def first_fields(path: Path) -> Mapping[str, Any]:
+    """The fields of the first message in a file, which may be of any kind. Raises `DataError`."""
+    try:
+        for data in split_messages(_chunks(path)):
+            fields = msgpack.unpackb(data, strict_map_key=False)
+            if isinstance(fields, dict):
+                return fields
+            break
+        else:
+            raise DataError(f"{path}: there are no messages in it")
+    except (SchemaError, ValueError) as error:
+        raise DataError(f"{path}: not a file of messages: {error}") from None
+    raise DataError(f"{path}: not a file of messages: it does not begin with a map")
+
+
 def _read(message: type[M], path: Path, check_values: bool) -> Iterator[M]:
+    return (found for found, _ in _read_both(message, path, check_values))
+
+
+def _read_both(message: type[M], path: Path, check_values: bool) -> Iterator[tuple[M, bytes]]:
     number, offset = 1, 0
     try:
         for data in split_messages(_chunks(path)):
-            yield decode(message, data, check_values=check_values)
+            yield decode(message, data, check_values=check_values), data
             number, offset = number + 1, offset + len(data)
     except SchemaError as error:
         raise DataError(f"{path}: {message.__name__} {number}, at byte {offset}: {error}") from None

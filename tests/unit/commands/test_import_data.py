@@ -69,6 +69,7 @@ def test_the_summary_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert shown.splitlines() == [
         "2 events of 2 users (view 2)",
         f"written: {tmp_path / 'out' / 'events.msgpack'}",
+        f"to their topics: align-worker send {tmp_path / 'out' / 'events.msgpack'}",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -76,7 +77,8 @@ class Summary:
         if self.uninformative:
             lines.append(f"left out, because they say nothing (zeros, one value):{_shares(self.uninformative)}")
         lines += [f"{self.num_bad_rows:,} bad rows left out"] if self.num_bad_rows else []
-        return "\n".join([*lines, f"written: {', '.join(self.files)}"])
+        sent = " ".join(shlex.quote(file) for file in self.files if ".msgpack" in file)
+        return "\n".join([*lines, f"written: {', '.join(self.files)}", f"to their topics: align-worker send {sent}"])
 
 
 def save(imported: Imported, directory: Path, compression: Compression | None = None) -> Summary:

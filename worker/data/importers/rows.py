@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from schemas import Content, Dtype, NewItem, UserEvent
+from schemas import Content, Dtype, NewItem, SchemaError, UserEvent
 from worker.data.importers.output import TitledItem
 from worker.data.importers.values import (
     TIME_UNITS,
     CellError,
-    event_id,
     is_missing,
     to_count,
     to_feature,
@@ -21,6 +20,10 @@ from worker.data.importers.values import (
     to_number,
     to_time_ms,
 )
+from worker.mapping import Document, MappingFile
+from worker.mapping.envelopes import OPENERS
+from worker.mapping.problem import MisfitError
+from worker.mapping.values import event_id
 
 Row = Mapping[str, Any]
 
@@ -119,6 +122,50 @@ class EventRows:
             )
         except ValidationError as error:
             raise cell.error(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class MappedRows:
+    """Makes items and events of rows as a mapping file says it, which is the same as for topics."""
+
+    file: MappingFile
+
+    required: Set[str] = frozenset()
+    """A row lacks what it lacks: the mapping says what has to be there."""
+
+    def item(self, row: Row) -> TitledItem | None:
+        """None where the mapping leaves the row out, or where it deletes. Raises `CellError`."""
+        mapping = self.file.for_items("--mapping")
+        try:
+            document, is_deleted = self._document(row)
+            if document is None:
+                return None
+            found = mapping.read(document, is_deleted=is_deleted)
+            if not isinstance(found, dict):
+                return None
+            title = None if mapping.title is None else mapping.title.read(document)
+            return TitledItem(mapping.item(found), title)
+        except SchemaError as error:
+            raise CellError("", str(error)) from None
+
+    def event(self, row: Row) -> UserEvent | None:
+        """The same for events."""
+        mapping = self.file.for_events("--mapping")
+        try:
+            document, is_deleted = self._document(row)
+            if document is None or is_deleted:
+                return None
+            found = mapping.read(document)
+            return mapping.event(found) if isinstance(found, dict) else None
+        except SchemaError as error:
+            raise CellError("", str(error)) from None
+
+    def _document(self, row: Row) -> tuple[Document | None, bool]:
+        try:
+            opened = OPENERS[self.file.envelope](b"", None, lambda data: dict(row))
+        except MisfitError as problem:
+            raise CellError("", f"{problem} ({self.file.path.name})") from None
+        return None if opened.root is None else Document(opened.root), opened.is_deleted
 
 
 @dataclass(frozen=True, slots=True)

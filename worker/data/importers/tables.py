@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from worker.data.files import unreadable
 from worker.data.importers.output import Imported, OnBadRow, refuse
-from worker.data.importers.rows import EventRows, ItemRows, Row
+from worker.data.importers.rows import EventRows, ItemRows, MappedRows, Row
 from worker.data.importers.values import CellError
 from worker.errors import ConfigError, DataError
 
@@ -25,8 +25,8 @@ def import_tables(
     form: Format,
     item_files: Iterable[Path],
     event_files: Iterable[Path],
-    item_rows: ItemRows,
-    event_rows: EventRows,
+    item_rows: ItemRows | MappedRows,
+    event_rows: EventRows | MappedRows,
     on_bad_row: OnBadRow = refuse,
 ) -> Imported:
     """Items and events from tables with a row for each."""
@@ -45,15 +45,16 @@ def import_tables(
     return Imported(items if item_files else None, events if event_files else None)
 
 
-def converted(path: Path, rows: Iterable[Row], convert: Callable[[Row], T], on_bad_row: OnBadRow) -> Iterator[T]:
-    """What `convert` makes of each row. Rows are counted from 1, a header not included."""
+def converted(path: Path, rows: Iterable[Row], convert: Callable[[Row], T | None], on_bad_row: OnBadRow) -> Iterator[T]:
+    """What `convert` makes of each row, where that is anything. Rows are counted from 1, a header not included."""
     for number, row in enumerate(rows, start=1):
         try:
             value = convert(row)
         except CellError as error:
             on_bad_row(DataError(f"{path}: row {number}, {error}"))
         else:
-            yield value
+            if value is not None:
+                yield value
 
 
 def read_csv(path: Path, required: Set[str]) -> Iterator[Row]:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ class CellError(ValueError):
     """A cell cannot be used."""
 
     def __init__(self, column: str, problem: str) -> None:
-        super().__init__(f"column {column}: {problem}")
+        super().__init__(f"column {column}: {problem}" if column else problem)
 
 
 def is_missing(value: Any) -> bool:
@@ -127,11 +126,6 @@ def to_feature(column: str, value: Any, encoder: str, dtype: Dtype) -> Feature |
         raise CellError(column, error.errors()[0]["msg"]) from None
     except ValueError as error:
         raise CellError(column, str(error)) from None
-
-
-def event_id(*parts: object) -> str:
-    """An id for an event that has none, made of what it says: the same event has the same id in every import."""
-    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _sized(column: str, value: Any) -> Any:

@@ -8,13 +8,13 @@ import pytest
 from worker.data.importers.values import (
     TIME_UNITS,
     CellError,
-    event_id,
     to_count,
     to_feature,
     to_id,
     to_number,
     to_time_ms,
 )
+from worker.mapping.values import event_id
 
 NAN, INF = float("nan"), float("inf")
 CHRISTMAS_MS = 1_703_462_400_000  # 2023-12-25T00:00:00Z
