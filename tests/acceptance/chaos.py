@@ -34,8 +34,8 @@ from kafka.errors import KafkaError
 from tests.acceptance.feeder import Feeder, FeedFailedError
 from tests.acceptance.fleet import Exit, Fleet
 from tests.acceptance.lives import DIMS, NEIGHBOR_SHARE, PART_SHARE, Events, Inputs
-from tests.brokers import KafkaFailedError, RealKafka, create_topics, find_distribution, leaders, log_ranges
-from tests.brokers.broker import QUICK_GROUP
+from tests.brokers import KafkaFailedError, RealKafka, create_topics, find_distribution, leaders, library, log_ranges
+from tests.brokers.broker import QUICK_GROUP, QUICK_SESSIONS
 from tests.verifier import Rule, Verdict, verify_topics
 from tests.verifier.__main__ import table as verdict_table
 from tests.verifier.finals import FinalVerdict, verify_finals
@@ -94,11 +94,20 @@ class Plan:
     delivery: str = "at_least_once"
     as_shipped: bool = False
     graph: bool = False
+    client: str = library.LIBRARIES[0]
+    group_protocol: str = "classic"
 
     @property
     def kafka(self) -> KafkaSettings:
-        """Times of the workers' client."""
-        return KafkaSettings() if self.as_shipped else KafkaSettings(**KAFKA)
+        """Of the workers' client."""
+        chosen: dict[str, Any] = {"client": self.client, "group_protocol": self.group_protocol}
+        return KafkaSettings(**chosen) if self.as_shipped else KafkaSettings(**KAFKA, **chosen)
+
+    @property
+    def brokers(self) -> Mapping[str, str]:
+        """Properties of the brokers. With the new group protocol it is them who say how long a session is."""
+        is_quick = self.group_protocol == "consumer" and not self.as_shipped
+        return QUICK_SESSIONS if is_quick else {}
 
     def faults(self) -> list[str]:
         """In order. A member that joins leaves again before the next one joins."""
@@ -409,7 +418,7 @@ def run_campaign(plan: Plan, logs: Path, say: Callable[[str], None]) -> Report:
     """Run it with a Kafka of its own. Raises `NotRecoveredError`, `FeedFailedError` or `KafkaFailedError`."""
     started = time.monotonic()
     with ExitStack() as stack:
-        kafka = stack.enter_context(RealKafka(nodes=plan.nodes, optimizing=True))
+        kafka = stack.enter_context(RealKafka(nodes=plan.nodes, optimizing=True, properties=plan.brokers))
         options = {"bootstrap_servers": kafka.bootstrap_servers}
         create_topics(options, dict.fromkeys(TOPICS.values(), plan.partitions))
         space_path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))) / "space"
@@ -479,6 +488,7 @@ def worker_settings(bootstrap_servers: str, space_path: Path, plan: Plan) -> dic
     settings = {
         **({} if plan.as_shipped else quick),
         **in_group("kafka", {"bootstrap_servers": bootstrap_servers, "group_id": GROUP}),
+        **in_group("kafka", {"client": plan.client, "group_protocol": plan.group_protocol}),
         **in_group("topics", TOPICS),
         "roles": "items,users",
         "users.follow_changes": True,
@@ -552,6 +562,12 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     parser.add_argument(
         "--delivery", choices=["at_least_once", "exactly_once"], default=Plan.delivery, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--client", choices=library.LIBRARIES, default=Plan.client, help="client library of the workers"
+    )
+    parser.add_argument(
+        "--group-protocol", choices=("classic", "consumer"), default=Plan.group_protocol, help="how members share"
     )
     parser.add_argument("--as-shipped", action="store_true", help="with the settings that the workers come with")
     parser.add_argument(
