@@ -72,7 +72,9 @@ def test_every_field_is_what_was_written(fetch: Any) -> None:
     }
     for number in range(2):
         found = polled[TopicPartition(TOPIC, number)]
-        expected = [(key, value, tuple(headers or ())) for partition, key, value, headers in sent if partition == number]
+        expected = [
+            (key, value, tuple(headers or ())) for partition, key, value, headers in sent if partition == number
+        ]
         assert [(record.key, record.value, tuple(record.headers)) for record in found] == expected
         assert all(record.topic == TOPIC and record.partition == number and record.timestamp > 0 for record in found)
         offsets = [record.offset for record in found]

@@ -42,7 +42,10 @@ class KafkaPythonProducer:
                 raise translate(error, f"sending to {topic}") from error
 
     def _send(self, topic: str, partition: int | None, records: Sequence[Outbound]) -> None:
-        """Records go the client's own way for as long as it has to ask or to choose something for them."""
+        """Records go the client's own way for as long as it has to ask or to choose something for them. That way is no
+        good for header names that are not UTF-8: for those it is asked beforehand."""
+        if partition is not None and not all(_is_utf8(name) for record in records for name, _ in record.headers):
+            self._producer.partitions_for(topic)
         for index, record in enumerate(records):
             if partition is not None and can_pack(self._producer, topic, partition):
                 pack(self._producer, topic, partition, records[index:], partial(_fail, topic))
@@ -146,6 +149,10 @@ def _acknowledge(receipt: Receipt, metadata: Any) -> None:
 
 def _fail(topic: str, receipt: Receipt, error: BaseException) -> None:
     receipt.failed(translate(error, f"sending to {topic}"))
+
+
+def _is_utf8(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _kafka_headers(headers: Headers) -> list[tuple[str, bytes]]:
