@@ -48,12 +48,22 @@ class Route:
     modality: str
     """Of the feature."""
     content: str
-    """Key of the content. Several routes may start at one: frames, sound and subtitles of a film."""
+    """Key of the content. Several routes may start at one: frames, sound and subtitles of a film. `image+text`: both
+    together go into one vector."""
     encoder: Encoder
     max_vectors: int = 1
     """Most vectors the space takes. With one, the vectors of several samples are averaged."""
     samples: int = 1
     """Frames or windows taken of a longer content."""
+    needs_all: bool = True
+    """Whether all of several contents must be there, as a vector made of some would pass for the whole."""
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        return tuple(self.content.split("+"))
+
+    def starts_at(self, contents: Collection[str]) -> bool:
+        return (all if self.needs_all else any)(name in contents for name in self.contents)
 
     @property
     def num_samples(self) -> int:
@@ -111,9 +121,19 @@ class _Work:
     """Nothing is left to do for it."""
     twin: _Work | None = None
     """Work of the same call that does the same."""
+    members: tuple[_Work, ...] = ()
+    """Where several contents go into one vector: the works that get hold of each of them."""
+    is_member: bool = False
+
+    def settle(self) -> None:
+        for work in (self, *self.members):
+            work.is_settled = True
 
     def fail(self, error: ContentError, report: Report) -> None:
-        self.error, self.is_settled = error, True
+        self.error = error
+        self.settle()
+        if self.is_member:
+            return  # it counts for what it is a member of
         for route in self.routes:
             report.by_modality[route.modality].failed[error.reason] += 1
 
@@ -138,7 +158,7 @@ class ContentEncoder:
         cache_bytes: int = 64 * 2**20,
     ) -> None:
         self.routes = {route.modality: route for route in routes}
-        self.contents = frozenset(route.content for route in self.routes.values())
+        self.contents = frozenset(name for route in self.routes.values() for name in route.contents)
         """Names of the contents that something is made of."""
         self._pool = pool
         self._fetcher = fetcher
@@ -164,7 +184,7 @@ class ContentEncoder:
         return tuple(
             route.modality
             for route in self.routes.values()
-            if route.content in contents and route.modality not in present
+            if route.modality not in present and route.starts_at(contents)
         )
 
     def warm_up(self) -> None:
@@ -207,8 +227,13 @@ class ContentEncoder:
         report = Report()
         works = self._works(contents, modalities)
         self._fetch(works, report, beat)
-        self._reuse(works, known or [{}] * len(contents), report)
-        self._decode(works, report, beat)
+        _fail_with_members(works, report)
+        self._reuse([work for work in works if not work.is_member], known or [{}] * len(contents), report)
+        self._decode([work for work in works if not work.members], report, beat)
+        _fail_with_members(works, report)
+        works = [work for work in works if not work.is_member]
+        for work in works:
+            _join(work)
         for route in self.routes.values():
             mine = [work for work in works if route in work.routes and not work.is_settled]
             self._encode(route, mine, report, beat, trace)
@@ -226,12 +251,20 @@ class ContentEncoder:
                     route for route in self.routes.values() if route.content == name and route.modality in wanted
                 )
                 if routes:
-                    data = content.text if content.text is not None else content.data
-                    works.append(_Work(item, name, content, routes, data))
+                    works.append(_Work(item, name, content, routes, _data(content)))
+            for route in self.routes.values():
+                if len(route.contents) > 1 and route.modality in wanted:
+                    members = tuple(
+                        _Work(item, name, named[name], (route,), _data(named[name]), is_member=True)
+                        for name in route.contents
+                        if name in named
+                    )
+                    if members:
+                        works += [*members, _Work(item, route.content, members[0].content, (route,), members=members)]
         return works
 
     def _fetch(self, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
-        remote = [work for work in works if work.content.uri is not None]
+        remote = [work for work in works if work.content.uri is not None and not work.members]
         if self._fetcher is None:
             for work in remote:
                 detail = "uri: nothing is fetched; encode.fetch.schemes is empty"
@@ -258,16 +291,20 @@ class ContentEncoder:
         """
         first: dict[bytes, _Work] = {}
         for work in works:
+            if work.members and not work.is_settled:
+                work.data = _together(work.members)
             if work.is_settled or work.data is None:
                 continue
             work.digest = content_digest(work.data, work.routes)
             if (found := self._found(work, known[work.item])) is not None:
-                work.features, work.is_settled = found, True
+                work.features = found
+                work.settle()
                 with self._cache_lock:
                     self._cache.put(work.digest, found)
                 _count_reused(work, report)
             elif (twin := first.setdefault(work.digest, work)) is not work:
-                work.twin, work.is_settled = twin, True
+                work.twin = twin
+                work.settle()
 
     def _found(self, work: _Work, known: Known) -> dict[str, Feature] | None:
         mine = [(route.modality, known[route.modality]) for route in work.routes if route.modality in known]
@@ -362,6 +399,38 @@ class ContentEncoder:
                 self._cache.put(work.digest, work.features)
 
 
+def _data(content: Content) -> bytes | str | None:
+    return content.text if content.text is not None else content.data
+
+
+def _together(members: Sequence[_Work]) -> bytes:
+    """Stands for several contents, in their order."""
+    parts = [(b"t", each.data.encode()) if isinstance(each.data, str) else (b"d", each.data or b"") for each in members]
+    named = [
+        f"{each.name}:{len(data)}:".encode() + kind + data for each, (kind, data) in zip(members, parts, strict=True)
+    ]
+    return b"".join(named)
+
+
+def _fail_with_members(works: Sequence[_Work], report: Report) -> None:
+    """A vector of the other contents would pass for the whole."""
+    for work in works:
+        failed = next((member for member in work.members if member.error is not None), None)
+        if failed is not None and failed.error is not None and not work.is_settled:
+            work.fail(ContentError(failed.error.reason, f"{failed.name}: {failed.error.detail}"), report)
+
+
+def _join(work: _Work) -> None:
+    """Put the parts of several contents together: each form has its part of the first that has one for it."""
+    if not work.members or work.is_settled:
+        return
+    (route,) = work.routes
+    found = [member.parts[route.modality] for member in work.members]
+    work.parts[route.modality] = [
+        next((part for part in parts if part is not None), None) for parts in zip(*found, strict=True)
+    ]
+
+
 def isolate(encoder: Encoder, pieces: Sequence[Piece]) -> list[NDArray[np.float32] | ContentError]:
     """A row per piece. A batch that fails, or has no memory, is halved until the piece that breaks it is alone.
 
@@ -420,7 +489,11 @@ def _share_out(work: _Work, parts: Sequence[Part | None]) -> None:
     position = 0
     for route in work.routes:
         num = len(route.encoder.forms(route.num_samples))
-        work.parts[route.modality] = list(parts[position : position + num])
+        mine = list(parts[position : position + num])
+        if not work.is_member and any(isinstance(part, Pictures) for part in mine):
+            # A title and subtitles go into no vector of frames, where the encoder knows both.
+            mine = [None if isinstance(part, Text) else part for part in mine]
+        work.parts[route.modality] = mine
         position += num
 
 

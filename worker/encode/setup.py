@@ -101,7 +101,7 @@ def _routes(
         if modality in settings.dims:
             encoder = shortened(encoder, settings.dims[modality], modality)
         samples = settings.windows if encoder.unit == "samples" else settings.frames
-        yield Route(modality, content, encoder, limits.get(modality, 1), samples)
+        yield Route(modality, content, encoder, limits.get(modality, 1), samples, needs_all=not for_queries)
 
 
 def _parted(value: str, modality: str) -> tuple[str, str]:
@@ -111,7 +111,7 @@ def _parted(value: str, modality: str) -> tuple[str, str]:
     model, mark, content = value.rpartition("@")
     if not mark or (start and len(model) < max(start, first)):
         model, content = value, modality
-    if not (model and content):
+    if not (model and all(content.split("+"))):
         raise ConfigError(f"encode.encoders: {modality}={value}: expected MODEL or MODEL@CONTENT")
     return model, content
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertModel,
     BitImageProcessorPil,
@@ -31,6 +32,9 @@ from transformers import (
     DINOv3ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3Model,
@@ -269,4 +273,41 @@ def decoder(path: Path, *, pooling: str | None) -> Path:
 
         modules: list[Any] = [Transformer(str(bare)), Pooling(32, pooling), Normalize()]
         SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
+    return path
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% elif part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def vision_language(path: Path) -> Path:
+    """A decoder that reads pictures between its words, pooled by the last of them; saved by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    bare = path.with_name(path.name + "-bare")
+    words(bare, 128)
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    number = tokenizer.convert_tokens_to_ids("<image>")
+    text = Qwen3Config(
+        vocab_size=len(tokenizer) + 4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=number, vision_feature_layer=-1
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(bare)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    LlavaProcessor(
+        image_processor=pictures, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        image_token="<image>", chat_template=TEMPLATE, num_additional_image_tokens=1,
+    ).save_pretrained(bare)  # fmt: skip
+    modules: list[Any] = [Transformer(str(bare)), Pooling(32, "lasttoken"), Normalize()]
+    prompts = {"query": "query : ", "document": ""}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(path), create_model_card=False)
     return path

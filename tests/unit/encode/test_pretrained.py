@@ -280,5 +280,5 @@ def test_what_is_no_model_is_refused_with_a_word_on_what_to_do(tmp_path: Path, c
 def test_an_unknown_module_is_refused(tmp_path: Path) -> None:
     path = models.sentence_encoder(tmp_path / "model")
     (path / "modules.json").write_text('[{"type": "sentence_transformers.models.CNN", "path": "1_CNN"}]')
-    with pytest.raises(ConfigError, match="modules of sentence-transformers that are not supported: CNN"):
+    with pytest.raises(ConfigError, match="cannot be loaded"):
         load_encoder(str(path), device="cpu")

@@ -20,10 +20,10 @@ class PictureForm:
 
     height: int
     width: int
-    fit: Literal["stretch", "crop", "patches"] = "stretch"
+    fit: Literal["stretch", "crop", "patches", "within"] = "stretch"
     """`crop`: the shorter side is fitted, the middle of the longer one kept. `patches`: the whole picture in nearly its
     own proportions, as large as `most_patches` of `patch` pixels a side allow; height and width are then those of a
-    square one."""
+    square one. `within`: the whole picture in its own proportions, shrunk where it is higher or wider."""
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     keep: float = 1.0
     """Share of the shorter side that `crop` keeps."""
@@ -142,6 +142,8 @@ def answers(part: Part | None, form: Form) -> bool:
 
 
 def _fits(form: PictureForm, height: int, width: int) -> bool:
+    if form.fit == "within":
+        return 1 <= height <= form.height and 1 <= width <= form.width
     if form.fit != "patches":
         return (height, width) == (form.height, form.width)
     rows, columns = height // form.patch, width // form.patch

@@ -120,6 +120,9 @@ def fitted(image: Image.Image, form: PictureForm, pixel_aspect: float = 1.0) -> 
     height, width = form.height, form.width
     if form.fit == "patches":
         height, width = patched(image.height, image.width * pixel_aspect, form.patch, form.most_patches)
+    elif form.fit == "within":
+        scale = min(1.0, form.height / image.height, form.width / (image.width * pixel_aspect))
+        height, width = (max(1, round(side * scale)) for side in (image.height, image.width * pixel_aspect))
     elif form.fit == "crop":
         scale = min(image.width * pixel_aspect / form.width, image.height / form.height) * form.keep
         kept_width, kept_height = form.width * scale / pixel_aspect, form.height * scale

@@ -108,6 +108,10 @@ class ModelDirectory:
         return self.json("preprocessor_config.json") or (whole if isinstance(whole, dict) else {})
 
     @property
+    def _extra(self) -> str:
+        return "library" if self.kind == "library" else "encoders"
+
+    @property
     def has_tokenizer(self) -> bool:
         return any((self.path / name).is_file() for name in TOKENIZER_FILES)
 
@@ -190,7 +194,8 @@ class ModelDirectory:
             yield {"local_files_only": True, "trust_remote_code": False}
         except ImportError as error:
             raise ConfigError(
-                f"encode.encoders: {self.path} needs {error.name or 'a library'}: pip install 'align-worker[encoders]'"
+                f"encode.encoders: {self.path} needs {error.name or 'a library'}: "
+                f"pip install 'align-worker[{self._extra}]'"
             ) from error
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
             said = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from worker.encode.pretrained.device import Placement, placement
 from worker.encode.pretrained.directory import ModelDirectory
 from worker.encode.pretrained.image import ImageEncoder
 from worker.encode.pretrained.kinds import IMAGE, SOUND, TEXT_TOWER, TWO_SIDED
+from worker.encode.pretrained.library import LibraryEncoder
 from worker.encode.pretrained.text import SentenceEncoder
 from worker.encode.pretrained.text_tower import TextTower
 from worker.errors import ConfigError
@@ -24,10 +25,7 @@ def load_directory(path: Path, choice: ModelChoice, *, device: str = "auto", dty
         return SentenceEncoder(directory, where, choice)
     if directory.kind == "towers":
         return _of_towers(directory, where)
-    raise ConfigError(
-        f"encode.encoders: {path} has modules of sentence-transformers that are not supported: "
-        f"{', '.join(str(module.get('type', '')).rpartition('.')[2] for module in directory.modules)}"
-    )
+    return LibraryEncoder(directory, where, choice)
 
 
 def _of_towers(directory: ModelDirectory, where: Placement) -> Encoder:
