@@ -8,15 +8,18 @@ from typing import Any
 
 from worker.commands.arguments import (
     add_command,
+    add_settings,
     pairs,
     positive,
     positive_number,
     print_json,
     print_text,
     say,
+    settings_from,
     sizes,
     weights,
 )
+from worker.errors import ConfigError
 
 
 def add_space(commands: Any) -> None:
@@ -34,9 +37,15 @@ def add_space(commands: Any) -> None:
     create.add_argument(
         "--modality",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME=DIM",
         help="a modality and the size of its vectors",
+    )
+    create.add_argument(
+        "--encoders",
+        metavar="NAME=MODEL,…",
+        help="modalities of these encoders, as encode.encoders names them: they are loaded, and asked for their names "
+        "and sizes",
     )
     create.add_argument(
         "--encoder",
@@ -74,6 +83,7 @@ def add_space(commands: Any) -> None:
         help="after which a user event is worth half (default: %(default)s)",
     )
     create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    add_settings(create)
     show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON", example="./space")
     show.add_argument("path", type=Path, metavar="PATH")
     check = add_command(
@@ -89,11 +99,19 @@ def add_space(commands: Any) -> None:
 def _space_create(arguments: argparse.Namespace) -> int:
     from worker.align import command
 
+    modalities, encoders = sizes("--modality", arguments.modality), pairs("--encoder", arguments.encoder)
+    if arguments.encoders is not None:
+        for name, (dim, encoder) in _asked(arguments).items():
+            if name in modalities or name in encoders:
+                raise ConfigError(f"--encoders: {name} is given by --modality or --encoder, too: give one of them")
+            modalities[name], encoders[name] = dim, encoder
+    if not modalities:
+        raise ConfigError("a space needs modalities: give --modality NAME=DIM or --encoders NAME=MODEL")
     space = command.create(
         arguments.path,
-        sizes("--modality", arguments.modality),
+        modalities,
         arguments.dim,
-        encoders=pairs("--encoder", arguments.encoder),
+        encoders=encoders,
         fusion=arguments.fusion,
         layers=arguments.layers,
         heads=arguments.heads,
@@ -106,6 +124,18 @@ def _space_create(arguments: argparse.Namespace) -> int:
     if space.spec.user is not None:
         print_text(command.events_that_count(space.spec.user))
     return 0
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, tuple[int, str]]:
+    """Dimensions and name of each modality's encoder, from the encoder."""
+    from worker.encode.setup import content_encoder
+
+    settings = settings_from(arguments, {"encode.encoders": arguments.encoders})
+    encoder = content_encoder(settings.encode, device=settings.device, dtype=settings.dtype)
+    try:
+        return {name: (route.encoder.dim, route.encoder.name) for name, route in encoder.routes.items()}
+    finally:
+        encoder.close()
 
 
 def _space_show(arguments: argparse.Namespace) -> int:

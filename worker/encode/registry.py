@@ -7,6 +7,7 @@ from pathlib import Path
 from worker.encode.builtin import BUILTIN
 from worker.encode.choice import ModelChoice
 from worker.encode.encoder import Encoder
+from worker.encode.plugins import PREFIX, load_plugin
 from worker.errors import ConfigError
 from worker.settings import RemoteSettings
 
@@ -14,7 +15,7 @@ from worker.settings import RemoteSettings
 def load_encoder(
     model: str | ModelChoice, *, device: str = "auto", dtype: str = "auto", remote: RemoteSettings | None = None
 ) -> Encoder:
-    """A built-in encoder by name, the one behind an address, or the one in a model directory.
+    """A built-in encoder or a plug-in by name, the one behind an address, or the one in a model directory.
 
     Raises `ConfigError` for what is none of them, and for a directory that cannot be loaded.
     """
@@ -24,6 +25,8 @@ def load_encoder(
         return BUILTIN[name]()
     if name.startswith("builtin-"):
         raise ConfigError(f"encode.encoders: {name!r} is unknown; built in are {', '.join(BUILTIN)}")
+    if name.startswith(PREFIX):
+        return load_plugin(name, device)
     if "://" in name:
         return _load_remote(choice, remote or RemoteSettings())
     from worker.encode.pretrained.load import load_directory
