@@ -443,7 +443,7 @@ class RemoteMetrics(Collector):
         "align_remote_retries": ("retries", "Requests made again."),
         "align_remote_busy": ("busy", "Answers that said that there is too much to do (429, 503)."),
         "align_remote_faults": ("faults", "Requests that came to nothing: no connection, no answer, 5xx, nonsense."),
-        "align_remote_refused": ("refused", "Contents that the server does not take, and nobody else is to blame for."),
+        "align_remote_refused": ("refused", "Contents that the server does not take while it takes others."),
     }
     GAUGES: ClassVar[Mapping[str, tuple[str, str]]] = {
         "align_remote_in_flight": ("in_flight", "Requests under way."),
