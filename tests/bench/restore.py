@@ -30,7 +30,7 @@ from tests.bench.progress import process_cpu_s
 from tests.bench.workload import Bed, open_bed, rounds
 from worker.kafka import make_client
 from worker.kafka.port import Commit
-from worker.loop.restore import READ_TIMEOUT_S, Restorer
+from worker.loop.restore import READ_TIMEOUT_S, RestoreStage
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, Settings, TopicSettings
@@ -139,9 +139,9 @@ class _Role:
 def restored(bed: Bed, directory: Path | None) -> int:
     stores = Stores(directory, TOPIC, "bench")
     client = make_client(KafkaSettings(bootstrap_servers=bed.bootstrap_servers))
-    restorer = Restorer(client, _Role(), stores, lambda: None)  # type: ignore[arg-type]
+    restorer = RestoreStage(client, _Role(), stores)  # type: ignore[arg-type]
     restorer.request(Tenure(TopicPartition("events", 0), Commit(0)))
-    restorer.step()
+    restorer.restore_next()
     (result,) = restorer.results()
     if result.error is not None:
         raise result.error

@@ -180,7 +180,7 @@ class TestAProducerThatARefusalPoisons:
     def test_a_dead_letter_that_does_not_fit_holds_up_its_partition_only(
         self, stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.loop.pipeline.DEAD_LETTER_RETRY_S", 0.5)
+        monkeypatch.setattr("worker.loop.recovery.DEAD_LETTER_RETRY_S", 0.5)
         with WorkerThread(stream.settings()) as worker:
             worker.wait_ready()
             limit(admin, stream.letters, 100)  # not even a letter without the record fits

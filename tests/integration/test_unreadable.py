@@ -29,7 +29,7 @@ RETRY_S = 1.0
 
 @pytest.fixture(autouse=True)
 def _retries_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", RETRY_S)
+    monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", RETRY_S)
     monkeypatch.setattr("worker.kafka.kafka_python.reader.UNREADABLE_RETRY_S", RETRY_S)
 
 

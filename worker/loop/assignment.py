@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
-from worker.errors import UnreadableError
 from worker.kafka.port import Commit, Membership
+from worker.loop.assigned_partition import AssignedPartition
 from worker.monitoring.metrics import Metrics
 from worker.partitions.batch_slice import BatchSlice
 from worker.partitions.lease import MembershipLease, boottime
@@ -24,42 +23,6 @@ from worker.stages.batch_queue import BatchQueue
 log = logging.getLogger(__name__)
 
 _DRAIN_STEP_S = 0.01
-
-
-@dataclass(slots=True)
-class AssignedPartition:
-    """One partition of this worker."""
-
-    partition: TopicPartition
-    state: PartitionState = PartitionState.NEW
-    tenure: Tenure | None = None
-    stopped_until: float = 0.0
-    """Monotonic time before which a stopped partition, or one whose state cannot be read, is not tried again."""
-    detail: str = ""
-    """Why it is stopped, or what restoring it has met."""
-    reason: StopReason | None = None
-    """Why it is stopped."""
-    unreadable: UnreadableError | None = None
-    """What keeps it from going on: a batch of its own, or of what it is restored from."""
-    num_tries: int = 0
-    """To read that."""
-    not_running_since: float = field(default_factory=time.monotonic)
-    """Monotonic time since when it has not been running, if it is not."""
-    behind_since: float = field(default_factory=time.monotonic)
-    """Monotonic time that the oldest record may have that is not finished."""
-    to_recompute: dict[str, None] = field(default_factory=dict)
-    """Ids to be computed anew, in order."""
-    doubt: str = ""
-    """Why the log may be another one than before; taken over by the next tenure."""
-
-    def look(self, lag: int | None, heard_at: float | None, now: float, now_ms: float) -> None:
-        """Bring `behind_since` up to date. `lag`: offsets up to the end of the log; `heard_at`: monotonic time when a
-        broker has last said where that is. While none does, there may be records that nobody here knows of."""
-        oldest_ms = None if self.tenure is None else self.tenure.oldest_ms
-        if oldest_ms is not None:
-            self.behind_since = now - max(0.0, now_ms - oldest_ms) / 1000 if oldest_ms >= 0 else self.behind_since
-        elif self.state == PartitionState.RUNNING and lag == 0 and heard_at is not None:
-            self.behind_since = max(self.behind_since, heard_at)
 
 
 class Assignment:
@@ -84,39 +47,39 @@ class Assignment:
         self._revoke_timeout_s = revoke_timeout_s
         self._on_settled = on_settled
         self._on_forgotten = on_forgotten
-        self._held: dict[TopicPartition, AssignedPartition] = {}
+        self._assigned: dict[TopicPartition, AssignedPartition] = {}
         self.assigned_at: float | None = None
         """`boottime` of the last assignment, which proves membership; None once it has been used."""
         self.was_lost = False
         """Partitions were lost since the loop last looked: what the producers still hold must not be written."""
 
     def __getitem__(self, partition: TopicPartition) -> AssignedPartition:
-        return self._held[partition]
+        return self._assigned[partition]
 
     def __contains__(self, partition: object) -> bool:
-        return partition in self._held
+        return partition in self._assigned
 
     def all(self) -> list[AssignedPartition]:
-        return list(self._held.values())
+        return list(self._assigned.values())
 
     def in_state(self, state: PartitionState) -> list[AssignedPartition]:
-        return [held for held in self._held.values() if held.state == state]
+        return [each for each in self._assigned.values() if each.state == state]
 
     def tenures(self) -> list[Tenure]:
-        return [held.tenure for held in self._held.values() if held.tenure is not None]
+        return [each.tenure for each in self._assigned.values() if each.tenure is not None]
 
     # What the client tells.
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         self.assigned_at = boottime()
         for partition in partitions:
-            if partition not in self._held:
-                self._held[partition] = AssignedPartition(partition)
+            if partition not in self._assigned:
+                self._assigned[partition] = AssignedPartition(partition)
         self._count("assigned", partitions)
 
     def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
         """Drop what has not been begun, give what has been begun a moment, and return what is finished."""
-        tenures = [held.tenure for held in self._of(partitions) if held.tenure is not None]
+        tenures = [each.tenure for each in self._of(partitions) if each.tenure is not None]
         for tenure in tenures:
             self._queue.discard(tenure)
         deadline = time.monotonic() + self._revoke_timeout_s
@@ -135,23 +98,10 @@ class Assignment:
 
     # What the loop asks for.
 
-    def begin(self, held: AssignedPartition, commit: Commit) -> Tenure:
-        """Start work on a partition from its commit; it still has to be restored."""
-        held.tenure = Tenure(held.partition, commit)
-        held.tenure.doubt, held.doubt = held.doubt, ""
-        held.state = PartitionState.RESTORING
-        return held.tenure
-
-    def rewind(self, held: AssignedPartition, until: float, detail: str, reason: StopReason) -> None:
+    def rewind(self, assigned: AssignedPartition, until: float, detail: str, reason: StopReason) -> None:
         """Give up what is in flight. The partition begins again from its commit, not before `until`."""
-        if held.state == PartitionState.RUNNING:
-            held.not_running_since = time.monotonic()
-        held.reason = reason
-        if held.tenure is not None:
-            self._retire(held.tenure)
-            held.tenure = None
-            held.to_recompute.clear()
-        held.state, held.stopped_until, held.detail = PartitionState.STOPPED, until, detail
+        if (ended := assigned.stop(reason, detail, until, time.monotonic())) is not None:
+            self._retire(ended)
 
     def settle(self) -> None:
         """Book what has been acknowledged."""
@@ -160,8 +110,10 @@ class Assignment:
 
     def failures(self) -> list[tuple[AssignedPartition, BatchSlice]]:
         """Partitions with an output that could not be written, with the first such slice."""
-        found = ((held, held.tenure.failure()) for held in self._held.values() if held.tenure is not None)
-        return [(held, failed) for held, failed in found if failed is not None]
+        found = (
+            (assigned, assigned.tenure.failure()) for assigned in self._assigned.values() if assigned.tenure is not None
+        )
+        return [(assigned, failed) for assigned, failed in found if failed is not None]
 
     def commits(self) -> dict[TopicPartition, Commit]:
         """What is finished and not committed."""
@@ -173,9 +125,9 @@ class Assignment:
 
     def committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
         for partition, commit in commits.items():
-            held = self._held.get(partition)
-            if held is not None and held.tenure is not None:
-                held.tenure.committed(commit)
+            assigned = self._assigned.get(partition)
+            if assigned is not None and assigned.tenure is not None:
+                assigned.tenure.committed(commit)
 
     def held_by(self, membership: Membership) -> None:
         """The partitions are held by this place in the group, as of the last poll."""
@@ -207,21 +159,21 @@ class Assignment:
             self._metrics.accounting.abandoned += tenure.retire()
 
     def _forget(self, partitions: Collection[TopicPartition]) -> None:
-        for held in self._of(partitions):
-            if held.tenure is not None:
-                self._retire(held.tenure)
-            del self._held[held.partition]
-            self._on_forgotten(held.partition.partition)
-            self._metrics.forget_partition(*held.partition)
+        for assigned in self._of(partitions):
+            if assigned.tenure is not None:
+                self._retire(assigned.tenure)
+            del self._assigned[assigned.partition]
+            self._on_forgotten(assigned.partition.partition)
+            self._metrics.forget_partition(*assigned.partition)
 
     def _of(self, partitions: Iterable[TopicPartition]) -> list[AssignedPartition]:
-        return [self._held[partition] for partition in partitions if partition in self._held]
+        return [self._assigned[partition] for partition in partitions if partition in self._assigned]
 
     def _count(self, event: str, partitions: Collection[TopicPartition]) -> None:
         if not partitions and event != "assigned":  # the client also tells a member that had nothing to lose
             return
         self._metrics.rebalances.labels(event).inc()
-        self._metrics.assigned_partitions.labels(self._metrics.topic).set(len(self._held))
+        self._metrics.assigned_partitions.labels(self._metrics.topic).set(len(self._assigned))
         log.info(
             "partitions %s: %s",
             event,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from worker.loop.origin import FoundLogs, Known, Origin, are_different, found_lo
 from worker.partitions.tenure import Note, Tenure, parse_note
 from worker.records import Record, TopicPartition
 from worker.roles.role import Role
+from worker.stages.stage import STEP_TIMEOUT_S, Stage
 from worker.state import Store, Stores
 from worker.state.input_log import KEY as LOG_KEY
 from worker.state.input_log import InputLog
@@ -57,19 +58,23 @@ class Progress(NamedTuple):
     end: int
 
 
-class Restorer:
-    """Everything but `request`, `keep_only` and `results` belongs to the restore thread."""
+class RestoreStage(Stage):
+    """The restore thread, one partition after the other.
+
+    The poll thread calls `request`, `keep_only` and `results`, which go through queues, and reads `looked`, `progress`
+    and `num_records`: each is one reference, replaced whole.
+    """
 
     def __init__(
         self,
         client: ClientPort,
         role: Role,
         stores: Stores,
-        beat: Callable[[], None],
         *,
         refuses_new_logs: bool = False,
     ) -> None:
         """`refuses_new_logs`: where a log is another one than before, that is an error."""
+        super().__init__("restore", self.restore_next)
         self._log = client.log()
         self._topics = client.topics()
         self._refuses_new_logs = refuses_new_logs
@@ -78,7 +83,6 @@ class Restorer:
         """The role's topics at the last look, another object each time. None before the first."""
         self._role = role
         self._stores = stores
-        self._beat = beat
         self._requests: queue.SimpleQueue[Tenure | Collection[int]] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Restored] = queue.SimpleQueue()
         self.progress: Progress | None = None
@@ -99,10 +103,10 @@ class Restorer:
             results.append(self._results.get())
         return results
 
-    def step(self) -> None:
+    def restore_next(self) -> None:
         """Restore the next partition; returns after a moment when there is none."""
         try:
-            request = self._requests.get(timeout=0.2)
+            request = self._requests.get(timeout=STEP_TIMEOUT_S)
         except queue.Empty:
             self._look_due()
             return
@@ -110,7 +114,7 @@ class Restorer:
             self._stores.keep_only(request)
         elif request.is_live:
             try:
-                self._results.put(self._restored(request))
+                self._results.put(self._restore(request))
             except WorkerError as error:
                 time.sleep(RETRY_S)
                 self._results.put(Restored(request, None, error=error))
@@ -122,7 +126,7 @@ class Restorer:
         self._log.close()
         self._topics.close()
 
-    def _restored(self, tenure: Tenure) -> Restored:
+    def _restore(self, tenure: Tenure) -> Restored:
         topics, number = self._role.topics, tenure.partition.partition
         looked = self._look_now()
         outputs_id = looked[topics.outputs].topic_id
@@ -229,9 +233,9 @@ class Restorer:
 
     def _watched(self, groups: Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
         """A large partition takes longer than the watchdog allows for a step."""
-        self._beat()
+        self.beat()
         for records in groups:
-            self._beat()
+            self.beat()
             self._look_due()
             yield records
 

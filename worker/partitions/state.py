@@ -1,5 +1,15 @@
 """What a partition of this worker may be doing, and why it may be stopped: closed sets, for the loop, the metrics and
 the status page.
+
+    NEW ── begin ──▶ RESTORING ── start ──▶ RUNNING
+     │ ▲                  │                  │   ▲
+     │ │                  │ stop        stop │   │ go_on
+     │ │ renew            ▼             hold ▼   │
+     │ └────────────── STOPPED ◀─────────────────┘
+     └── stop ───────────▲
+
+`AssignedPartition` (loop) makes these steps and no others. A partition that is revoked or lost is dropped from any
+state.
 """
 
 from __future__ import annotations
@@ -16,8 +26,36 @@ class PartitionState(StrEnum):
     """What is remembered of it is being read back."""
     RUNNING = "running"
     STOPPED = "stopped"
-    """Waits after a failure, and is begun again; or before a batch that cannot be read or for an encoder that is
-    down, and is read on."""
+    """Waits. After a failure its tenure is over, and it is begun again; before something that cannot be read or encoded
+    now it keeps its tenure, and goes on."""
+
+    def after(self, step: Step) -> PartitionState:
+        """Where a step leads from this state; raises `AssertionError` for one that is not drawn."""
+        begins, ends = _STEPS[step]
+        if self not in begins:
+            raise AssertionError(f"no way leads from {self} by {step}")
+        return ends
+
+
+class Step(StrEnum):
+    """From one state to another, by the method of `AssignedPartition` that makes it."""
+
+    BEGIN = "begin"
+    START = "start"
+    HOLD = "hold"
+    GO_ON = "go_on"
+    STOP = "stop"
+    RENEW = "renew"
+
+
+_STEPS = {
+    Step.BEGIN: ({PartitionState.NEW}, PartitionState.RESTORING),
+    Step.START: ({PartitionState.RESTORING}, PartitionState.RUNNING),
+    Step.HOLD: ({PartitionState.RUNNING, PartitionState.STOPPED}, PartitionState.STOPPED),
+    Step.GO_ON: ({PartitionState.STOPPED}, PartitionState.RUNNING),
+    Step.STOP: (set(PartitionState), PartitionState.STOPPED),
+    Step.RENEW: ({PartitionState.STOPPED}, PartitionState.NEW),
+}
 
 
 class StopReason(StrEnum):

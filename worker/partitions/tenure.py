@@ -97,6 +97,10 @@ class Tenure:
         """The time of the oldest record that is not finished, or of one consumed with it; None where all are."""
         return self._unfinished[0][1] if self._unfinished else None
 
+    def reached(self, offset: int) -> None:
+        """The log is read up to here."""
+        self.position = offset
+
     def begin_at(self, offset: int, note: Note, *, is_remembered: bool) -> None:
         """Settle what the restored partition begins with. `is_remembered`: the changelog names the log already."""
         committed = parse_note(self.commit.metadata)
@@ -161,7 +165,8 @@ class Tenure:
         return self.num_consumed - self.num_settled if self.is_live else 0
 
     def has_news(self) -> bool:
-        """Whether the watermark has moved since the last commit, or belongs to another log. That moves it down."""
+        """Whether the committable offset has moved since the last commit, or belongs to another log. That moves it
+        down."""
         return self.commit.offset != self.committed_offset or self._is_note_due
 
     def committed(self, commit: Commit) -> None:

@@ -301,7 +301,7 @@ class Service:
                 for pipeline in phase:
                     pipeline.abort()
         self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
-        self.num_expired = sum(pipeline.num_expired for pipeline in pipelines)
+        self.num_expired = sum(pipeline.ledger.num_expired for pipeline in pipelines)
         self._board.set_state(ProcessState.STOPPED)
 
     def _pipeline(self, topics: RoleTopics, model: Model | None) -> Pipeline:

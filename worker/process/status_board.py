@@ -11,7 +11,7 @@ from typing import Any
 
 from worker import __version__
 from worker.encode.encoder import RemoteFigures
-from worker.loop.assignment import AssignedPartition
+from worker.loop.assigned_partition import AssignedPartition
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
 from worker.monitoring.accounting import Totals
@@ -132,19 +132,19 @@ class RoleBoard:
         self._latency.add(now, metrics.latency.counts(metrics.topic))
         self._freshness.add(now, metrics.freshness.counts(metrics.topic))
         partitions = [
-            partition_status(held, pipeline.lags.get(held.partition), pipeline.restoring)
+            partition_status(held, pipeline.observer.lags.get(held.partition), pipeline.restore.progress)
             for held in sorted(pipeline.assignment.all(), key=lambda held: held.partition)
         ]
         self._began_at = now if self._began_at is None else self._began_at
         lags = [each.lag for each in partitions if each.lag is not None]
         self._history.add(now, time.time_ns() // 1_000_000, accounting.published, sum(lags) if lags else None)
-        self._stable_at = now if pipeline.is_stable else self._stable_at
+        self._stable_at = now if pipeline.observer.is_stable else self._stable_at
         found = concerns(self._figures(pipeline, now), self._warn_share)
         self._concerns.tell(found, now)
         self.status = self.status.model_copy(
             update={
-                "group_stable": pipeline.is_stable,
-                "mode": Mode.BACKLOG if pipeline.is_backlog else Mode.LIVE,
+                "group_stable": pipeline.observer.is_stable,
+                "mode": Mode.BACKLOG if pipeline.observer.is_backlog else Mode.LIVE,
                 "partitions": partitions,
                 "accounting": accounting,
                 "per_second": round(self._published.rates()[0], 1),
@@ -153,18 +153,18 @@ class RoleBoard:
                 "concerns": found,
                 "latency_ms": _quantiles_ms(self._latency),
                 "freshness_ms": _quantiles_ms(self._freshness),
-                "batch_fill": pipeline.batch_fill,
-                "queue_records": pipeline.num_queued,
-                "unacknowledged": pipeline.num_unacknowledged,
+                "batch_fill": pipeline.compute.batch_fill,
+                "queue_records": pipeline.observer.num_queued,
+                "unacknowledged": pipeline.observer.num_unacknowledged,
                 "transactions": self._transactions(now) if self._is_transactional else {},
                 "state": {
-                    "remembered": pipeline.num_values,
-                    "bytes": pipeline.num_state_bytes,
+                    "remembered": pipeline.observer.num_values,
+                    "bytes": pipeline.observer.num_state_bytes,
                     **pipeline.role.figures(),
                 },
-                "dead_letters": list(pipeline.recent_dead_letters),
-                "incidents": list(pipeline.incidents),
-                "unreadable": [error.one_line() for error in pipeline.unreadable()],
+                "dead_letters": list(pipeline.ledger.recent_dead_letters),
+                "incidents": list(pipeline.ledger.incidents),
+                "unreadable": [error.one_line() for error in pipeline.faults.errors()],
                 "encoders": encoder_status(pipeline.role.encoding),
             }
         )
@@ -194,11 +194,11 @@ class RoleBoard:
             num_overflown=recent["overflown"][""],
             num_partitions=len(held),
             stopped=[StoppedPartition(each.partition.partition, each.detail) for each in stopped],
-            unreadable=[error.one_line() for error in pipeline.unreadable()],
-            silent_s=pipeline.silent_s,
+            unreadable=[error.one_line() for error in pipeline.faults.errors()],
+            silent_s=pipeline.observer.silent_s,
             unstable_s=now - self._stable_at,
-            restoring_s=0.0 if pipeline.restoring_since is None else now - pipeline.restoring_since,
-            unaccounted=pipeline.unaccounted,
+            restoring_s=0.0 if pipeline.observer.restoring_since is None else now - pipeline.observer.restoring_since,
+            unaccounted=pipeline.ledger.unaccounted,
         )
 
     def _transactions(self, now: float) -> dict[str, float | None]:

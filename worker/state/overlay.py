@@ -1,9 +1,9 @@
 """What one tenure knows of its partition's items or users: the store, and over it what has been read but not settled.
 
-The store holds what is settled, and moves with the watermark: what is computed again after a failure meets the same
-knowledge as the first time. Only restoring can put it ahead, by what an owner that died had written to the changelog
-and not committed. Every input that comes again is then either in it, or it is the newest in it, or it is new; states
-carry the offset of their newest input to tell.
+The store holds what is settled, and moves with the committable offset: what is computed again after a failure meets the
+same knowledge as the first time. Only restoring can put it ahead, by what an owner that died had written to the
+changelog and not committed. Every input that comes again is then either in it, or it is the newest in it, or it is new;
+states carry the offset of their newest input to tell.
 """
 
 from __future__ import annotations

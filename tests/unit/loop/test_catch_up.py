@@ -8,12 +8,12 @@ from tests.unit.loop.harness import EXACTLY_ONCE, SETTINGS
 from tests.unit.loop.test_pipeline import P0, P1, Harness, feed, vectors
 from worker.errors import CallTimeoutError
 from worker.kafka.port import Commit
-from worker.loop.catch_up import CatchUp
+from worker.loop.catch_up import EndOffsets
 
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.OBSERVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr("worker.loop.catch_up.LOOK_INTERVAL_S", 0.01)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
@@ -42,7 +42,7 @@ def test_one_that_is_stopped_before_has_not_caught_up():
     run = Harness(cluster, until_caught_up=True)
     run.consumer.subscribe = lambda topics, listener: None  # nothing is assigned: another member has the partitions
     with run:
-        run.until(lambda: run.pipeline._num_quiet_looks == 0 and run.pipeline._next_look > 0)
+        run.until(lambda: run.pipeline._catch_up._num_quiet_looks == 0 and run.pipeline._catch_up._next_look > 0)
     assert not run.pipeline.is_caught_up
 
 
@@ -50,11 +50,11 @@ def test_it_waits_for_what_other_members_have():
     cluster = FakeCluster(2)
     feed(cluster, 5, 0)
     feed(cluster, 5, 1)
-    goal = CatchUp(FakeClient(cluster).log(), "items", 2)
-    assert not goal.is_reached({P0: Commit(5), P1: Commit(4)})
+    goal = EndOffsets(FakeClient(cluster).log(), "items", 2)
+    assert not goal.are_reached({P0: Commit(5), P1: Commit(4)})
     assert goal.partitions == [P1]
     feed(cluster, 5, 1)  # comes later, and is none of its business
-    assert goal.is_reached({P1: Commit(5)})
+    assert goal.are_reached({P1: Commit(5)})
 
 
 def test_offsets_without_a_record_are_not_waited_for():

@@ -52,13 +52,13 @@ def test_another_log_is_newer_as_a_whole_and_revisions_decide_as_ever(cluster, s
         harness.until_committed()
         if is_running:
             again()
-            harness.until(lambda: len(harness.pipeline.incidents) == 1)
+            harness.until(lambda: len(harness.pipeline.ledger.incidents) == 1)
             harness.until_committed()
     if not is_running:
         again()
         with Harness(cluster, settings=settings) as harness:
             harness.until_committed()
-            assert len(harness.pipeline.incidents) == 1
+            assert len(harness.pipeline.ledger.incidents) == 1
     newest = {record.key: decode(ItemVector, record.value) for record in cluster.records("item-vectors")}
     for number in range(num_again):
         vector = newest[b"p0-%d" % number]
@@ -110,7 +110,7 @@ def test_a_gap_is_a_loss_only_where_the_log_begins_behind_it(cluster):
             cluster.drop(P0, len(cluster.log[P0]) - 2)
         harness.until(lambda: len(vectors(cluster)) == 6)
         assert expired(harness) == 4
-        assert [each.kind for each in harness.pipeline.incidents] == ["expired"]
+        assert [each.kind for each in harness.pipeline.ledger.incidents] == ["expired"]
 
 
 def test_what_expired_before_the_start_is_counted_and_a_log_that_has_nothing_more_too(cluster):
@@ -122,7 +122,7 @@ def test_what_expired_before_the_start_is_counted_and_a_log_that_has_nothing_mor
     with Harness(cluster, until_caught_up=True) as harness:
         harness.until_ended()
         assert harness.pipeline.is_caught_up
-        assert harness.pipeline.num_expired == expired(harness) == 5
+        assert harness.pipeline.ledger.num_expired == expired(harness) == 5
     with Harness(cluster) as harness:
         harness.until(lambda: bool(harness.pipeline.assignment.in_state("running")))
         assert expired(harness) == 0
@@ -203,7 +203,7 @@ def test_producers_that_disagree_are_told_and_those_that_agree_are_not(caplog):
         with Harness(cluster) as harness:
             harness.until_committed()
             assert harness.metrics.partitioners.labels("items")._value.get() == 1 + disagree
-            kinds = [each.kind for each in harness.pipeline.incidents]
+            kinds = [each.kind for each in harness.pipeline.ledger.incidents]
             assert kinds == ["partitioners"] * disagree
     assert "murmur2 (Java" in caplog.text
     assert "crc32 (librdkafka" in caplog.text

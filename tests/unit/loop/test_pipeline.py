@@ -254,7 +254,7 @@ def test_nothing_is_committed_before_its_receipt():
 
 
 def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.DEAD_LETTER_RETRY_S", 0.3)
+    monkeypatch.setattr("worker.loop.recovery.DEAD_LETTER_RETRY_S", 0.3)
     cluster, broken = FakeCluster(2), [True]
     cluster.append("items", 0, b"bad", b"\xc1")
     feed(cluster, 5, 0)
@@ -292,7 +292,7 @@ def test_a_dead_letter_larger_than_its_topic_leaves_its_value_in_the_log():
 
 
 def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     feed(cluster, 9, 0)
     feed(cluster, 5, 1)
@@ -315,7 +315,7 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkey
 
 
 def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(1)
     feed(cluster, 9)
     cluster.unreadable |= {(P0, 4), (P0, 5)}
@@ -327,7 +327,7 @@ def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(mo
 
 
 def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     for partition in (0, 1):
         feed(cluster, 3, partition)
@@ -345,7 +345,7 @@ def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(mo
 
 
 def test_a_run_that_ends_by_itself_ends_with_what_it_cannot_read_once_all_else_is_done(monkeypatch):
-    monkeypatch.setattr("worker.loop.pipeline.UNREADABLE_RETRY_S", 0.05)
+    monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     feed(cluster, 9, 0)
     feed(cluster, 5, 1)
@@ -379,7 +379,7 @@ def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
     cluster = FakeCluster(1)
     feed(cluster, 5)
     harness = Harness(cluster)
-    restorer = harness.pipeline._restorer
+    restorer = harness.pipeline.restore
     restorer.request = lambda tenure: None  # the first owner never gets that far
     with harness:
         harness.until(lambda: harness.consumer._paused == {P0})
@@ -566,7 +566,7 @@ def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch):
         harness.until(lambda: harness.consumer._paused == {P0})
         num_polls = len(polls)
         harness.until(lambda: len(polls) > num_polls + 3)
-        assert harness.pipeline.num_queued <= 32 + 16
+        assert harness.pipeline.observer.num_queued <= 32 + 16
         gate.set()
         harness.until_committed()
     assert len(vectors(cluster)) == 200

@@ -10,7 +10,7 @@ from tests.fakes import FakeClient, FakeCluster, FakeRecord
 from worker.errors import SpaceError, StateError
 from worker.kafka.port import Commit
 from worker.loop.origin import watched_topics
-from worker.loop.restore import Restored, Restorer
+from worker.loop.restore import Restored, RestoreStage
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.roles.items import newest_published
@@ -77,11 +77,11 @@ class Harness:
 
     def __init__(self, cluster: FakeCluster, directory: Path | None = None) -> None:
         self.stores = Stores(directory, Role.topics.state, Role.topics.group_id)
-        self.restorer = Restorer(FakeClient(cluster), Role(), self.stores, lambda: None)
+        self.restorer = RestoreStage(FakeClient(cluster), Role(), self.stores)
 
     def restore(self) -> Restored:
         self.restorer.request(Tenure(TopicPartition(Role.topics.inputs, 0), Commit(0)))
-        self.restorer.step()
+        self.restorer.restore_next()
         (restored,) = self.restorer.results()
         return restored
 

@@ -256,7 +256,7 @@ def test_histories_survive_a_restart(cluster, tmp_path, on_disk):
             feed(cluster, event("u", "y", 0))
             harness.until_committed()
     assert published(cluster)[-1].num_events == 2
-    assert harness.pipeline._restorer.num_records == (0 if on_disk else 2)
+    assert harness.pipeline.restore.num_records == (0 if on_disk else 2)
 
 
 def test_a_crash_after_the_changelog_and_before_the_vector_loses_no_vector(cluster):

@@ -45,7 +45,7 @@ def test_nothing_is_committed_before_its_receipt(tenure):
     assert tenure.commit == Commit(12, format_note(Note(6)))
 
 
-def test_the_watermark_moves_over_the_contiguous_prefix_only(tenure):
+def test_what_may_be_committed_moves_over_the_contiguous_prefix_only(tenure):
     first, second, third = slices_of(tenure, [1, 1, 1])
     third.written.receipts().vectors.acknowledged(8)
     second.written.receipts().vectors.acknowledged(7)
@@ -56,7 +56,7 @@ def test_the_watermark_moves_over_the_contiguous_prefix_only(tenure):
     assert tenure.in_flight == 0
 
 
-def test_a_failed_output_holds_the_watermark_for_good(tenure):
+def test_a_failed_output_holds_what_may_be_committed_for_good(tenure):
     first, second = slices_of(tenure, [2, 1])
     first.written.receipts().vectors.acknowledged(4)
     first.written.receipts().vectors.failed(ClientError("refused"))

@@ -19,7 +19,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.kafka.port import Commit, Membership
-from worker.loop.pipeline import abort_reason
+from worker.loop.recovery import abort_reason
 from worker.partitions.tenure import Tenure
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings, Settings, TransactionSettings

@@ -1,0 +1,122 @@
+"""From polled records to what waits to be computed: decode, encode raw content, accept, queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from worker.loop.assigned_partition import AssignedPartition
+from worker.loop.assignment import Assignment
+from worker.loop.key_watch import KeyWatch
+from worker.loop.ledger import Ledger
+from worker.loop.log_continuity import LogContinuity
+from worker.loop.read_faults import ReadFaults
+from worker.loop.restore import RestoreStage
+from worker.monitoring.metrics import Metrics
+from worker.partitions.state import PartitionState, StopReason
+from worker.records import Record, TopicPartition
+from worker.roles.role import Role
+from worker.stages.batch_queue import BatchQueue
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Poll thread."""
+
+    def __init__(
+        self,
+        role: Role,
+        assignment: Assignment,
+        queue: BatchQueue,
+        continuity: LogContinuity,
+        faults: ReadFaults,
+        restore: RestoreStage,
+        ledger: Ledger,
+        max_records: int,
+        metrics: Metrics,
+    ) -> None:
+        """`max_records`: of a micro-batch; so many are computed anew at a time."""
+        self._role = role
+        self._topic = role.topics.inputs
+        self._encoding = role.encoding
+        self._assignment = assignment
+        self._queue = queue
+        self._continuity = continuity
+        self._faults = faults
+        self._restore = restore
+        self._ledger = ledger
+        self._max_records = max_records
+        self._metrics = metrics
+        self._keys = KeyWatch(role.topics, metrics)
+
+    def accept(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        """Queue what has been polled, or hand it to be encoded first."""
+        started = time.monotonic()
+        for partition, records in polled.items():
+            if partition in self._assignment:
+                self._accept(self._assignment[partition], records)
+        if polled:
+            self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+
+    def _accept(self, assigned: AssignedPartition, records: Sequence[Record]) -> None:
+        tenure = assigned.tenure
+        if not assigned.is_running or tenure is None or tenure.overlay is None:
+            return  # fetched before it was paused; the seek of its tenure brings it again
+        if not self._continuity.follow(assigned, records[0].offset):
+            return
+        tenure.reached(records[-1].offset + 1)
+        if (notice := self._keys.look(assigned.partition, records, self._restore.looked)) is not None:
+            self._ledger.notice(notice)
+        decoded = self._role.decode(records)
+        self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
+        self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
+        self._ledger.consumed(len(records))
+        tenure.consumed(records)
+        self._faults.read_on(assigned)
+        if self._encoding is not None and self._encoding.takes(tenure, decoded.entries):
+            self._encoding.put(tenure, decoded.entries)
+        else:
+            self._queue.put(tenure, self._role.accept(decoded.entries, tenure.overlay))
+
+    def accept_encoded(self) -> None:
+        """Queue what was raw content and has become features."""
+        if self._encoding is None:
+            return
+        for tenure, entries in self._encoding.take():
+            assert tenure.overlay is not None  # or it would not have been put in
+            self._queue.put(tenure, self._role.accept(entries, tenure.overlay))
+
+    def hold_for_encoders(self) -> None:
+        """A partition whose content waits for an encoder that is down is read no further; the others go on."""
+        stalled = {} if self._encoding is None else self._encoding.stalled()
+        for assigned in self._assignment.all():
+            detail, is_held = stalled.get(id(assigned.tenure)), assigned.is_held_for(StopReason.ENCODER_DOWN)
+            if detail is not None and (assigned.is_running or is_held):
+                assigned.hold(StopReason.ENCODER_DOWN, detail)
+            elif detail is None and is_held:
+                log.info("partition %d is read on", assigned.partition.partition, extra={"action": "read_on"})
+                assigned.go_on()
+
+    def recompute(self, *, is_backlog: bool) -> None:
+        """Queue what has to be computed anew without a record, as far as there is room."""
+        for number, ids in self._role.arrivals().items():
+            partition = TopicPartition(self._topic, number)
+            if partition in self._assignment:
+                self._assignment[partition].recompute_later(ids)
+        if is_backlog and not self._role.recomputes_in_backlog:
+            return
+        working = (PartitionState.RUNNING, PartitionState.STOPPED)  # held before a batch that cannot be read
+        for assigned in [each for state in working for each in self._assignment.in_state(state)]:
+            tenure = assigned.tenure
+            if tenure is None:
+                continue
+            while assigned.has_to_recompute and tenure.overlay is not None and not self._queue.is_full():
+                ids = assigned.take_to_recompute(self._max_records)
+                entries = self._role.recompute(ids, assigned.partition.partition, tenure.overlay)
+                self._metrics.recomputed.labels(self._topic).inc(len(entries))
+                self._queue.put(tenure, entries)
+            if not assigned.has_to_recompute:
+                tenure.all_queued()
+                tenure.finish_outputs(is_idle=not self._queue.num_records)
