@@ -46,29 +46,30 @@ def suspects(items: Sequence[Mapping[str, AnyFeature]]) -> list[int]:
         indices = range(len(items)) if all(column) else [index for index, each in enumerate(column) if each]
         features = [each for each in column if each]
         kinds = {(each.dtype, each.shape[-1]) for each in features}
+        if len(kinds) == 1:
+            found.update(_suspects_of(*kinds.pop(), indices, features))
         for kind in kinds:
-            if len(kinds) == 1:
-                chosen = list(zip(indices, features, strict=True))
-            else:
-                pairs = zip(indices, features, strict=True)
-                chosen = [pair for pair in pairs if (pair[1].dtype, pair[1].shape[-1]) == kind]
-            found.update(_suspects_of(*kind, chosen))
+            chosen = [place for place, each in enumerate(features) if (each.dtype, each.shape[-1]) == kind]
+            found.update(
+                _suspects_of(*kind, [indices[place] for place in chosen], [features[place] for place in chosen])
+            )
     return sorted(found)
 
 
-def _suspects_of(dtype: Dtype, dims: int, features: Sequence[tuple[int, AnyFeature]]) -> Iterable[int]:
-    """Those among features of one kind, each with the index of its item."""
-    data = b"".join([feature.data for _, feature in features])
+def _suspects_of(dtype: Dtype, dims: int, items: Sequence[int], features: Sequence[AnyFeature]) -> Iterable[int]:
+    """Those among the items whose features of one kind are these."""
+    data = b"".join([feature.data for feature in features])
     rows_ND = _elements(dtype, data).reshape(-1, dims)
     suspects_N = _suspects(rows_ND, dtype)
     if not finite(dtype, data):
         suspects_N |= ~np.isfinite(_values(rows_ND, dtype)).all(1)
-    odd = [index for index, feature in features if _has_odd_scale(feature)] if dtype == "i1" else []
+    odd = []
+    if dtype == "i1":
+        odd = [item for item, feature in zip(items, features, strict=True) if _has_odd_scale(feature)]
     if not suspects_N.any():
         return odd
-    counts = [feature.shape[0] if len(feature.shape) == 2 else 1 for _, feature in features]
-    owners_N = np.repeat([index for index, _ in features], counts)
-    return [*odd, *owners_N[suspects_N].tolist()]
+    counts = [feature.shape[0] if len(feature.shape) == 2 else 1 for feature in features]
+    return [*odd, *np.repeat(items, counts)[suspects_N].tolist()]
 
 
 def flaws(tensors: Sequence[Tensor]) -> dict[int, Flaw]:

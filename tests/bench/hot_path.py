@@ -172,41 +172,37 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
             outbound = publisher._outbound(fused.slices[0])
             assert outbound is not None
         with steps.step("pack"):
-            pack(outbound)
+            batches = pack(outbound)
         with steps.step("receipts"):
             fused.slices[0].read.written.expect(len(outbound), lambda: None)
-            written = acknowledge(outbound, written)
+            for each in batches:
+                each._receipts.settle((written, None, None))
+                written += len(each._receipts)
         with steps.step("settle"):
             for done in tenure.settle():
                 ledger.finished(done)
             ledger.check(tenure.in_flight)
         with steps.step("free"):
-            del decoded, entries, batch, fused, outbound, done
+            del decoded, entries, batch, fused, outbound, batches, each, done
     assert ledger.unaccounted == 0
     assert metrics.accounting.totals.published["upsert"] > 0
     num_records = sum(map(len, polled))
     return {name: seconds / num_records * 1e6 for name, seconds in steps.seconds.items()}
 
 
-def pack(outbound: Sequence[Outbound]) -> None:
+def pack(outbound: Sequence[Outbound]) -> list[_PackedBatch]:
     """Into record batches of the usual size, by topic."""
     by_topic: defaultdict[str, list[Outbound]] = defaultdict(list)
     for each in outbound:
         by_topic[each.topic].append(each)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms, made = time.time_ns() // 1_000_000, []
     for topic, records in by_topic.items():
         start = 0
         while start < len(records):
             builder = MemoryRecordsBuilder(2, 0, BATCH_BYTES)
-            start = _PackedBatch(ClientPartition(topic, 0), builder, lambda receipt, error: None).fill(
-                records, start, now_ms
-            )
-
-
-def acknowledge(outbound: Sequence[Outbound], start: int) -> int:
-    for offset, each in enumerate(outbound, start):
-        each.receipt.acknowledged(offset)
-    return start + len(outbound)
+            made.append(_PackedBatch(ClientPartition(topic, 0), builder, lambda receipt, error: None))
+            start = made[-1].fill(records, start, now_ms)
+    return made
 
 
 def fastest(

@@ -92,7 +92,7 @@ class Receipt:
         self.error: WorkerError | None = None
         self.offset: int | None = None
 
-    def acknowledged(self, offset: int) -> None:
+    def acknowledged(self, offset: int, count: int = 1) -> None:
         self.offset = offset
         self.settled.set()
 

@@ -122,9 +122,9 @@ class Pending:
         with self._changed:
             self._num_waiting += 1
 
-    def acknowledged(self, offset: int) -> None:
+    def acknowledged(self, offset: int, count: int = 1) -> None:
         with self._changed:
-            self._num_waiting -= 1
+            self._num_waiting -= count
             self._changed.notify_all()
 
     def failed(self, error: WorkerError) -> None:

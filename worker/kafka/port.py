@@ -71,9 +71,12 @@ class TopicLook(NamedTuple):
 
 
 class Receipt(Protocol):
-    """Told the fate of one record. Called on the client's own thread: it must only take note and return."""
+    """Told the fate of a record. Called on the client's own thread: it must only take note and return."""
 
-    def acknowledged(self, offset: int) -> None: ...
+    def acknowledged(self, offset: int, count: int = 1) -> None:
+        """It, and `count - 1` more of the same receipt before it, are in the log, the last of them at `offset`."""
+        ...
+
     def failed(self, error: WorkerError) -> None: ...
 
 

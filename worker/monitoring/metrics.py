@@ -9,8 +9,10 @@ from __future__ import annotations
 import platform
 import time
 from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -70,11 +72,12 @@ class BulkHistogram(Collector):
 
     def observe_many(self, value: str, seconds: Iterable[float]) -> None:
         """Add observations for one label value. One thread at a time."""
-        counts, bounds, total = self._counts[value], self._bounds, 0.0
-        for observed in seconds:
-            counts[bisect_left(bounds, observed)] += 1
-            total += observed
-        self._sums[value] += total
+        observed = list(seconds)
+        counts, bounds = self._counts[value], self._bounds
+        places = Counts(map(bisect_left, repeat(bounds), observed))
+        for place, count in places.items():
+            counts[place] += count
+        self._sums[value] += sum(observed)
 
     def counts(self, value: str) -> list[int]:
         """Observations per bucket, not cumulated; the last one is beyond the last bound."""

@@ -132,8 +132,8 @@ class Receipt:
         self._written = written
         self._output = output
 
-    def acknowledged(self, offset: int) -> None:
-        self._written.count(self._output, offset)
+    def acknowledged(self, offset: int, count: int = 1) -> None:
+        self._written.count(self._output, offset, count)
 
     def failed(self, error: WorkerError) -> None:
         self._written.fail(self._output, error)
@@ -245,14 +245,14 @@ class Written:
 
     # ------------------------------------------------------------------ the client's threads
 
-    def count(self, output: Output, offset: int) -> None:
-        """A record is written, at this offset of its partition."""
+    def count(self, output: Output, offset: int, count: int = 1) -> None:
+        """So many records are written, the last of them at this offset of its partition."""
         with self._lock:
             if output is Output.VECTOR:
                 self.vectors_end = max(self.vectors_end, offset + 1)
             elif output is Output.STATE:
                 self.state_end = max(self.state_end, offset + 1)
-            self._num_receipts += 1
+            self._num_receipts += count
             is_last = self._num_receipts == self._num_expected and self.error is None
             called = self._finish() if is_last else None
         if called is not None:

@@ -29,6 +29,7 @@ from schemas import (
     suspects,
     time_problem,
 )
+from schemas.times import SECONDS_TO
 from worker.align import Contract, Refusal
 from worker.align.history import Event
 from worker.mapping.items import Deletion, Skipped
@@ -162,7 +163,10 @@ class ItemDecoder:
 
     def _accept(self, record: Record, item: NewItem | PlainItem, decoded: DecodedRecords) -> Decoded:
         """What a valid message of the right key is to this space."""
-        if (rejection := wrong_time(record, item.event_time_ms, self._max_future_ms)) is not None:
+        time_ms = item.event_time_ms
+        if (time_ms < SECONDS_TO or time_ms - record.timestamp > self._max_future_ms) and (
+            rejection := wrong_time(record, time_ms, self._max_future_ms)
+        ) is not None:
             return rejection
         if item.partial and not self._partial:
             return Rejection(
@@ -346,7 +350,10 @@ class EventDecoder:
 
     def _accept(self, record: Record, event: UserEvent | PlainEvent, unused_types: Counter[str]) -> Decoded:
         """What a valid message of the right key is to this space."""
-        if (rejection := wrong_time(record, event.event_time_ms, self._max_future_ms)) is not None:
+        time_ms = event.event_time_ms
+        if (time_ms < SECONDS_TO or time_ms - record.timestamp > self._max_future_ms) and (
+            rejection := wrong_time(record, time_ms, self._max_future_ms)
+        ) is not None:
             return rejection
         if event.event_type not in self._event_types:
             unused_types[event.event_type] += 1

@@ -221,11 +221,12 @@ class Publisher:
         changes: dict[str, bytes | None] = {}
         without_output: set[str] = set()
         refused: list[tuple[Change, str]] = []
+        change_of, output_of, fits = self._output.change, self._output.output, self._fits
         for entry, vector in fused.results:
-            change = self._output.change(entry, vector, receipts.state)
-            output = self._output.output(entry, vector, now_ms, receipts.vectors)
-            if (too_large := next(itertools.filterfalse(self._fits, (output, change)), None)) is not None:
-                refused.append((entry, _too_large(too_large)))
+            change = change_of(entry, vector, receipts.state)
+            output = output_of(entry, vector, now_ms, receipts.vectors)
+            if not (fits(output) and fits(change)):
+                refused.append((entry, _too_large(next(each for each in (output, change) if not fits(each)))))
                 continue
             if output is not None:
                 made.append(output)
@@ -297,7 +298,8 @@ class Publisher:
                 return
 
 
-def _too_large(record: Outbound) -> str:
+def _too_large(record: Outbound | None) -> str:
+    assert record is not None  # what is not there fits
     return f"the record of {record.num_bytes()} bytes exceeds max.message.bytes of topic {record.topic}"
 
 

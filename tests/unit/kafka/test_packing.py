@@ -25,8 +25,8 @@ class Receipt:
     def __init__(self) -> None:
         self.fate: list[int | str] = []
 
-    def acknowledged(self, offset: int) -> None:
-        self.fate.append(offset)
+    def acknowledged(self, offset: int, count: int = 1) -> None:
+        self.fate += [offset] if offset < 0 else range(offset - count + 1, offset + 1)
 
 
 def on_failed(receipt: Any, error: BaseException) -> None:
@@ -117,6 +117,19 @@ def test_each_receipt_learns_the_offset_of_its_record():
     producer.pack(records)
     producer.queue[0].complete(40, -1)
     assert [receipt.fate for receipt in receipts] == [[40], [41], [42]]
+
+
+def test_receipts_that_stand_for_many_records_hear_of_all_at_once():
+    calls: list[tuple[str, int, int]] = []
+
+    def receipt(name: str) -> Any:
+        return SimpleNamespace(acknowledged=lambda offset, count=1: calls.append((name, offset, count)))
+
+    first, second = receipt("first"), receipt("second")
+    producer = Producer()
+    producer.pack([Outbound(*TP, b"k", b"v", (), each) for each in (first, first, second, first)])
+    producer.queue[0].complete(100, 1)
+    assert calls == [("first", 101, 2), ("second", 102, 1), ("first", 103, 1)]
 
 
 def test_a_batch_that_an_earlier_try_has_written_has_no_offsets():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
@@ -134,8 +134,16 @@ class _Receipts:
         self._on_failed = on_failed
 
     def settle(self, answer: _Answer) -> None:
-        for index in range(len(self.all)):
-            self.settle_one(index, index, answer)
+        base_offset, _, error_of = answer
+        if error_of is not None or base_offset < 0:
+            for index in range(len(self.all)):
+                self.settle_one(index, index, answer)
+            return
+        end = base_offset
+        for receipt, run in groupby(self.all):  # a batch has records of few slices, one after the other
+            count = len(list(run))
+            end += count
+            receipt.acknowledged(end - 1, count)
 
     def settle_one(self, number: int, index: int, answer: _Answer) -> None:
         """Tell the receipt `number` what became of record `index` of a batch."""
