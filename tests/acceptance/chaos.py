@@ -35,7 +35,7 @@ from tests.acceptance.feeder import Feeder, FeedFailedError
 from tests.acceptance.fleet import Exit, Fleet
 from tests.acceptance.lives import DIMS, NEIGHBOR_SHARE, PART_SHARE, Events, Inputs
 from tests.brokers import KafkaFailedError, RealKafka, create_topics, find_distribution, leaders, library, log_ranges
-from tests.brokers.broker import QUICK_GROUP, QUICK_SESSIONS
+from tests.brokers.broker import QUICK_GROUP
 from tests.verifier import Rule, Verdict, verify_topics
 from tests.verifier.__main__ import table as verdict_table
 from tests.verifier.finals import FinalVerdict, verify_finals
@@ -57,6 +57,8 @@ GROUP = "campaign"
 NUM_TRANSACTION_PARTITIONS = 4  # of the brokers that `RealKafka` starts
 QUIET_LOOKS, QUIET_STEP_S = 3, 1.0
 KAFKA = {**QUICK_GROUP, "request_timeout_ms": 2_500}
+KAFKA_SESSIONS = {"group.consumer.session.timeout.ms": "45000", "group.consumer.heartbeat.interval.ms": "5000"}
+"""Kafka's own, where tests have shorter ones."""
 RECOVERY_S = 60.0
 """What a recovery may take beyond the longest rebalance and what is to be worked off."""
 SINGLE_BROKER = (
@@ -105,9 +107,8 @@ class Plan:
 
     @property
     def brokers(self) -> Mapping[str, str]:
-        """Properties of the brokers. With the new group protocol it is them who say how long a session is."""
-        is_quick = self.group_protocol == "consumer" and not self.as_shipped
-        return QUICK_SESSIONS if is_quick else {}
+        """Properties of the brokers: with the new group protocol it is them who say how long a session is."""
+        return KAFKA_SESSIONS if self.as_shipped else {}
 
     def faults(self) -> list[str]:
         """In order. A member that joins leaves again before the next one joins."""

@@ -19,13 +19,6 @@ QUICK_GROUP: Mapping[str, Any] = {
     "delivery_timeout_ms": 3_000,
     "request_timeout_ms": 2_000,
 }
-# Broker properties that do the same for members that speak KIP-848, whose session the brokers decide on.
-QUICK_SESSIONS: Mapping[str, str] = {
-    "group.consumer.min.session.timeout.ms": "1000",
-    "group.consumer.session.timeout.ms": "7000",
-    "group.consumer.min.heartbeat.interval.ms": "500",
-    "group.consumer.heartbeat.interval.ms": "500",
-}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ def cluster_properties(nodes: Iterable[NodeAddress], auto_create_topics: bool) -
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # Of members that speak KIP-848, for whom the brokers decide: as short as `QUICK_GROUP` and a heartbeat.
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.session.timeout.ms": "7000",
+        "group.consumer.min.heartbeat.interval.ms": "500",
+        "group.consumer.heartbeat.interval.ms": "500",
         # A killed node is let in again once the controller has given up its former self (default: 9 s).
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "500",
