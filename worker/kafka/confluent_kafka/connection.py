@@ -24,7 +24,9 @@ CALL_TIMEOUT_S = 10.0
 ATTEMPT_S = 5.0
 CONNECT_RETRY_S = 0.5
 TELL_AGAIN_S = 15.0
-NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
+PATIENT_S = 5.0
+"""For how long a broker may behave like one that does not let us in: so does one that is just going down or coming up.
+"""
 _TOKEN_LIFETIME_S = 300.0
 """After which the file of a bearer token is read again."""
 
@@ -150,7 +152,7 @@ def wait_for_broker(settings: KafkaSettings, config: Properties) -> None:
     Raises as `ClientPort.connect` does.
     """
     deadline = time.monotonic() + settings.connect_timeout_s
-    num_refusals = 0
+    refused_since: float | None = None
     told, told_at, why = "", -TELL_AGAIN_S, ""
     while (remaining_s := deadline - time.monotonic()) > 0:
         why = unreachable_because(settings.bootstrap_servers)
@@ -161,9 +163,13 @@ def wait_for_broker(settings: KafkaSettings, config: Properties) -> None:
             if _is_answered({**config, "error_cb": errors.append}, min(ATTEMPT_S, remaining_s)):
                 return
             refusal = diagnose(errors, settings)
-            num_refusals += refusal is not None
-            if refusal is not None and (num_refusals >= NUM_PATIENT_ATTEMPTS or refusal.is_certain):
-                raise AccessError(refusal.advice)
+            if refusal is None:
+                refused_since = None
+            else:
+                refused_since = refused_since or time.monotonic()
+                if refusal.is_certain or time.monotonic() - refused_since > PATIENT_S:
+                    raise AccessError(refusal.advice)
+                time.sleep(min(CONNECT_RETRY_S, remaining_s))
             why = errors[-1].str() if errors else ""
         now = time.monotonic()
         if why != told or now - told_at >= TELL_AGAIN_S:

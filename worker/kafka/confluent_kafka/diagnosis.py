@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError
 
-from worker.settings import KafkaSettings
+from worker.settings import KafkaSettings, broker_addresses
 
 
 class Refusal(NamedTuple):
@@ -21,7 +23,7 @@ class Refusal(NamedTuple):
 
 _CAUSES: tuple[tuple[str, str, bool], ...] = (
     (
-        r"hostname mismatch|IP address mismatch|certificate verify failed.*(host|IP)",
+        r"[Hh]ostname mismatch|IP address mismatch",
         "the broker's certificate is for another host name: fix the certificate or the name in "
         "kafka.bootstrap_servers (kafka.ssl_check_hostname=false accepts any name)",
         True,
@@ -71,21 +73,41 @@ _CAUSES: tuple[tuple[str, str, bool], ...] = (
         True,
     ),
 )
-_HUNG_UP = re.compile(
-    r"Disconnected(?! while requesting ApiVersion.*refused)|Connection reset|broken pipe|Receive failed", re.IGNORECASE
-)
+HANDSHAKE_TIMEOUT_S = 5.0
 _ABSENT = re.compile(r"Connection refused|Failed to resolve|timed out", re.IGNORECASE)
 
 
 def diagnose(errors: Sequence[KafkaError], settings: KafkaSettings) -> Refusal | None:
     """What the library has told, as advice that says which setting to look at."""
     text = "\n".join(error.str() for error in errors)
+    if "certificate verify failed" in text:
+        text = certificate_problem(settings) or text
     for pattern, advice, is_certain in _CAUSES:
         if re.search(pattern, text):
             return Refusal(f"the broker refused the connection: {advice}", is_certain)
-    if _HUNG_UP.search(text) and not _ABSENT.search(text):
+    # A broker that closes a connection is not told of: only that there is none left that does not.
+    if errors and not _ABSENT.search(text):
         return Refusal(_hung_up(settings), is_certain=False)
     return None
+
+
+def certificate_problem(settings: KafkaSettings) -> str:
+    """What is wrong with a broker's certificate, of which the library says only that something is; empty where nothing
+    is found."""
+    context = ssl.create_default_context(cafile=settings.ssl_cafile)
+    context.check_hostname = settings.ssl_check_hostname
+    for host, port in broker_addresses(settings.bootstrap_servers):
+        try:
+            with (
+                socket.create_connection((host, port), HANDSHAKE_TIMEOUT_S) as connection,
+                context.wrap_socket(connection, server_hostname=host),
+            ):
+                pass
+        except ssl.SSLCertVerificationError as error:
+            return f"certificate verify failed: {error.verify_message}"
+        except OSError:
+            continue
+    return ""
 
 
 def _hung_up(settings: KafkaSettings) -> str:
