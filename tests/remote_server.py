@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import random
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -61,6 +62,8 @@ class Manners:
     status: int = 200
     """Of answers to requests for vectors, if it is not 200."""
     retry_after: str = ""
+    drip_s: float = 0.0
+    """Between the bytes of an answer with vectors."""
     most_waiting: int = 10_000
     """More requests than these are answered with 429."""
     error_share: float = 0.0
@@ -108,6 +111,7 @@ class RemoteServer:
     def __init__(self, encode: Callable[[list[str]], NDArray[np.float32]] | None = None, **manners: Any) -> None:
         """`encode`: a model, instead of vectors that are made up."""
         self._encode = encode
+        self.tls: ssl.SSLContext | None = None
         self.manners = Manners(**manners)
         self.seen = Seen()
         self.port = 0
@@ -139,7 +143,9 @@ class RemoteServer:
 
     def url(self, protocol: str = "openai", model: str = MODEL) -> str:
         path = "/v1" if protocol in ("openai", "vllm") else ""
-        return f"{protocol}+http://127.0.0.1:{self.port}{path}" + (f"#{model}" if protocol != "tei" else "")
+        return f"{protocol}+http{'' if self.tls is None else 's'}://127.0.0.1:{self.port}{path}" + (
+            f"#{model}" if protocol != "tei" else ""
+        )
 
     @property
     def is_up(self) -> bool:
@@ -147,7 +153,7 @@ class RemoteServer:
 
     async def _start(self, port: int) -> None:
         self._turn = self._turn or asyncio.Condition()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**24)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**24, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -167,8 +173,10 @@ class RemoteServer:
                 method, path, headers, body = request
                 self.seen.requests[path] += 1
                 answer = await self._answer(method, path, headers, body)
-                writer.write(answer)
-                await writer.drain()
+                for part in _dripped(answer, self.manners.drip_s and method == "POST"):
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(self.manners.drip_s)
         except (_AbortError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ValueError):
             pass
         finally:
@@ -379,6 +387,10 @@ def _formed(path: str, rows: NDArray[np.float32], encoding: str, manners: Manner
     }  # fmt: skip
     head = json.dumps({"model_name": manners.model, "outputs": [output]}).encode()
     return _response(200, head + data, {"Inference-Header-Content-Length": str(len(head))})
+
+
+def _dripped(answer: bytes, is_dripped: object) -> list[bytes]:
+    return [answer[index : index + 1] for index in range(len(answer))] if is_dripped else [answer]
 
 
 def _plain(row: NDArray[np.float32]) -> list[float]:

@@ -226,6 +226,7 @@ class ContentEncoder:
         """
         report = Report()
         works = self._works(contents, modalities)
+        self._require_servers(works, beat)
         self._fetch(works, report, beat)
         _fail_with_members(works, report)
         self._reuse([work for work in works if not work.is_member], known or [{}] * len(contents), report)
@@ -262,6 +263,16 @@ class ContentEncoder:
                     if members:
                         works += [*members, _Work(item, route.content, members[0].content, (route,), members=members)]
         return works
+
+    def _require_servers(self, works: Sequence[_Work], beat: Callable[[], None]) -> None:
+        """Read no files for a server that is down."""
+        for route in self.routes.values():
+            if isinstance(route.encoder, RemoteEncoder) and any(route in work.routes for work in works):
+                try:
+                    route.encoder.require_well(beat)
+                except UnavailableError as error:
+                    error.modality = route.modality
+                    raise
 
     def _fetch(self, works: Sequence[_Work], report: Report, beat: Callable[[], None]) -> None:
         remote = [work for work in works if work.content.uri is not None and not work.members]

@@ -105,6 +105,10 @@ class RemoteEncoder(Encoder, Protocol):
         raises ends the call. `trace` is a trace context (W3C) to carry on. Raises `UnavailableError`."""
         ...
 
+    def require_well(self, beat: Callable[[], None]) -> None:
+        """Return at once if it is worth asking, or once it has been tried. Raises `UnavailableError`."""
+        ...
+
     def adopt(self, name: str) -> bool:
         """Take the name that a space knows this encoder by, if it means this encoder."""
         ...

@@ -58,6 +58,9 @@ class ShortRemote(Short):
             for row in self.encoder.rows(pieces, beat, trace)
         ]
 
+    def require_well(self, beat: Callable[[], None]) -> None:
+        self.encoder.require_well(beat)
+
     def adopt(self, name: str) -> bool:
         whole, mark, dim = name.rpartition("-first")
         return bool(mark) and dim == str(self.dim) and self.encoder.adopt(whole)

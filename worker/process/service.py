@@ -17,6 +17,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
+from worker.align.device import resolve_device
 from worker.align.padding import rising_sizes
 from worker.align.result import Embeddings
 from worker.align.weights import build_user_model
@@ -58,7 +59,7 @@ log = logging.getLogger(__name__)
 # long each time while the other threads are busy. With a shorter one these change places so often that a seventh of
 # the rate is lost (`tests/bench/README.md`).
 SWITCH_INTERVAL_S = 0.002
-REMOTE_LANES = 2  # one batch is read and sent while answers to the other one are waited for
+ENCODE_LANES = 2  # one batch is read, cut into tokens or sent while a server or a GPU is at the other one
 GC_THRESHOLD = 100_000  # allocations without release; the interpreter's 700 is reached with every few records
 
 
@@ -184,7 +185,8 @@ def make_encoding(settings: Settings, encoder: ContentEncoder, metrics: Metrics)
     measured = EncodeMetrics(metrics, encoder.routes, sorted(encoder.contents))
     if remote := encoder.remote_figures():
         metrics.registry.register(RemoteMetrics(remote))
-    return EncodeStage(encoder, settings.batch, measured.observe, lanes=REMOTE_LANES if encoder.has_remote else 1)
+    is_elsewhere = encoder.has_remote or resolve_device(settings.device) != "cpu"
+    return EncodeStage(encoder, settings.batch, measured.observe, lanes=ENCODE_LANES if is_elsewhere else 1)
 
 
 class Service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.brokers.certificates import Authority
 from tests.remote_server import DIM, GARBAGE, MODEL, RemoteServer, vector
 from worker.encode.encoder import RemoteEncoder, UnavailableError
 from worker.encode.media.errors import ContentError
@@ -214,6 +216,27 @@ def test_an_answer_that_does_not_come_is_given_up(server: RemoteServer) -> None:
         rows(made, TEXTS[:2])
 
 
+def test_an_answer_that_drips_is_given_up(server: RemoteServer) -> None:
+    made = encoder(server, timeout_s=0.3, deadline_s=0.3)
+    server.manners.drip_s = 0.05  # each byte comes in time
+    with pytest.raises(UnavailableError, match=r"no answer in 0\.3 s"):
+        rows(made, TEXTS[:2])
+
+
+def test_a_server_is_asked_by_one_call_at_a_time_whether_it_is_well_again(server: RemoteServer) -> None:
+    made = encoder(server)
+    server.stop()
+    with pytest.raises(UnavailableError) as down:
+        rows(made, TEXTS)
+    with pytest.raises(UnavailableError):  # at once: it is not time yet
+        made.require_well(lambda: None)
+    server.start()
+    time.sleep(max(0.0, down.value.retry_at - time.monotonic()))
+    made.require_well(lambda: None)
+    assert not made.figures.is_open
+    assert server.seen.requests["/v1/models"] == 2
+
+
 def test_whoever_waits_can_give_up(server: RemoteServer) -> None:
     class GivenUpError(Exception):
         pass
@@ -325,6 +348,19 @@ def test_a_key_is_sent_and_neither_printed_nor_sent_elsewhere(
     with pytest.raises(ConfigError, match=r"encode\.remote\.key_files") as missing:
         encoder(server)
     assert "sk-" not in str(missing.value)
+
+
+def test_a_certificate_is_checked(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    mine = authority.issue("models", ("127.0.0.1",))
+    server = RemoteServer()
+    server.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.tls.load_cert_chain(mine.certificate, mine.key)
+    with server:
+        made = encoder(server, cafile=authority.certificate)
+        assert are_right(rows(made, TEXTS), TEXTS)
+        with pytest.raises(ConfigError, match="certificate is not trusted"):
+            encoder(server)
 
 
 def test_a_trace_is_carried_on(server: RemoteServer) -> None:

@@ -453,6 +453,8 @@ class Elsewhere(Cosines):
     def adopt(self, name: str) -> bool:
         return name == self.name
 
+    def require_well(self, beat: Callable[[], None]) -> None: ...
+
     def rows(self, pieces: Sequence[Piece], beat: Callable[[], None], trace: str = "") -> list[Any]:
         self.num_tries += 1
         beat()

@@ -55,7 +55,9 @@ def parse_remote(model: str, hosts: Sequence[str]) -> RemoteAddress:
         raise ConfigError(f"encode.encoders: an address of {protocol} cannot be used: {error}") from error
     named = unquote(name)
     if (protocol in NAMES_MODEL and not named) or (mark and not named):
-        raise ConfigError(f"encode.encoders: {shown} names no model: write it behind a #, as {shown}#MODEL")
+        raise ConfigError(
+            f"encode.encoders: {shown} names no model: write it behind a #, as {shown}#MODEL (and %40 for an @ in it)"
+        )
     if not any(_rule(entry).admits(base) for entry in hosts):
         host = str(base._replace(target="")).partition("://")[2]
         raise ConfigError(

@@ -198,12 +198,19 @@ class ServerEncoder:
         self, pieces: Sequence[Piece], beat: Callable[[], None], trace: str = ""
     ) -> list[NDArray[np.float32] | ContentError]:
         """`trace`: a W3C trace context that the requests carry on."""
-        future = the_loop().start(self._rows(pieces, trace))
+        found: list[NDArray[np.float32] | ContentError] = self._await(self._rows(pieces, trace), beat)
+        return found
+
+    def require_well(self, beat: Callable[[], None]) -> None:
+        if self._circuit.is_open:
+            self._await(self._require_well(), beat)
+
+    def _await(self, work: Coroutine[Any, Any, Any], beat: Callable[[], None]) -> Any:
+        future = the_loop().start(work)
         try:
             while True:
                 try:
-                    found: list[NDArray[np.float32] | ContentError] = future.result(timeout=BEAT_S)
-                    return found
+                    return future.result(timeout=BEAT_S)
                 except FutureTimeoutError:
                     if future.done():
                         raise

@@ -10,8 +10,9 @@ START = 4.0
 SLOW = 2.0
 """An answer that takes so many times the best one has waited for others."""
 VERY_SLOW = 4.0
-FORGET = 1.002
-"""What the best time grows by with each answer, so that a server that has become slower is measured anew."""
+REMEASURE_S = 60.0
+"""After which the best time is measured anew, with few requests under way: among many there is no telling a server that
+has become slower from requests that wait for one another."""
 DECREASE = 0.5
 SMALL_DECREASE = 0.9
 
@@ -25,6 +26,7 @@ class ConcurrencyLimit:
         self._best_s: dict[int, float] = {}
         """By the magnitude of the request: a long one is not slow because it takes longer than a short one."""
         self._usual_s = 0.0
+        self._measured_at: float | None = None
         self._cut_at = float("-inf")
         self.hold_until = float("-inf")
         """Time before which nothing is to be sent."""
@@ -35,8 +37,11 @@ class ConcurrencyLimit:
 
     def answered(self, now: float, seconds: float, size: int, in_flight: int) -> None:
         """A request of this size, sent at `now - seconds`, has been answered; `in_flight` were under way with it."""
+        if self._measured_at is None or now - self._measured_at > REMEASURE_S:
+            self._measured_at, self._value = now, min(self._value, START)
+            self._best_s.clear()
         magnitude = size.bit_length()
-        best_s = min(seconds, FORGET * self._best_s.get(magnitude, seconds))
+        best_s = min(seconds, self._best_s.get(magnitude, seconds))
         self._best_s[magnitude] = best_s
         self._usual_s = seconds
         if seconds > VERY_SLOW * best_s:

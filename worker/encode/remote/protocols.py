@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,14 +220,15 @@ class KServe:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._path = f"/v2/models/{model}"
+        self._base = f"/v2/models/{quote(model)}"
+        self._path = self._base
         self._input: dict[str, Any] = {}
         self._output = ""
         self._side: tuple[int, int] | None = None
         self.sample: Payload = SAMPLE
 
     async def announce(self, ask: Ask) -> Announced:
-        answer = await ask(f"/v2/models/{self._model}")
+        answer = await ask(self._base)
         if answer.status == 404:
             raise OtherModelError(f"it has no model {self._model!r}")
         said = _json(answer.body)
@@ -234,8 +236,8 @@ class KServe:
         newest = max(versions, key=lambda version: (len(version), version), default="")
         inputs, outputs = _objects(said.get("inputs")), _objects(said.get("outputs"))
         self._take(inputs, outputs)
-        self._path = f"/v2/models/{self._model}" + (f"/versions/{newest}" if newest else "")
-        config = await ask(f"/v2/models/{self._model}/config")
+        self._path = self._base + (f"/versions/{newest}" if newest else "")
+        config = await ask(f"{self._base}/config")
         max_batch = _count(_json(config.body).get("max_batch_size")) if config.status == 200 else None
         if config.status == 200 and max_batch is None:
             max_batch = 1  # 0: the model knows no batches
