@@ -53,7 +53,10 @@ def refused(error: ValidationError, fields: Iterable[Field]) -> SchemaError:
     by_name = {field.name: field for field in fields}
     while path and path not in by_name:
         path = path.rpartition(".")[0]
-    return by_name[path].error(told, found.reason) if path else found
+    if path:
+        return by_name[path].error(told, found.reason)
+    file = next(iter(by_name.values())).place.partition(",")[0]
+    return SchemaError(found.reason, found.field or "value", f"{told} ({file})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,9 @@ class _Reader(Generic[M]):
         if record.key == wanted:
             return record
         if record.key is None:
-            raise SchemaError(Reason.KEY_MISMATCH, "key", f"the record has none, and is of {own_id!r}: {RELAY}")
+            raise SchemaError(
+                Reason.KEY_MISMATCH, "key", f"the record has none, and is of {own_id!r} ({field.place}): {RELAY}"
+            )
         if self.read_key is text_key:
             raise SchemaError(
                 Reason.KEY_MISMATCH,

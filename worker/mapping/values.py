@@ -147,6 +147,8 @@ def _of_units(value: int | float | Decimal, unit: Unit) -> int:
     if isinstance(value, int):
         return (value * times) // by
     try:
+        if Decimal(value).adjusted() > MAX_DIGITS:  # written out, `1e999999999` would fill the memory
+            raise MisfitError("is no time of the years 1970 to 9999")
         return round(Decimal(value) * times / by)
     except (ArithmeticError, ValueError):
         raise MisfitError("should be a time, got a number that is none") from None
@@ -172,8 +174,14 @@ def _number(text: str) -> int | Decimal | None:
     return number if number.is_finite() else None
 
 
+MAX_DIGITS = 30
+"""Before the point of a number that may be a time."""
+
+
 def checked_time(time_ms: int) -> int:
     """The time, unless it is almost surely one in another unit. Raises `MisfitError`."""
+    if abs(time_ms) > MAX_INT:
+        raise MisfitError("is no time of the years 1970 to 9999")
     if not 0 <= time_ms <= MAX_TIME_MS or looks_like_seconds(time_ms):
         raise MisfitError(f"{time_problem(time_ms)}; unit: s, ms, us, ns or iso says what it is in")
     return time_ms

@@ -111,6 +111,7 @@ def test_a_byte_order_mark_before_json_is_passed_over(items: MakeItems) -> None:
             Reason.INVALID_FIELD,
             "got a number: say unit: s, ms, us or ns (shop.yaml, line 3",
         ),
+        ("updated_at", "1e999999999", Reason.INVALID_FIELD, "revision: should be a time in ISO 8601"),
         (
             "title",
             {"en": "Kettle"},
