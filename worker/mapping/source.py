@@ -19,10 +19,12 @@ from worker.mapping.items import Deletion, Fields, ItemMapping, Skipped
 from worker.mapping.problem import MisfitError, shown
 from worker.mapping.registry import Registry
 from worker.mapping.values import to_id
+from worker.printable import shortened
 from worker.records import KeyedRecord, Record
 from worker.settings import FormatName
 
 M = TypeVar("M", ItemMapping, EventMapping)
+_ID_CHARS = 80
 RELAY = "send the topic through `align-worker relay`, which writes it anew by its id"
 
 
@@ -97,22 +99,23 @@ class _Reader(Generic[M]):
         wanted = own_id.encode()
         if record.key == wanted:
             return record
+        shown_id = repr(shortened(own_id, _ID_CHARS))
         if record.key is None:
             raise SchemaError(
-                Reason.KEY_MISMATCH, "key", f"the record has none, and is of {own_id!r} ({field.place}): {RELAY}"
+                Reason.KEY_MISMATCH, "key", f"the record has none, and is of {shown_id} ({field.place}): {RELAY}"
             )
         if self.read_key is text_key:
             raise SchemaError(
                 Reason.KEY_MISMATCH,
                 "key",
-                f"should be the {field.name} {own_id!r} in UTF-8 ({field.place}); if keys are written in another way, "
+                f"should be the {field.name} {shown_id} in UTF-8 ({field.place}); if keys are written in another way, "
                 f"key: says how; if they are of something else, {RELAY}",
             )
         if self._key_id(record, field) != own_id:
             raise SchemaError(
                 Reason.KEY_MISMATCH,
                 "key",
-                f"holds another {field.name} than the value, which is of {own_id!r} ({field.place}): {RELAY}",
+                f"holds another {field.name} than the value, which is of {shown_id} ({field.place}): {RELAY}",
             )
         return KeyedRecord(
             record.topic,
