@@ -13,6 +13,7 @@
     ├── StateError             11    the local store cannot be used
     ├── NotBetterError         12    a space that was to be better than all baselines is not
     ├── RefusedError           13    a run is over, and too much of its input was refused
+    ├── StoreError             15    the index that a sink writes to cannot be reached, or fails
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
@@ -110,6 +111,12 @@ class RefusedError(WorkerError):
     """All of what was to be done has been done, and all of it, or more than may be, was refused."""
 
     exit_code = 13
+
+
+class StoreError(WorkerError):
+    """The index that a sink writes to cannot be reached, or has failed. Mostly it is tried again."""
+
+    exit_code = 15
 
 
 class ClientError(WorkerError):

@@ -533,6 +533,59 @@ class PublishSettings(_Group):
     """Records sent and not yet acknowledged. The client has no bound of its own."""
 
 
+class SinkSettings(_Group):
+    """Of `align-worker sink`."""
+
+    url: str | None = None
+    """Where the index is: `postgresql://user@host/database`, or `http://host:port`; of Milvus Lite a file. Put no
+    password into it."""
+    password: SecretStr | None = None
+    """For PostgreSQL, and for Elasticsearch and OpenSearch with `username`; for Milvus and Qdrant their token."""
+    password_file: Path | None = None
+    """File holding `password`, such as a mounted Secret. Read at start, without a line break at its end."""
+    username: str | None = None
+    """For Elasticsearch and OpenSearch. Without it `password` is an API key there."""
+    path: Path | None = None
+    """Of files: the directory of the snapshots."""
+    vectors: Annotated[frozenset[Literal["items", "users"]], NoDecode, BeforeValidator(_split_commas)] = Field(
+        frozenset({"items"}), min_length=1
+    )
+    """Whose vectors are written."""
+    group_id: str | None = Field(None, min_length=1)
+    """Consumer group. Default: `<kafka.group_id>-sink-<kind>`. A new name reads everything again, which changes nothing
+    in an index that has it."""
+    prefix: str = Field("", pattern=r"^[a-z0-9_]{0,20}$")
+    """What the names of tables and collections begin with."""
+    distance: Literal["cosine", "ip", "l2"] = "cosine"
+    """What vectors are compared by, where the index is made for it. All are of unit length."""
+    index: Literal["hnsw", "none"] = "hnsw"
+    """`none`: make no index over vectors, as when a large table is filled first."""
+    columns: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")], Literal["number", "text", "bool", "tags"]
+        ],
+        NoDecode,
+        BeforeValidator(_split_pairs),
+    ] = Field(default_factory=dict)
+    """Of pgvector: attributes that have a column of their own, `price=number,category=text`, to index and to filter by.
+    All are in `attributes` besides."""
+    max_records: int = Field(1_000, ge=1, le=65_536)
+    """Records of a batch. Too low: the index is asked more often than it need be."""
+    timeout_s: float = Field(30.0, gt=0)
+    """How long the index may take for one answer. Below `watchdog.stalled_s`."""
+    connect_timeout_s: float = Field(120.0, gt=0)
+    """How long to wait at start for an index that does not answer, before the process ends."""
+    keep_deleted_s: float = Field(7 * 86_400.0, ge=0)
+    """How long it is remembered in the index that an item was deleted. Longer than anything may come late."""
+    snapshot_interval_s: float = Field(10.0, ge=0)
+    """Of files: how often a snapshot is written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        return _with_secrets("sink", cls, given)
+
+
 class RefusedSettings(_Group):
     warn_share: float = Field(0.1, ge=0, lt=1)
     """Share of the recent input (the last five minutes in which there was any) that may become dead letters before the
@@ -685,6 +738,7 @@ class Settings(BaseSettings):
     batch: BatchSettings = BatchSettings()
     encode: EncodeSettings = EncodeSettings()
     publish: PublishSettings = PublishSettings()
+    sink: SinkSettings = SinkSettings()
     refused: RefusedSettings = RefusedSettings()
     commit: CommitSettings = CommitSettings()
     transaction: TransactionSettings = TransactionSettings()

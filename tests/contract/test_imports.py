@@ -15,6 +15,7 @@ STREET = [
     "commands",
     "demo",
     "process",
+    "sink",
     "loop",
     "recommend",
     "roles",

@@ -11,6 +11,7 @@ from tests.brokers import Broker, RealKafka, library
 from tests.brokers.broker import embedded, real
 from tests.conftest import USERS
 from tests.integration.stream import DIMS, SPACE_DIM, Stream
+from tests.stores.postgres import Postgres
 from worker.align import Space, command
 from worker.kafka.embedded import EmbeddedBroker
 
@@ -77,6 +78,13 @@ def secure_kafka(own_kafka_allowed: None) -> Iterator[RealKafka]:
     }
     with RealKafka(sasl=USERS, tls=True, properties=access_control) as kafka:
         yield kafka
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL with pgvector. Whoever kills it starts it again."""
+    with Postgres() as started:
+        yield started
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from worker.commands.relay import add_relay
 from worker.commands.run import add_run
 from worker.commands.schema import add_schema
 from worker.commands.send import add_send
+from worker.commands.sink import add_sink
 from worker.commands.space import add_space
 from worker.commands.topics import add_topics
 from worker.commands.train import add_train
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         add_run,
         add_relay,
+        add_sink,
         add_demo,
         add_encode,
         add_space,

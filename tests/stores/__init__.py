@@ -1,0 +1,1 @@
+"""Real indexes for the tests of sinks, started and killed by them."""

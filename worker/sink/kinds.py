@@ -1,0 +1,30 @@
+"""The kinds of indexes, by name. Their drivers are extras, loaded when one is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from worker.errors import ConfigError
+from worker.settings import SinkSettings
+from worker.sink.port import Store
+
+KINDS = ("pgvector",)
+_DRIVERS = {
+    "pgvector": ("psycopg", "pgvector"),
+}
+"""The module that a kind needs, and the extra that brings it."""
+
+
+def make_store(kind: str, settings: SinkSettings) -> Store:
+    """The store, not connected yet. Raises `ConfigError` on one line for a driver that is not installed."""
+    if kind in _DRIVERS:
+        module, extra = _DRIVERS[kind]
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ConfigError(
+                f"sink {kind}: {module} is not installed ({error}): pip install 'align-worker[{extra}]'"
+            ) from None
+    from worker.sink.pgvector import PgVector
+
+    return PgVector(settings)
