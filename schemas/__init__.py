@@ -14,6 +14,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.export import MESSAGES, json_schema
 from schemas.information import Judged, judge, suspects
 from schemas.items import Content, ItemVector, NewItem
+from schemas.json_form import Elements, Envelope, as_json, decode_vector
 from schemas.limits import DEFAULT_LIMITS, Limits
 from schemas.message import SCHEMA_VERSION, Message
 from schemas.plain import AnyFeature, PlainEvent, PlainFeature, PlainItem, as_model
@@ -31,6 +32,8 @@ __all__ = [
     "Content",
     "DeadLetter",
     "Dtype",
+    "Elements",
+    "Envelope",
     "Feature",
     "ItemVector",
     "Judged",
@@ -46,10 +49,12 @@ __all__ = [
     "UserEvent",
     "UserVector",
     "all_finite",
+    "as_json",
     "as_model",
     "decode",
     "decode_event",
     "decode_item",
+    "decode_vector",
     "encode",
     "encode_item_vector",
     "encode_user_vector",

@@ -153,6 +153,16 @@ def _validated(message: type[M], fields: Fields, *, check_values: bool, limits: 
     return value
 
 
+def packed(fields: Fields) -> bytes:
+    """Fields as a message, unchecked."""
+    return msgpack.packb(fields)  # type: ignore[no-any-return]
+
+
+def unpacked(data: bytes) -> Fields:
+    """The fields of a message that was written here."""
+    return msgpack.unpackb(data)  # type: ignore[no-any-return]
+
+
 def _without_nils(message: type[Message], fields: Fields) -> Fields:
     """The fields without those that are nil for want of a value, as several languages write them."""
     if None in fields.values():

@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-import msgpack
 import numpy as np
 
-from schemas.codec import decode
+from schemas.codec import decode, packed, unpacked
 from schemas.items import ItemVector
 from schemas.reason import Reason, SchemaError
 from schemas.tensor import Tensor
@@ -33,7 +32,7 @@ def as_json(value: bytes, envelope: Envelope = "json", elements: Elements = "num
     little-endian."""
     import orjson
 
-    fields: dict[str, Any] = msgpack.unpackb(value)
+    fields = unpacked(value)
     for name in _TENSORS:
         if name in fields:
             fields[name] = _elements(fields[name], elements)
@@ -68,7 +67,7 @@ def _as_msgpack(value: bytes) -> bytes:
                 fields[name] = _tensor(fields[name])
         if fields.get("modality_vectors") is not None:
             fields["modality_vectors"] = {name: _tensor(each) for name, each in fields["modality_vectors"].items()}
-        return msgpack.packb(fields)  # type: ignore[no-any-return]
+        return packed(fields)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError) as error:
         raise SchemaError(Reason.INVALID_FIELD, "", f"is no vector as JSON: {type(error).__name__}: {error}") from None
 

@@ -527,6 +527,12 @@ class EncodeSettings(_Group):
 class PublishSettings(_Group):
     vector_dtype: Literal["f2", "f4"] = "f2"
     """Element type of published vectors."""
+    format: Literal["msgpack", "json", "connect_json"] = "msgpack"
+    """How vectors are written. `json`: the fields of the message, for sinks without a schema. `connect_json`: the same
+    in Kafka Connect's envelope of schema and payload. schemas/README.md, *As JSON*, has what each takes. Both need the
+    extra `json` and take several times the room."""
+    json_vectors: Literal["numbers", "base64"] = "numbers"
+    """In JSON, a vector as an array of numbers, or as base64 of its float32 elements, little-endian."""
     modality_vectors: bool = False
     """Publish each modality's own vector in the space beside the fused one."""
     max_in_flight_records: int = Field(8_192, ge=1)

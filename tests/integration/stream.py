@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from schemas import DeadLetter, Feature, ItemVector, NewItem, decode, encode
+from schemas import DeadLetter, Feature, ItemVector, NewItem, decode, decode_vector, encode
 from tests.brokers import Broker, Outgoing, library, log_ranges, produce, read_topic
 from tests.verifier import Verdict, verify_topics
 from tests.worker_process import in_group
@@ -142,7 +142,7 @@ class Stream:
     def published(self) -> list[tuple[str, int | None]]:
         """Item and revision of every output, in order within a partition; no revision for a tombstone."""
         return [
-            (record.key.decode(), None if record.value is None else decode(ItemVector, record.value).revision)
+            (record.key.decode(), None if record.value is None else decode_vector(ItemVector, record.value).revision)
             for record in self.output_records()
         ]
 

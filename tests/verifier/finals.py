@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import DeadLetter, ItemVector, SchemaError, UserEvent, UserVector, decode
+from schemas import DeadLetter, ItemVector, SchemaError, UserEvent, UserVector, decode, decode_vector
 from tests.brokers import read_topic
 from tests.verifier.reading import SOURCE_OFFSET_HEADER
 from tests.verifier.replay import Replay, Vectors
@@ -100,7 +100,7 @@ def _check_item_order(
             found.pop(record.key.decode(), None)
             attributes.pop(record.key.decode(), None)
         else:
-            vector = decode(ItemVector, record.value)
+            vector = decode_vector(ItemVector, record.value)
             source = vector.source_offset if vector.source_offset is not None else -1
             found[record.key.decode()] = vector.vector.to_numpy().astype(np.float32)
             attributes[record.key.decode()] = vector.attributes
@@ -121,7 +121,7 @@ def _check_user_order(verdict: FinalVerdict, records: Iterable[Any], strict: boo
     at_ms: dict[bytes, int] = {}
     found: Vectors = {}
     for record in records:
-        vector = decode(UserVector, record.value)
+        vector = decode_vector(UserVector, record.value)
         if vector.event_time_ms < at_ms.get(record.key, 0):
             verdict.counts["users gone back"] += 1
             if strict:

@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas import DeadLetter, ItemVector, SchemaError, all_finite, decode
+from schemas import DeadLetter, ItemVector, SchemaError, all_finite, decode, decode_vector
 from tests.brokers.clients import log_ranges, read_topic
 from tests.verifier.rules import Accounts, verify
 from tests.verifier.values import Input, Kind, Letter, Output
@@ -112,7 +112,7 @@ def read_output(record: Any) -> Output:
         source = dict(record.headers).get(SOURCE_OFFSET_HEADER) or b""
         return Output(*place, Kind.DELETE, int(source) if source.isdigit() else None)
     try:
-        item = decode(ItemVector, record.value, check_values=False)  # the vector's length tells
+        item = decode_vector(ItemVector, record.value, check_values=False)  # the vector's length tells
     except SchemaError as error:
         return Output(*place, Kind.UPSERT, None, problem=f"does not decode: {error}")
     return Output(

@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import Sequence
 
-from schemas import ItemVector, SchemaError, decode
+from schemas import ItemVector, SchemaError, decode_vector
 from worker.errors import ClientError, UnreadableError
 from worker.item_vectors.source_offset import of_deletion
 from worker.item_vectors.table import ItemTable, ItemUpdate
@@ -124,7 +124,7 @@ class ItemVectorFollower:
             if record.value is None:
                 at = of_deletion(record)
                 return ItemUpdate(item_id, at, None, record.partition, made_at_ms=record.timestamp)
-            vector = decode(ItemVector, record.value)
+            vector = decode_vector(ItemVector, record.value)
         except (SchemaError, ValueError):
             self.num_foreign += 1
             return None

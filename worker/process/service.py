@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
+from importlib import import_module
 from typing import Literal, NamedTuple
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from schemas import as_json
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
 from worker.align.device import resolve_device
 from worker.align.padding import rising_sizes
@@ -46,7 +49,7 @@ from worker.roles.relay import RelayRole, events_translator, items_translator
 from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
-from worker.settings import GraphSettings, Settings, UserSettings
+from worker.settings import GraphSettings, PublishSettings, Settings, UserSettings
 from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
@@ -137,6 +140,7 @@ def make_role(
     space, dtype = model.space, settings.publish.vector_dtype
     device, user = model.runtime.device, space.spec.user
     sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
+    written = form_of(settings.publish)
     if topics.role == "items":
         graph, dependents = None, None
         if space.spec.graph is not None:
@@ -144,7 +148,7 @@ def make_role(
             graph = NeighborFusion(space, base, sizes, device)
             dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
         return ItemsRole(
-            ItemFormat(topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors),
+            ItemFormat(topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors, written),
             Contract(space.spec),
             ModelEmbedder(model.runtime, dtype, graph),
             keep_features=settings.state.features,
@@ -157,7 +161,7 @@ def make_role(
     assert user is not None  # or there would be no model
     table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
     return UsersRole(
-        UserFormat(topics, space.space_id, dtype, space.spec.dim),
+        UserFormat(topics, space.space_id, dtype, space.spec.dim, written),
         UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
         make_dependents(settings, client, space, table, settings.users, is_base=False),
         user.event_weights,
@@ -165,6 +169,19 @@ def make_role(
         settings.limits.max_future_s,
         inputs.events,
     )
+
+
+def form_of(settings: PublishSettings) -> Callable[[bytes], bytes] | None:
+    """How vectors are written, where not as they are encoded. Raises `ConfigError` without what that needs."""
+    if settings.format == "msgpack":
+        return None
+    try:
+        import_module("orjson")
+    except ImportError:
+        raise ConfigError(
+            f"publish.format={settings.format}: orjson is not installed: pip install 'align-worker[json]'"
+        ) from None
+    return partial(as_json, envelope=settings.format, elements=settings.json_vectors)
 
 
 def make_dependents(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode
+from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode, decode_vector
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
 from worker.data.progress import counted
 from worker.item_vectors.order import Version, is_newer
@@ -182,12 +182,18 @@ def _decoded(kind: type[M], record: Record) -> M | Unreadable:
     if record.value is None:
         return Unreadable(f"{_place(record)}: it has no value")
     try:
-        message = decode(kind, record.value)
+        message = _message(kind, record.value)
     except SchemaError as error:
         return Unreadable(f"{_place(record)}: {error}")
     if message.key != record.key:  # type: ignore[attr-defined]  # the three that are read have one
         return Unreadable(f"{_place(record)}: its key is not the id in the message")
     return message
+
+
+def _message(kind: type[M], value: bytes) -> M:
+    if kind is ItemVector or kind is UserVector:
+        return decode_vector(kind, value)  # type: ignore[type-var]  # it is one of the two
+    return decode(kind, value)
 
 
 def _place(record: Record) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-from schemas import AttributeValue, ItemVector, SchemaError, decode, encode_item_vector
+from schemas import AttributeValue, ItemVector, SchemaError, decode_vector, encode_item_vector
 from worker.align import Contract, Refusal
 from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
@@ -59,6 +59,8 @@ class ItemFormat:
     dtype: Literal["f2", "f4"]
     dim: int
     has_modality_vectors: bool = False
+    written: Callable[[bytes], bytes] | None = None
+    """The form in which vectors are written, from the encoded message; None: as it is."""
 
     @property
     def stamp(self) -> bytes:
@@ -95,6 +97,8 @@ class ItemFormat:
                     base_vector=vector.base,
                     attributes=_attributes(entry),
                 )
+                if self.written is not None:
+                    value = self.written(value)
                 return self._outbound(entry.record, value, carried_headers(entry.record), receipt)
             case Delete(is_overtaken=False):
                 headers = [*carried_headers(entry.record), header(_place(entry))]
@@ -347,7 +351,7 @@ def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]
             if record.value is None:
                 offset = of_deletion(record)
             else:
-                vector = decode(ItemVector, record.value, check_values=False)
+                vector = decode_vector(ItemVector, record.value, check_values=False)
                 offset = vector.source_offset
                 if vector.space_id != space_id:
                     raise _foreign_space(record, vector, space_id)

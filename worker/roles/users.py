@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class UserFormat:
     space_id: str
     dtype: Literal["f2", "f4"]
     dim: int
+    written: Callable[[bytes], bytes] | None = None
+    """As of `ItemFormat`."""
 
     @property
     def dead_letter_topic(self) -> str:
@@ -56,6 +58,8 @@ class UserFormat:
             data=vector.data,
             produced_at_ms=now_ms,
         )
+        if self.written is not None:
+            value = self.written(value)
         record = entry.record
         return Outbound(self.topics.outputs, record.partition, record.key, value, carried_headers(record), receipt)
 

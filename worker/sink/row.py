@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import AttributeValue, ItemVector, Reason, SchemaError, UserVector, decode
+from schemas import AttributeValue, ItemVector, Reason, SchemaError, UserVector, decode_vector
 from worker.item_vectors.source_offset import of_deletion
 from worker.records import OversizedRecord, Record, Rejection
 
@@ -80,7 +80,7 @@ def is_newer(found: Place, known: Place, *, is_deleted: bool, was_deleted: bool)
 
 
 def _decoded(entity: Entity, value: bytes) -> ItemVector | UserVector:
-    return decode(ItemVector, value) if entity == "items" else decode(UserVector, value)
+    return decode_vector(ItemVector, value) if entity == "items" else decode_vector(UserVector, value)
 
 
 def read_row(record: Record, entity: Entity, log: str) -> Row | Rejection:

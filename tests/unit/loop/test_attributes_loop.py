@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
-from schemas import AttributeValue, ItemVector, NewItem, Reason, decode, encode
+from schemas import AttributeValue, ItemVector, NewItem, Reason, as_json, decode, decode_vector, encode
 from tests.fakes import FakeClient, FakeCluster, FakeEmbedder, feature
 from tests.unit.loop.harness import EXACTLY_ONCE, SETTINGS, LoopHarness
 from tests.unit.loop.test_pipeline import SPEC
@@ -177,3 +178,24 @@ def test_items_without_attributes_remember_no_vector():
         send(cluster, 1, 2.0)
         harness.until_committed()
     assert ItemState.decode(cluster.records("item-state")[-1].value).made is None
+
+
+@pytest.mark.parametrize("envelope", ["json", "connect_json"])
+def test_vectors_written_as_json_are_read_back_by_whoever_takes_over(envelope):
+    cluster, embedder = FakeCluster(1), CountingEmbedder()
+
+    class Json(Harness):
+        def __init__(self) -> None:
+            output = ItemFormat(
+                topics_of("items", SETTINGS), "space", "f2", 2, written=partial(as_json, envelope=envelope)
+            )
+            role = ItemsRole(output, Contract(SPEC), embedder, keep_features=True)
+            LoopHarness.__init__(self, FakeClient(cluster), role)
+
+    for _ in range(2):
+        with Json() as harness:
+            send(cluster, 1, 2.0, price=1.0)
+            harness.until_committed()
+    assert all(record.value[:1] == b"{" for record in cluster.records("item-vectors"))
+    found = [decode_vector(ItemVector, record.value) for record in cluster.records("item-vectors")]
+    assert {(float(each.vector.to_numpy()[0]), each.attributes["price"]) for each in found} == {(2.0, 1.0)}

@@ -54,7 +54,7 @@ def test_a_vector_of_a_user_counts_by_its_place_in_the_log():
         (FakeRecord("item-vectors", 0, 1, 1, b"", None), Reason.KEY_MISMATCH),
         (FakeRecord("item-vectors", 0, 1, 1, None, None), Reason.KEY_MISMATCH),
         (FakeRecord("item-vectors", 0, 1, 1, b"a", None, ((HEADER, b"x"),)), Reason.KEY_MISMATCH),
-        (FakeRecord("item-vectors", 0, 1, 1, b"a", b'{"item_id": "a"}'), Reason.NOT_MSGPACK),
+        (FakeRecord("item-vectors", 0, 1, 1, b"a", b'{"item_id": "a"}'), Reason.UNSUPPORTED_VERSION),
     ],
 )
 def test_what_is_no_vector_is_refused_with_a_reason(record, reason):
