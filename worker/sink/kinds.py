@@ -8,9 +8,12 @@ from worker.errors import ConfigError
 from worker.settings import SinkSettings
 from worker.sink.port import Store
 
-KINDS = ("pgvector",)
+KINDS = ("pgvector", "milvus", "qdrant", "elasticsearch", "opensearch", "files")
 _DRIVERS = {
     "pgvector": ("psycopg", "pgvector"),
+    "milvus": ("pymilvus", "milvus"),
+    "qdrant": ("qdrant_client", "qdrant"),
+    "files": ("pyarrow", "parquet"),
 }
 """The module that a kind needs, and the extra that brings it."""
 
@@ -25,6 +28,22 @@ def make_store(kind: str, settings: SinkSettings) -> Store:
             raise ConfigError(
                 f"sink {kind}: {module} is not installed ({error}): pip install 'align-worker[{extra}]'"
             ) from None
-    from worker.sink.pgvector import PgVector
+    if kind == "pgvector":
+        from worker.sink.pgvector import PgVector
 
-    return PgVector(settings)
+        return PgVector(settings)
+    if kind == "milvus":
+        from worker.sink.milvus import Milvus
+
+        return Milvus(settings)
+    if kind == "qdrant":
+        from worker.sink.qdrant import Qdrant
+
+        return Qdrant(settings)
+    if kind == "files":
+        from worker.sink.files import Files
+
+        return Files(settings)
+    from worker.sink.elasticsearch import Elasticsearch
+
+    return Elasticsearch(settings, kind)

@@ -22,7 +22,7 @@ from psycopg import sql
 from worker.errors import ConfigError, StoreError
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome, RowsRefusedError
-from worker.sink.row import Collection, Entity, Row
+from worker.sink.row import NAMES, Collection, Entity, Row
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ _NULL = b"\xff\xff\xff\xff"
 _TEXT_OID = 25
 _LOCK = 0x616C69676E  # of all sinks, while one of them makes a table
 
-TABLES: dict[Entity, tuple[str, str]] = {"items": ("item_vectors", "item_id"), "users": ("user_vectors", "user_id")}
-"""Beginning of the table's name, which the space's id completes, and name of the key."""
+KEYS: dict[Entity, str] = {"items": "item_id", "users": "user_id"}
 OPERATORS = {"cosine": "vector_cosine_ops", "ip": "vector_ip_ops", "l2": "vector_l2_ops"}
 COLUMN_TYPES = {
     "number": ("double precision", "number", "(attributes->>{name})::double precision"),
@@ -152,7 +151,9 @@ class PgVector:
             connection.execute(sql.SQL(_TABLE).format(**names, dim=sql.Literal(collection.dim)))
             self._require_dim(connection, collection)
             connection.execute(
-                sql.SQL("COMMENT ON TABLE {table} IS {mark}").format(**names, mark=sql.Literal(_mark(collection)))
+                sql.SQL("COMMENT ON TABLE {table} IS {mark}").format(
+                    **names, mark=sql.Literal(_mark(collection.entity) + collection.space_id)
+                )
             )
             for column, kind in self._settings.columns.items() if collection.entity == "items" else ():
                 connection.execute(_add_column(names["table"], column, kind))
@@ -190,7 +191,7 @@ class PgVector:
 
     def _make_view(self, connection: psycopg.Connection[Any], collection: Collection) -> None:
         """A name that stays: the rows of the first space that was written. Whoever moves to another one replaces it."""
-        view = f"{self._settings.prefix}{TABLES[collection.entity][0]}"
+        view = f"{self._settings.prefix}{NAMES[collection.entity]}"
         if connection.execute("SELECT to_regclass(%s)", [view]).fetchone() != (None,):
             return
         connection.execute(
@@ -200,7 +201,7 @@ class PgVector:
         )
 
     def collections(self, entity: Entity) -> Sequence[Collection]:
-        prefix = f"{self._settings.prefix}{TABLES[entity][0]}_"
+        prefix = f"{self._settings.prefix}{NAMES[entity]}_"
         query = (
             "SELECT c.relname, a.atttypmod, obj_description(c.oid, 'pg_class') FROM pg_class c "
             "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'vector' "
@@ -210,8 +211,8 @@ class PgVector:
         with _translated(connection):
             found = connection.execute(query, [prefix]).fetchall()
             connection.commit()
-        named = [(Collection(entity, name.removeprefix(prefix), dim), mark) for name, dim, mark in found]
-        return [collection for collection, mark in named if mark == _mark(collection)]
+        named = [(name, Collection(entity, (mark or "").removeprefix(_mark(entity)), dim)) for name, dim, mark in found]
+        return [collection for name, collection in named if collection.space_id and name == self.table(collection)]
 
     def write(self, collection: Collection, rows: Sequence[Row]) -> Outcome:
         outcomes = []
@@ -256,14 +257,17 @@ class PgVector:
             connection.commit()
 
     def table(self, collection: Collection) -> str:
-        return f"{self._settings.prefix}{TABLES[collection.entity][0]}_{collection.space_id}"
+        return self._settings.prefix + collection.name
+
+    def tick(self) -> None:
+        return
 
     def _names(self, collection: Collection) -> dict[str, Any]:
         table = self.table(collection)
         return {
             "table": sql.Identifier(table),
             "stage": sql.Identifier("pg_temp", f"stage_{table}"),
-            "key": sql.Identifier(TABLES[collection.entity][1]),
+            "key": sql.Identifier(KEYS[collection.entity]),
         }
 
     def _open(self) -> psycopg.Connection[Any]:
@@ -303,13 +307,13 @@ class _translated:  # noqa: N801  # reads as a word
             raise StoreError(f"PostgreSQL: {_one_line(error)}") from error
 
 
-def _mark(collection: Collection) -> str:
-    """The comment by which a table of a sink is told from others with such a name."""
-    return f"align-worker sink: {collection.entity} of space {collection.space_id}"
+def _mark(entity: Entity) -> str:
+    """Beginning of the comment by which a table of a sink is told from others with such a name; its space follows."""
+    return f"align-worker sink: {entity} of space "
 
 
 def _columns_of(collection: Collection) -> tuple[str, ...]:
-    return (TABLES[collection.entity][1], *_COLUMNS)
+    return (KEYS[collection.entity], *_COLUMNS)
 
 
 def _list(columns: Sequence[str]) -> sql.Composed:

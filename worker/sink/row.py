@@ -6,7 +6,9 @@ as it lies in the log. A key in two partitions is a producer's fault: see schema
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from worker.records import OversizedRecord, Record, Rejection
 Entity = Literal["items", "users"]
 STAGE = "sink"
 NO_SOURCE = -1
+NAMES: dict[Entity, str] = {"items": "item_vectors", "users": "user_vectors"}
 
 
 class Place(NamedTuple):
@@ -41,6 +44,13 @@ class Collection(NamedTuple):
     entity: Entity
     space_id: str
     dim: int
+
+    @property
+    def name(self) -> str:
+        """Fit for the name of a table or a collection of any kind of index: short, and of few characters."""
+        is_plain = re.fullmatch(r"[a-z0-9_]{1,24}", self.space_id) is not None
+        space = self.space_id if is_plain else blake2b(self.space_id.encode(), digest_size=8).hexdigest()
+        return f"{NAMES[self.entity]}_{space}"
 
 
 class Row(NamedTuple):

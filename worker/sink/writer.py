@@ -104,6 +104,8 @@ class Writer:
                 batch = self._pending.take(STEP_S)
                 if batch is not None:
                     self._write(batch)
+                else:
+                    self._tick()
         except WorkerError as error:
             self.error = error
         except Exception as error:
@@ -113,6 +115,15 @@ class Writer:
             self._store.close()
             if self._producer is not None:
                 self._producer.close(1.0)
+
+    def _tick(self) -> None:
+        if not self._is_connected:
+            return
+        try:
+            self._store.tick()
+        except StoreError as error:
+            self._is_connected = False
+            log.warning("%s", error.one_line(), extra={"action": "tick_failed"})
 
     def _write(self, batch: Batch) -> None:
         pause_s, started = FIRST_PAUSE_S, time.monotonic()

@@ -57,3 +57,6 @@ class MemoryStore:
 
     def close(self) -> None:
         return
+
+    def tick(self) -> None:
+        return
