@@ -14,7 +14,7 @@ from typing import Protocol
 
 from worker.errors import ClientError, NotMemberError, TopicError, WorkerError
 from worker.kafka.port import ClientPort, Commit, ConsumerPort
-from worker.loop.catch_up import CatchUp
+from worker.loop.catch_up import EndOffsets
 from worker.loop.silence import SilenceWatch
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.records import Record, TopicPartition
@@ -103,11 +103,13 @@ class SinkLoop:
     def run(self, stop: StopEvent, on_ready: Callable[[], None], *, until_caught_up: bool) -> None:
         """Until `stop` is set or, with `until_caught_up`, all is written that was there at the start. Raises the
         `WorkerError` that ends the process; partitions are given back in any case."""
-        goals: list[CatchUp] = []
+        goals: list[EndOffsets] = []
         self._consumer.subscribe(list(self._inputs), self)
         try:
             if until_caught_up:
-                goals = [CatchUp(self._client.log(), each.topic, each.num_partitions) for each in self._inputs.values()]
+                goals = [
+                    EndOffsets(self._client.log(), each.topic, each.num_partitions) for each in self._inputs.values()
+                ]
             is_ready = False
             while not stop.is_set():
                 self._step()
@@ -303,13 +305,13 @@ class SinkLoop:
 
     # ------------------------------------------------------------------ the end
 
-    def _is_reached(self, goals: Sequence[CatchUp]) -> bool:
+    def _is_reached(self, goals: Sequence[EndOffsets]) -> bool:
         if self._pending.num_records or any(hold.next_offset is None for hold in self._holds.values()):
             return False
         if time.monotonic() - self._committed_at > LOOK_S / 2:
             self._commit()
         try:
-            return all(goal.is_reached(self._consumer.committed(goal.partitions)) for goal in goals)
+            return all(goal.are_reached(self._consumer.committed(goal.partitions)) for goal in goals)
         except WorkerError as error:
             log.warning("%s", error.one_line(), extra={"action": "goal_failed"})
             return False
