@@ -38,7 +38,7 @@ def run_through(stream: Stream, worker: WorkerThread, outage: Callable[[], None]
     worker.until(lambda: worker.items.accounting.in_flight == 0)
     verdict = stream.verdict([worker.metrics_url])
     assert verdict.ok, verdict.explain()
-    assert verdict.counts["inputs"] == flow.num_fed
+    assert verdict.counts["inputs"] >= flow.num_fed  # the feeder, too, may write a batch twice when a link breaks
     assert worker.service.health.livez().ok
 
 
