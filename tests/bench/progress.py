@@ -117,7 +117,7 @@ def steady(samples: Sequence[Sample], first: int, last: int) -> Steady:
 
 
 def resident_mb(pid: int) -> tuple[float, float]:
-    """StateOverlay of a process: anonymous, and mapped from files or shared."""
+    """Memory of a process: anonymous, and mapped from files or shared."""
     status = Path(f"/proc/{pid}/status").read_text()
     kb = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
     return kb["RssAnon"] / 1024, (kb["RssFile"] + kb["RssShmem"]) / 1024

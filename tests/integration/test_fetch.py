@@ -72,7 +72,7 @@ WHOLE = {
     "hinted": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2 + answer(BODY, Content_Length=SIZE),
     "gzip": answer(PACKED, Content_Length=str(len(PACKED)), Content_Encoding="gzip"),
     "gzip-until-close": answer(PACKED, Content_Encoding="gzip"),
-    "gzip-chunked": CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-EncodeStage: x-gzip\r\n\r\n")
+    "gzip-chunked": CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: x-gzip\r\n\r\n")
     + f"{len(PACKED):x}\r\n".encode() + PACKED + b"\r\n0\r\n\r\n",
     "deflate": answer(zlib.compress(BODY), Content_Encoding="deflate"),
 }  # fmt: skip

@@ -60,7 +60,7 @@ def get(
         if response.status != 200:
             raise StatusError(response.status)
         body = _body(response, max_bytes)
-        codings = ",".join(response.headers.get_all("Content-EncodeStage", []))
+        codings = ",".join(response.headers.get_all("Content-Encoding", []))
         return unpacked(body, codings, max_bytes, clock.left_s)
     finally:
         connection.release()
@@ -68,9 +68,9 @@ def get(
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """As it was sent; chunks are put together."""
-    codings = ",".join(response.headers.get_all("Transfer-EncodeStage", []))
+    codings = ",".join(response.headers.get_all("Transfer-Encoding", []))
     if codings and codings.strip().lower() not in ("chunked", "identity"):
-        raise http.client.HTTPException(f"Transfer-EncodeStage {codings[:40]!r}")
+        raise http.client.HTTPException(f"Transfer-Encoding {codings[:40]!r}")
     declared = None if response.chunked else _declared_bytes(response)
     if declared is not None and declared > max_bytes:
         raise too_large(f"{declared} bytes are over the limit of {max_bytes}")

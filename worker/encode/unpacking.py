@@ -24,20 +24,20 @@ class CutShortError(CodingError):
 
 
 def unpacked(body: bytes, codings: str, max_bytes: int, tick: Callable[[], object]) -> bytes:
-    """The body without its `Content-EncodeStage`. `tick` is called after each step; what it raises ends the work.
+    """The body without its `Content-Encoding`. `tick` is called after each step; what it raises ends the work.
 
     Raises `ContentError` for more than `max_bytes`, `CodingError` for what cannot be unpacked.
     """
     applied = [name for name in (each.strip().lower() for each in codings.split(",")) if name not in PLAIN]
     if len(applied) > MAX_CODINGS:
-        raise CodingError(f"Content-EncodeStage names more than {MAX_CODINGS} codings")
+        raise CodingError(f"Content-Encoding names more than {MAX_CODINGS} codings")
     for name in reversed(applied):
         if name in ("gzip", "x-gzip"):
             body = _gunzipped(body, max_bytes, tick)
         elif name == "deflate":
             body = _deflated(body, max_bytes, tick)
         else:
-            raise CodingError(f"Content-EncodeStage {name[:40]!r} is not unpacked, only gzip and deflate are")
+            raise CodingError(f"Content-Encoding {name[:40]!r} is not unpacked, only gzip and deflate are")
     return body
 
 
@@ -48,7 +48,7 @@ def _gunzipped(body: bytes, max_bytes: int, tick: Callable[[], object]) -> bytes
     while body.startswith(_GZIP_MAGIC, position):
         position = _inflate(body, position, _GZIP, out, max_bytes, tick)
     if body.count(0, position) != len(body) - position:
-        raise CodingError("Content-EncodeStage gzip: noise behind the end")
+        raise CodingError("Content-Encoding gzip: noise behind the end")
     return bytes(out)
 
 
@@ -57,7 +57,7 @@ def _deflated(body: bytes, max_bytes: int, tick: Callable[[], object]) -> bytes:
     is_wrapped = len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
     out = bytearray()
     if _inflate(body, 0, _ZLIB if is_wrapped else _BARE, out, max_bytes, tick) < len(body):
-        raise CodingError("Content-EncodeStage deflate: noise behind the end")
+        raise CodingError("Content-Encoding deflate: noise behind the end")
     return bytes(out)
 
 
@@ -74,7 +74,7 @@ def _inflate(
         try:
             part = stream.decompress(waiting, STEP_BYTES)
         except zlib.error as error:
-            raise CodingError(f"Content-EncodeStage: {error}") from error
+            raise CodingError(f"Content-Encoding: {error}") from error
         if not waiting and not part and not stream.eof:
             raise CutShortError("the packed body ends before its end")
         waiting = stream.unconsumed_tail
