@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas import NewItem, decode, encode_item_vector
+from schemas import decode_item, encode_item_vector
 from tests.bench.parts import runtime_of
 from tests.bench.workload import MODALITIES, VECTOR_DIM
 from worker.settings import Settings
@@ -18,7 +18,7 @@ def embedding(settings: Settings, value_of: Callable[[Any], Any]) -> Callable[[S
     space_id = runtime.space.space_id
 
     def outputs(records: Sequence[Any]) -> list[bytes]:
-        items = [decode(NewItem, value_of(record), check_values=False) for record in records]
+        items = [decode_item(value_of(record)) for record in records]
         rows = runtime.embed([item.features for item in items]).rows(settings.publish.vector_dtype)
         now_ms = time.time_ns() // 1_000_000
         return [

@@ -139,3 +139,14 @@ def test_configuration_is_shown_without_loading_torch_or_the_client():
         "sys.exit(bool({'torch', 'kafka', 'confluent_kafka'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_what_takes_the_lock_of_free_threaded_python_back_is_loaded_for_who_uses_it_alone():
+    """LMDB for `state.dir`, lz4 and zstandard for batches of those codecs: of what kafka-python loads itself, nothing
+    can be said here."""
+    code = (
+        "import sys, worker.process.service, worker.kafka.batches, worker.kafka.confluent_kafka.client\n"
+        "sys.exit(str({'lmdb', 'lz4', 'zstandard'} & set(sys.modules) or ''))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, text=True)
+    assert found.stderr.strip() == ""

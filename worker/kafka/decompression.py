@@ -11,9 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import lz4.frame
 import snappy
-import zstandard
 
 PIECE_BYTES = 2**20
 """Largest piece handed out."""
@@ -69,6 +67,8 @@ def _gzip(data: bytes) -> Iterator[bytes]:
 
 
 def _lz4(data: bytes) -> Iterator[bytes]:
+    import lz4.frame  # here, as zstandard below: free-threaded Python takes its lock back for either
+
     return _framed(lambda: lz4.frame.LZ4FrameDecompressor(), data, "lz4")
 
 
@@ -122,6 +122,8 @@ def _framed(make: Any, data: bytes, name: str) -> Iterator[bytes]:
 
 
 def _zstd(data: bytes) -> Iterator[bytes]:
+    import zstandard
+
     size = _piece_bytes(data)
     decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     with decoder.stream_reader(data, read_across_frames=True) as reader:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO
 
 from worker.errors import ConfigError
-from worker.state.disk import DiskStore
 from worker.state.store import MemoryStore, Store
 
 
@@ -59,6 +58,8 @@ class Stores:
     def _made(self, partition: int, topic_id: str) -> Store:
         if self._directory is None:
             return MemoryStore()
+        from worker.state.disk import DiskStore  # here, because LMDB is only for who has a `state.dir`
+
         identity = {**self._identity, "partition": str(partition), **({"topic_id": topic_id} if topic_id else {})}
         return DiskStore(self._directory / f"{self._prefix}-{partition}", identity, time.time())
 
