@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import TopicPartition as ClientPartition
 from prometheus_client import CollectorRegistry
@@ -230,6 +231,7 @@ def main() -> None:
         make_role: Callable[[], Any] = (
             (lambda: users_role(folder)) if given.events else (lambda: items_role(folder, keep_features=keep))
         )
+        torch.set_num_threads(1)
         calm_interpreter()
         best = fastest(make_role, polled, given.rounds)
     if given.json:
