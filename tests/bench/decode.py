@@ -16,7 +16,18 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from schemas import Feature, ItemVector, NewItem, Tensor, all_finite, decode, encode, encode_item_vector
+from schemas import (
+    Feature,
+    ItemVector,
+    NewItem,
+    Tensor,
+    all_finite,
+    decode,
+    decode_item,
+    encode,
+    encode_item_vector,
+    suspects,
+)
 from tests.bench.host import host_line
 
 DIMS = {"text": 768, "image": 512, "audio": 512}
@@ -61,6 +72,7 @@ def cases() -> dict[str, tuple[Callable[[], object], int]]:
     new_item = item()
     data = encode(new_item)
     tensors = [feature for _ in range(POLL_ITEMS) for feature in item().features.values()]
+    features = [item().features] * POLL_ITEMS
     values = vector_values()
     tensor = values.pop("tensor")
     vector = ItemVector(**values, vector=tensor)
@@ -73,6 +85,8 @@ def cases() -> dict[str, tuple[Callable[[], object], int]]:
     return {
         "item: msgpack.unpackb alone": (lambda: msgpack.unpackb(data), 1),
         "item: decode, check_values=False": (lambda: decode(NewItem, data, check_values=False), 1),
+        "item: decode_item": (lambda: decode_item(data), 1),
+        f"item: suspects, {POLL_ITEMS} items at once": (lambda: suspects(features), POLL_ITEMS),
         f"item: all_finite, {POLL_ITEMS} items at once": (lambda: all_finite(tensors), POLL_ITEMS),
         f"item: numpy.isfinite, {POLL_ITEMS} items at once": (lambda: numpy_finite(tensors), POLL_ITEMS),
         "item: decode": (lambda: decode(NewItem, data), 1),
