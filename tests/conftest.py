@@ -4,6 +4,7 @@
 |---|---|
 | `KAFKA_HOME` | an unpacked Apache Kafka distribution: real_kafka tests start brokers from it |
 | `ALIGN_TEST_BOOTSTRAP_SERVERS` | real_kafka tests use this cluster; those that stop brokers are skipped |
+| `ALIGN_TEST_KAFKA_CLIENT` | the client library of workers where a test does not choose, as `confluent-kafka` |
 | `ALIGN_TEST_REQUIRE_KAFKA=1` | a missing Kafka fails the tests that need one, instead of skipping them |
 """
 

@@ -22,6 +22,7 @@ from kafka.admin import (
 
 from tests.brokers import Listener, Outgoing, RealKafka
 from tests.brokers.certificates import Authority
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
 from tests.worker_process import WorkerProcess, in_group
@@ -114,6 +115,7 @@ def wrong_ways(kafka: RealKafka, stranger: Authority) -> Iterator[tuple[str, dic
     yield "a stranger's certificate", way(Listener.MTLS, **own), "kafka.ssl_certfile"
 
 
+@BOTH_LIBRARIES
 def test_whoever_is_not_is_told_why_within_seconds(secure_kafka: RealKafka, stranger: Authority) -> None:
     def outcome(settings: Mapping[str, Any]) -> tuple[float, WorkerError | None]:
         started, error = time.monotonic(), None
@@ -234,6 +236,7 @@ def test_a_forbidden_group_ends_the_worker(stream: Stream, secure_kafka: RealKaf
     assert stream.group in error.one_line()
 
 
+@BOTH_LIBRARIES
 def test_a_forbidden_transactional_id_ends_the_worker(stream: Stream, secure_kafka: RealKafka) -> None:
     way_in = in_group("kafka", secure_kafka.client_settings(Listener.SASL_PLAINTEXT))
     settings = stream.settings({**way_in, "delivery": "exactly_once", "transaction.id": "pod-1"})

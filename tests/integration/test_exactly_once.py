@@ -13,6 +13,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from tests.brokers import Broker, RealKafka
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.flow import Flow
 from tests.integration.stream import Stream, names
 from tests.integration.test_client import Receipt, client_of
@@ -185,6 +186,7 @@ def test_a_worker_that_is_killed_within_a_transaction_leaves_nothing_to_see(
     assert num_written(stream) > counts["outputs"]
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_worker_that_was_frozen_past_its_session_writes_nothing_that_counts(stream: Stream) -> None:
     settings = stream.settings({**LONG, **SHORT_SESSION})
@@ -289,6 +291,7 @@ def send(producer: Any, topic: str, value: bytes) -> Receipt:
     return receipt
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_producer_that_has_a_successor_is_shut_out(stream: Stream) -> None:
     client = client_of(stream)
@@ -307,6 +310,7 @@ def test_a_producer_that_has_a_successor_is_shut_out(stream: Stream) -> None:
     assert [record.value for record in stream.output_records()] == [b"newer"]
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_place_in_the_group_that_has_gone_commits_nothing(stream: Stream) -> None:
     client = client_of(stream)

@@ -17,6 +17,7 @@ from kafka.structs import OffsetAndMetadata
 
 from schemas import ItemVector, decode
 from tests.brokers import Broker, Outgoing
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.stream import Stream, item, names
 from tests.integration.user_stream import UserStream
 from tests.integration.worker_thread import WorkerThread
@@ -333,6 +334,7 @@ def test_records_that_expired_while_the_worker_was_stopped_are_counted(
     assert incident.kind == "expired"
 
 
+@BOTH_LIBRARIES
 def test_records_that_expire_under_a_running_worker_are_counted(
     stream: Stream, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +403,7 @@ def test_what_retention_drops_behind_the_group_is_no_loss(
         assert worker.metric("align_records_expired_total") == 0
 
 
+@BOTH_LIBRARIES
 def test_a_log_cut_short_is_told_and_read_again(stream: Stream, admin: KafkaAdminClient) -> None:
     """As after an unclean election: the group has read up to an offset that the log has not reached."""
     stream.feed_items(OLD)

@@ -14,6 +14,7 @@ import pytest
 from tests.brokers import RealKafka, library
 from tests.brokers.addresses import free_ports
 from tests.brokers.broker import QUICK_GROUP
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.flow import Flow
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread, silence_s
@@ -69,6 +70,7 @@ def test_a_killed_broker_that_comes_back(make_stream: Callable[..., Stream], own
         run_through(stream, worker, outage)
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_broker_that_falls_silent(make_stream: Callable[..., Stream], own_kafka: RealKafka) -> None:
     """Longer than deliveries, requests and the session may take."""
@@ -121,6 +123,7 @@ def test_a_broker_that_never_answers_ends_the_start_in_time(
     assert "kafka.connect_timeout_s=3" in worker.stderr.splitlines()[-1]
 
 
+@BOTH_LIBRARIES
 @pytest.mark.parametrize("api_version", [None, (2, 3)])
 def test_connecting_takes_as_long_as_it_may(api_version: tuple[int, int] | None) -> None:
     with mute_server() as mute:

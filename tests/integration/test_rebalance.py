@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.brokers import Broker
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.flow import Flow
 from tests.integration.stream import Stream, names
 from tests.integration.worker_thread import WorkerThread
@@ -54,6 +55,7 @@ def test_a_member_comes_and_goes(make_stream: Callable[..., Stream], real_kafka:
     assert num_duplicates == 0, "what has been begun is finished and committed before a partition moves"
 
 
+@BOTH_LIBRARIES
 @pytest.mark.embedded
 def test_a_member_comes_and_goes_on_the_embedded_broker(
     make_stream: Callable[..., Stream], own_embedded: EmbeddedBroker
@@ -63,6 +65,7 @@ def test_a_member_comes_and_goes_on_the_embedded_broker(
     scale_up_and_down(stream, stream.settings(stream.for_several))
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
     make_stream: Callable[..., Stream], real_kafka: Broker, tmp_path: Path
@@ -92,6 +95,7 @@ def test_a_static_member_comes_back_to_its_partitions_and_nobody_else_notices(
     assert verdict.ok, verdict.explain()
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_a_static_member_whose_name_is_taken_ends(make_stream: Callable[..., Stream], real_kafka: Broker) -> None:
     stream = make_stream(real_kafka)
@@ -132,6 +136,7 @@ def test_one_that_the_watchdog_ends_leaves_the_group_and_costs_nobody_a_session(
             released.set()
 
 
+@BOTH_LIBRARIES
 @pytest.mark.real_kafka
 def test_what_a_killed_owner_published_is_not_undone_by_the_next_one(
     make_stream: Callable[..., Stream], real_kafka: Broker

@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from schemas import DeadLetter, Reason, decode
 from tests.brokers import Outgoing, RealKafka
+from tests.integration.conftest import BOTH_LIBRARIES
 from tests.integration.stream import Stream, names
 from tests.integration.test_dead_letters import flags
 from tests.integration.worker_thread import WorkerThread
@@ -31,6 +32,7 @@ RETRY_S = 1.0
 def _retries_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", RETRY_S)
     monkeypatch.setattr("worker.kafka.kafka_python.reader.UNREADABLE_RETRY_S", RETRY_S)
+    monkeypatch.setattr("worker.kafka.confluent_kafka.reader.UNREADABLE_RETRY_S", RETRY_S)
 
 
 @pytest.fixture
@@ -145,6 +147,7 @@ def test_a_torn_batch_stops_its_partition_until_it_is_left_out(
     assert main(["dlq", "skip", f"{stream.items}/0@3", *flags(stream)]) != 0
 
 
+@BOTH_LIBRARIES
 def test_a_batch_left_out_before_the_worker_starts(stream: Stream, own_kafka: RealKafka) -> None:
     feed_one_by_one(stream, ["a", "b", "c"], 0)
     damage(own_kafka, stream.items, 0, 0, flip)
@@ -204,6 +207,7 @@ def test_dead_letters_beside_a_torn_batch_are_listed(
     assert main(["dlq", "list", *flags(stream)]) == 0
 
 
+@BOTH_LIBRARIES
 def test_item_vectors_are_followed_past_a_torn_partition(stream: Stream, own_kafka: RealKafka) -> None:
     for partition in (0, 1):
         feed_one_by_one(stream, [f"{partition}-a", f"{partition}-b"], partition)
