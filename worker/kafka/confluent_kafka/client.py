@@ -105,6 +105,8 @@ class ConfluentClient:
         if settings.group_instance_id is not None:
             config["group.instance.id"] = settings.group_instance_id
         if settings.group_protocol == "consumer":
+            if self._is_embedded:
+                raise ConfigError("kafka.group_protocol=consumer: the embedded broker does not speak it")
             self._require_broker()
             with translated("asking for the brokers' configuration"):
                 require_session(self._admin(), settings)
