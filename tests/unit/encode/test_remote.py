@@ -17,6 +17,7 @@ from tests.remote_server import DIM, GARBAGE, MODEL, RemoteServer, vector
 from worker.encode.encoder import RemoteEncoder, UnavailableError
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import Pictures, Text
+from worker.encode.remote.address import parse_remote
 from worker.encode.remote.client import ServerEncoder
 from worker.encode.remote.load import load_remote
 from worker.encode.shortened import shortened
@@ -368,6 +369,19 @@ def test_a_trace_is_carried_on(server: RemoteServer) -> None:
     rows(encoder(server), TEXTS, trace)
     assert server.seen.headers[-1]["traceparent"] == trace
     assert server.seen.headers[-1]["idempotency-key"]
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://h", "http://h/v1"),
+        ("http://h/", "http://h"),
+        ("http://h/v1/", "http://h/v1"),
+        ("http://h/api/v2", "http://h/api/v2"),
+    ],
+)
+def test_a_slash_alone_is_the_root_and_nothing_is_the_usual_path(url: str, base: str) -> None:
+    assert str(parse_remote(f"openai+{url}#m", ["h"]).base) == base
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def parse_remote(model: str, hosts: Sequence[str]) -> RemoteAddress:
             f"encode.encoders: host {host!r} is not in encode.remote.hosts; content of items is sent to those listed "
             "there only"
         )
-    return RemoteAddress(protocol, base._replace(target=base.target or DEFAULT_PATH[protocol]), named)
+    if not (base.target or url.endswith("/")):  # a slash alone is the root, where some servers have it
+        base = base._replace(target=DEFAULT_PATH[protocol])
+    return RemoteAddress(protocol, base, named)
 
 
 def _rule(entry: str) -> HostRule:

@@ -154,7 +154,7 @@ class Transport:
             hint = "" if self._key else "; name a file with its key in encode.remote.key_files"
             raise DeniedError(f"it refuses us: {detail}{hint}")
         if status in (404, 405, 410):
-            raise DeniedError(f"it has not what is asked for: {detail}")
+            raise DeniedError(f"it has not what is asked for: {detail}; is the path of its address right?")
         if 400 <= status < 500 and status not in AGAIN:
             is_size = status == 413 or any(word in said.lower() for word in LENGTH_WORDS)
             raise RefusedError(detail, is_size=is_size)
