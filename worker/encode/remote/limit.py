@@ -7,12 +7,13 @@ as long mean that requests only wait for one another; a server that says it is b
 from __future__ import annotations
 
 START = 4.0
-SLOW = 2.0
+SLOW = 3.0
 """An answer that takes so many times the best one has waited for others."""
-VERY_SLOW = 4.0
+VERY_SLOW = 6.0
 REMEASURE_S = 60.0
 """After which the best time is measured anew, with few requests under way: among many there is no telling a server that
 has become slower from requests that wait for one another."""
+SMOOTH = 0.1
 DECREASE = 0.5
 SMALL_DECREASE = 0.9
 
@@ -26,6 +27,8 @@ class ConcurrencyLimit:
         self._best_s: dict[int, float] = {}
         """By the magnitude of the request: a long one is not slow because it takes longer than a short one."""
         self._usual_s = 0.0
+        self._ratio = 1.0
+        """Of the time of an answer to the best one, lately: a single answer may be late for reasons of its own."""
         self._measured_at: float | None = None
         self._cut_at = float("-inf")
         self.hold_until = float("-inf")
@@ -40,13 +43,15 @@ class ConcurrencyLimit:
         if self._measured_at is None or now - self._measured_at > REMEASURE_S:
             self._measured_at, self._value = now, min(self._value, START)
             self._best_s.clear()
+            self._ratio = 1.0
         magnitude = size.bit_length()
         best_s = min(seconds, self._best_s.get(magnitude, seconds))
         self._best_s[magnitude] = best_s
         self._usual_s = seconds
-        if seconds > VERY_SLOW * best_s:
+        self._ratio += SMOOTH * (seconds / best_s - self._ratio)
+        if self._ratio > VERY_SLOW:
             self._cut(now, seconds, SMALL_DECREASE)
-        elif seconds < SLOW * best_s and in_flight >= self.value:
+        elif self._ratio < SLOW and in_flight >= self.value:
             self._value = min(self._most, self._value + 1.0)
 
     def busy(self, now: float, retry_after_s: float | None) -> None:
