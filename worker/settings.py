@@ -416,8 +416,9 @@ class BatchSettings(_Group):
     max_bytes: int = Field(16 * 2**20, ge=1_024)
     """Bytes of input messages per micro-batch."""
     max_age_ms: int = Field(20, ge=0)
-    """Live mode: a batch closes when its oldest record is this old, counted from the record's Kafka timestamp. Too
-    low: half-empty batches. Too high: it is added to the latency of every item at low rates."""
+    """Live mode: while the log has more, a batch waits to be filled until its oldest record is this old, counted from
+    the record's Kafka timestamp. With nothing more in the log it is taken as soon as compute is free. Too low:
+    half-empty batches."""
     backlog_records: int = Field(4_096, ge=1)
     """Backlog mode starts when this many records wait in the log: batches then fill up, whatever their age."""
     queue_records: int = Field(8_192, ge=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from worker.loop.assigned_partition import AssignedPartition
 from worker.loop.assignment import Assignment
@@ -21,6 +21,8 @@ from worker.stages.batch_queue import BatchQueue
 
 log = logging.getLogger(__name__)
 
+MARKER = 1  # offset: behind the last record of a transaction, where there may be nothing else
+
 
 class Intake:
     """Poll thread."""
@@ -34,10 +36,12 @@ class Intake:
         faults: ReadFaults,
         restore: RestoreStage,
         ledger: Ledger,
+        lag: Callable[[Collection[TopicPartition]], Mapping[TopicPartition, int]],
         max_records: int,
         metrics: Metrics,
     ) -> None:
-        """`max_records`: of a micro-batch; so many are computed anew at a time."""
+        """`lag`: offsets that partitions have which have not been polled. `max_records`: of a micro-batch; so many are
+        computed anew at a time."""
         self._role = role
         self._topic = role.topics.inputs
         self._encoding = role.encoding
@@ -47,18 +51,24 @@ class Intake:
         self._faults = faults
         self._restore = restore
         self._ledger = ledger
+        self._lag = lag
         self._max_records = max_records
         self._metrics = metrics
         self._keys = KeyWatch(role.topics, metrics)
 
     def accept(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
         """Queue what has been polled, or hand it to be encoded first."""
+        if not polled:
+            self._queue.expect_more(False)
+            return
         started = time.monotonic()
+        self._queue.expect_more(True)  # of all partitions together
         for partition, records in polled.items():
             if partition in self._assignment:
                 self._accept(self._assignment[partition], records)
-        if polled:
-            self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
+        lags = self._lag(list(polled))
+        self._queue.expect_more(any(lag > MARKER for lag in lags.values()))
+        self._metrics.stage_duration.labels("decode").observe(time.monotonic() - started)
 
     def _accept(self, assigned: AssignedPartition, records: Sequence[Record]) -> None:
         tenure = assigned.tenure

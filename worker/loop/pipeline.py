@@ -157,6 +157,7 @@ class Pipeline:
             self.faults,
             self.restore,
             self.ledger,
+            self._consumer.lag,
             batch.max_records,
             metrics,
         )

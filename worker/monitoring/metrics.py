@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, t
     from worker.encode.encoder import RemoteFigures
 
 STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
-CLOSE_REASONS = ("full", "bytes", "age", "drain")
+CLOSE_REASONS = ("full", "bytes", "age", "idle", "drain")
 REBALANCE_EVENTS = ("assigned", "revoked", "lost")
 COMMIT_RESULTS = ("ok", "not_member", "error")
 TRANSACTION_RESULTS = ("committed", "failed", "rebalance", "replaced", "timeout")

@@ -1,8 +1,9 @@
 """Micro-batches: which records are computed together, and when a batch is closed. No clock, no threads.
 
-A batch closes when it is full (records or bytes), or when its oldest record is old enough. In live mode age counts
-from the record's Kafka timestamp, so time spent in the log is not added to; in backlog mode it counts from arrival,
-so that batches fill while there is a log to catch up with.
+A batch is what waits when compute is free. It is held open to fill only while more is on its way, that is, while the
+log has more: until it is full (records or bytes), or its oldest record is old enough. In live mode age counts from the
+record's Kafka timestamp, so time spent in the log is not added to; in backlog mode it counts from arrival, so that
+batches fill while there is a log to catch up with.
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ class MicroBatcher:
             self.num_records += len(entries)
             self.num_bytes += num_bytes
 
-    def due_reason(self, now_ms: float, *, backlog: bool, draining: bool = False) -> str | None:
-        """Why a batch should be taken now, or None."""
+    def due_reason(
+        self, now_ms: float, *, backlog: bool, more_is_coming: bool = True, draining: bool = False
+    ) -> str | None:
+        """Why a batch should be taken now, by whoever is free to compute it, or None."""
         if not self._chunks:
             return None
         if self.num_records >= self._settings.max_records:
@@ -75,6 +78,8 @@ class MicroBatcher:
             return "bytes"
         if draining:
             return "drain"
+        if not more_is_coming:
+            return "idle"
         return "age" if self.wait_ms(now_ms, backlog=backlog) <= 0 else None
 
     def wait_ms(self, now_ms: float, *, backlog: bool) -> float:

@@ -19,7 +19,7 @@ def now_ms() -> float:
 
 class BatchQueue:
     """Bounded by records and by bytes. The side that takes keeps the age deadline: the poller may be asleep in a
-    poll when it comes."""
+    poll when it comes. One lock guards all of it."""
 
     def __init__(self, settings: BatchSettings, clock_ms: Callable[[], float] = now_ms) -> None:
         self._settings = settings
@@ -28,10 +28,17 @@ class BatchQueue:
         self._changed = threading.Condition()
         self._backlog = False
         self._draining = False
+        self._more_is_coming = False
 
     def put(self, tenure: Tenure, entries: Sequence[Entry]) -> None:
         with self._changed:
             self._batcher.add(tenure, entries, self._clock_ms())
+            self._changed.notify_all()
+
+    def expect_more(self, more_is_coming: bool) -> None:
+        """Whether more entries are about to be put in: a batch that is not full may be worth waiting for them."""
+        with self._changed:
+            self._more_is_coming = more_is_coming
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> MicroBatch | None:
@@ -40,7 +47,9 @@ class BatchQueue:
         with self._changed:
             while True:
                 now = self._clock_ms()
-                reason = self._batcher.due_reason(now, backlog=self._backlog, draining=self._draining)
+                reason = self._batcher.due_reason(
+                    now, backlog=self._backlog, more_is_coming=self._more_is_coming, draining=self._draining
+                )
                 if reason is not None:
                     batch = self._batcher.take(reason)
                     self._changed.notify_all()

@@ -70,6 +70,16 @@ def test_backlog_mode_waits_for_a_full_batch_but_not_for_ever():
     assert batcher.due_reason(1_000 + BACKLOG_MAX_WAIT_MS, backlog=True) == "age"
 
 
+def test_with_nothing_more_on_its_way_a_batch_is_what_there_is():
+    batcher = MicroBatcher(SETTINGS)
+    assert batcher.due_reason(1_000, backlog=False, more_is_coming=False) is None
+    batcher.add(tenure(), items("a"), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=False, more_is_coming=False) == "idle"
+    assert batcher.due_reason(1_000, backlog=True, more_is_coming=False) == "idle"
+    batcher.add(tenure(), items("b", "c", "d"), now_ms=1_000)
+    assert batcher.due_reason(1_000, backlog=False, more_is_coming=False) == "full"
+
+
 def test_draining_closes_what_there_is():
     batcher = MicroBatcher(SETTINGS)
     assert batcher.due_reason(1_000, backlog=False, draining=True) is None
