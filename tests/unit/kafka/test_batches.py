@@ -30,9 +30,21 @@ class Read:
     def __init__(self, data: bytes, *, start: int = 0, at_once: int = 1_000, limit: int = LIMIT, **options: Any):
         self.errors: list[UnreadableError] = []
         self.records: list[Any] = []
-        highwater = options.pop("highwater", None)
+        highwater, ahead = options.pop("highwater", None), options.pop("ahead", None)
+        self.met_ahead: list[int] = []
+
+        def met_ahead(partition: TopicPartition, next_offset: int) -> bool:
+            self.met_ahead.append(next_offset)
+            return bool(next_offset == ahead)
+
         part = _QuickRecords(
-            start, TP, MemoryRecords(data), max_record_bytes=limit, on_fault=self.errors.append, **options
+            start,
+            TP,
+            MemoryRecords(data),
+            max_record_bytes=limit,
+            on_fault=self.errors.append,
+            met_ahead=met_ahead,
+            **options,
         )
         part.highwater = highwater
         while part:
@@ -222,8 +234,15 @@ def test_what_behind_a_broken_batch_is_not_there_to_be_seen_is_what_the_batch_sa
 
 
 def test_offsets_out_of_place_stop_a_partition_though_no_checksum_covers_them():
-    assert Read(GOOD + batch(2**40, simple(b"a")), highwater=2).error.fault == "records"
+    assert Read(GOOD + batch(2**40, simple(b"a")), highwater=2, ahead=2**40 + 1).error.fault == "records"
     assert Read(GOOD + batch(1, simple(b"a")), highwater=2).errors == []
+
+
+def test_what_was_appended_while_the_broker_read_is_left_to_the_next_fetch():
+    found = Read(GOOD + batch(1, simple(b"a", b"b")) + batch(3, simple(b"c")), highwater=1)
+    assert (found.values, found.next_offset, found.met_ahead) == ([b"before"], 1, [3])
+    assert found.errors == []
+    assert Read(GOOD + batch(1, simple(b"a", b"b")), highwater=1, ahead=3).error.fault == "records"
 
 
 def test_records_before_the_break_in_a_batch_are_read():

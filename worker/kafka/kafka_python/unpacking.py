@@ -39,12 +39,15 @@ class Unpacking:
         read, either, and stops its partition."""
         self._consumer = consumer
         self._faults: dict[TopicPartition, UnreadableError] = {}
+        self._ahead: dict[TopicPartition, int] = {}
+        """Where a batch ended that lay behind the end of the log, as its answer had it."""
         self._num_unpacked = 0
         fetcher = consumer._fetcher  # noqa: SLF001  # nothing public chooses any of it
         self._append, self._parse = fetcher._append, fetcher._parse_fetched_data  # noqa: SLF001
         fetcher.PartitionRecords = partial(
-            _QuickRecords, max_record_bytes=max_record_bytes, refuses_larger=refuses_larger, on_fault=self._found
-        )
+            _QuickRecords, max_record_bytes=max_record_bytes, refuses_larger=refuses_larger, on_fault=self._found,
+            met_ahead=self._met_ahead,
+        )  # fmt: skip
         fetcher._append = self._append_some  # noqa: SLF001
         fetcher._parse_fetched_data = self._parse_or_stop  # noqa: SLF001
 
@@ -57,6 +60,11 @@ class Unpacking:
         partition = TopicPartition(error.topic, error.partition)
         self._faults[partition] = error
         self._consumer.pause(partition)
+
+    def _met_ahead(self, partition: TopicPartition, next_offset: int) -> bool:
+        """Take note of a batch behind the end of the log; whether the last one that was met is the same."""
+        before, self._ahead[partition] = self._ahead.get(partition), next_offset
+        return before == next_offset
 
     def _append_some(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
         """As the client does it, and then as though all records had come, once enough has been unpacked."""
@@ -90,6 +98,10 @@ class Unpacking:
         self._found(UnreadableError(topic, partition, fetch.fetched_offset, fault, detail, num_bytes=len(raw), raw=raw))
 
 
+def _always(partition: TopicPartition, next_offset: int) -> bool:
+    return True
+
+
 class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client carries no types
     """What one answer to a fetch holds of a partition."""
 
@@ -97,13 +109,14 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the clie
         self._max_record_bytes = options.pop("max_record_bytes")
         self._refuses_larger = options.pop("refuses_larger", False)
         self._on_fault = options.pop("on_fault")
+        self._met_ahead = options.pop("met_ahead", _always)  # nothing known of other answers: no second look
         self._ready: Group = []
         self._num_taken = 0
         """Of those that are ready."""
         self._budget = Budget()
         self.num_just_unpacked = 0
         self.highwater: int | None = None
-        """Where the log ends, as far as it counts."""
+        """Where the log ends, as far as it counts, or ended a moment before the broker read it."""
         super().__init__(fetch_offset, tp, records, *more, **options)
 
     def _maybe_skip_record(self, group: Group) -> bool:
@@ -139,7 +152,8 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the clie
             for raw in slices(data):
                 begin, end = end, end + len(raw)
                 batch = checked(raw, check_crc=self.check_crcs)
-                self._refuse_other_place(batch)
+                if self._is_ahead(tp, batch):
+                    break
                 for group in self._groups(tp, batch):
                     if group[0].offset < self.fetch_offset:
                         group = [record for record in group if record.offset >= self.fetch_offset]
@@ -174,12 +188,18 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the clie
                 return False
         return not batch.is_control_batch
 
-    def _refuse_other_place(self, batch: Batch | OldBatch) -> None:
-        """No checksum covers the offset of a batch: a wrong one would have records passed over, or read again."""
-        if batch.next_offset <= self.next_fetch_offset or (
-            self.highwater is not None and batch.next_offset > self.highwater
-        ):
+    def _is_ahead(self, tp: Any, batch: Batch | OldBatch) -> bool:
+        """Whether to leave a batch to the next fetch. No checksum covers its offsets: wrong ones would have records
+        passed over, or read again.
+
+        A broker looks where the log ends before it reads, so what was appended in between lies behind that end. The
+        next answer, which is asked for from the same place, has a later end; a batch that lies behind that one, too,
+        has another offset than its own.
+        """
+        is_ahead = self.highwater is not None and batch.next_offset > self.highwater
+        if batch.next_offset <= self.next_fetch_offset or (is_ahead and self._met_ahead(tp, batch.next_offset)):
             raise Fault("records", f"its offsets, {batch.base_offset} to {batch.next_offset - 1}, are out of place")
+        return is_ahead
 
     def _error(self, fault: Fault, raw: memoryview, rest: memoryview) -> UnreadableError:
         topic, partition = self.topic_partition
