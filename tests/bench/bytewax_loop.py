@@ -35,7 +35,7 @@ def bytewax(settings: Settings, stop: threading.Event) -> None:
     )
     from bytewax.dataflow import Dataflow  # type: ignore[import-not-found,unused-ignore]
 
-    outputs = embedding(settings, lambda record: record.value)
+    outputs = embedding(settings, lambda record: (record.value, record.offset))
 
     def vectors(batch: tuple[str, list[Any]]) -> list[Any]:
         records = batch[1]

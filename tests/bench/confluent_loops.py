@@ -21,7 +21,7 @@ NUM_WAITING = 4  # batches between the two threads
 def confluent(settings: Settings, stop: threading.Event) -> None:
     """One loop, one thread: consume → decode → fuse → produce → flush → commit."""
     consumer, producer = _consumer(settings), _producer(settings)
-    outputs, errors = embedding(settings, Message.value), _Errors()
+    outputs, errors = embedding(settings, _read), _Errors()
     while not stop.is_set():
         records = consumer.consume(BATCH, 0.2)
         if not records:
@@ -40,7 +40,7 @@ def confluent_pipelined(settings: Settings, stop: threading.Event) -> None:
     One thread alone may call the consumer: confluent-kafka lets a second wait for as long as the first keeps calling.
     """
     consumer, producer = _consumer(settings), _producer(settings)
-    outputs = embedding(settings, Message.value)
+    outputs = embedding(settings, _read)
     waiting: queue.Queue[list[Message]] = queue.Queue(NUM_WAITING)
     under_way: deque[_Delivery] = deque()
 
@@ -80,7 +80,7 @@ def confluent_pipelined(settings: Settings, stop: threading.Event) -> None:
 def confluent_low_latency(settings: Settings, stop: threading.Event) -> None:
     """One thread that waits for one record, then takes what else is there: vectors as soon as they can be."""
     consumer, producer = _consumer(settings), _producer(settings, linger_ms=0)
-    outputs, errors = embedding(settings, Message.value), _Errors()
+    outputs, errors = embedding(settings, _read), _Errors()
     next_commit = time.monotonic() + COMMIT_S
     while not stop.is_set():
         first = consumer.poll(0.2)
@@ -96,6 +96,10 @@ def confluent_low_latency(settings: Settings, stop: threading.Event) -> None:
             if first is not None:
                 consumer.commit(asynchronous=False)
     consumer.close()
+
+
+def _read(record: Message) -> tuple[Any, Any]:
+    return record.value(), record.offset()
 
 
 class _Errors:

@@ -16,19 +16,19 @@ from worker.settings import Settings
 
 def bare(settings: Settings, stop: threading.Event) -> None:
     """kafka-python alone, as a loop: poll, send a record of the same size, flush, check, commit."""
-    value = bytes(len(encoded_vector("0" * 16, "item-000000000", 0, bytes(2 * VECTOR_DIM), 0)))
+    value = bytes(len(encoded_vector("0" * 16, "item-000000000", 0, bytes(2 * VECTOR_DIM), 0, 0)))
     _loop(settings, stop, lambda records: [value] * len(records))
 
 
 def plain(settings: Settings, stop: threading.Event) -> None:
     """What one would write on kafka-python: poll → batch → decode → fuse → send → flush → check → commit."""
-    _loop(settings, stop, embedding(settings, lambda record: record.value))
+    _loop(settings, stop, embedding(settings, lambda record: (record.value, record.offset)))
 
 
 def plain_remembering(settings: Settings, stop: threading.Event) -> None:
     """The plain loop, which writes every item to a changelog besides, as it must where items come in parts. It reads
     none of it, and does not look which revision is the newest."""
-    _loop(settings, stop, embedding(settings, lambda record: record.value), settings.topics.item_state)
+    _loop(settings, stop, embedding(settings, lambda record: (record.value, record.offset)), settings.topics.item_state)
 
 
 def _loop(
