@@ -44,9 +44,6 @@ class _Reader(Generic[M]):
 
     def packed(self, fields: Fields) -> bytes:
         """The bytes of the message that has these fields, which has been found valid: those of `schemas.encode`."""
-        if features := fields.get("features"):
-            plain = {name: feature.model_dump(exclude_defaults=True) for name, feature in features.items()}
-            fields = {**fields, "features": plain}
         try:
             data: bytes = msgpack.packb(fields)
         except UnicodeEncodeError:

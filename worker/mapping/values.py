@@ -263,11 +263,13 @@ def to_bytes(value: Any) -> bytes | None:
 _STANDARD = str.maketrans("-_", "+/")
 
 
-def to_feature(value: Any, encoder: str, dtype: Dtype, dim: int | None, stored_as: str | None) -> Feature | None:
-    """One vector or several of one length, from numbers, or from little-endian bytes of `stored_as`, which base64 may
-    hold; several where `dim` is less than there is. Vectors of nothing but NaN are missing. Raises `MisfitError`."""
+def to_feature(value: Any, encoder: str, dtype: Dtype, dim: int | None, stored_as: str | None) -> dict[str, Any] | None:
+    """The fields of a feature of one vector or several of one length, from numbers, or from little-endian bytes of
+    `stored_as`, which base64 may hold; several where `dim` is less than there is. Vectors of nothing but NaN are
+    missing. Raises `MisfitError`."""
     if value is None or (isinstance(value, str | bytes | Sequence | np.ndarray) and len(value) == 0):
         return None
+    array: NDArray[Any]
     if isinstance(value, str | bytes):
         if stored_as is None:
             raise MisfitError(
@@ -278,6 +280,16 @@ def to_feature(value: Any, encoder: str, dtype: Dtype, dim: int | None, stored_a
         array = _numbers(value)
         if dim is not None and array.shape[-1] != dim:
             raise MisfitError(f"should have {dim} dimensions, got {array.shape[-1]}", Reason.WRONG_SHAPE)
+    if dtype in ("f2", "f4"):
+        with np.errstate(over="ignore"):
+            rounded = array.astype(f"<{dtype}", copy=False)
+        if np.isfinite(rounded).all():  # most are, and this is the hot path
+            return {"dtype": dtype, "shape": rounded.shape, "data": rounded.tobytes(), "encoder": encoder}
+    return _with_gaps(array.astype(np.float32, copy=False), encoder, dtype)
+
+
+def _with_gaps(array: NDArray[np.float32], encoder: str, dtype: Dtype) -> dict[str, Any] | None:
+    """The same of vectors of which some may be missing."""
     rows_ND = array.reshape(-1, array.shape[-1])
     missing_N = np.isnan(rows_ND).all(axis=1)
     if missing_N.any():
@@ -285,7 +297,7 @@ def to_feature(value: Any, encoder: str, dtype: Dtype, dim: int | None, stored_a
             return None
         array = rows_ND[~missing_N]
     try:
-        return Feature.from_numpy(array, dtype=dtype, encoder=encoder)
+        return Feature.from_numpy(array, dtype=dtype, encoder=encoder).model_dump(exclude_defaults=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise MisfitError(first["msg"].removeprefix("Input "), Reason.TOO_LARGE) from None
@@ -293,11 +305,11 @@ def to_feature(value: Any, encoder: str, dtype: Dtype, dim: int | None, stored_a
         raise MisfitError(str(error), Reason.NON_FINITE) from None
 
 
-def _unpacked(data: bytes, stored_as: str, dim: int | None) -> NDArray[np.float32]:
+def _unpacked(data: bytes, stored_as: str, dim: int | None) -> NDArray[Any]:
     size = 2 if stored_as == "f2" else 4
     if not data or len(data) % (size * (dim or 1)):
         raise MisfitError(f"has {len(data)} bytes, which are no {'vectors' if dim else 'vector'} of {stored_as}")
-    array: NDArray[np.float32] = np.frombuffer(data, f"<{stored_as}").astype(np.float32)
+    array: NDArray[Any] = np.frombuffer(data, f"<{stored_as}")
     return array if dim is None or len(array) == dim else array.reshape(-1, dim)
 
 
