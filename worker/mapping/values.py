@@ -254,6 +254,10 @@ def to_bytes(value: Any) -> bytes | None:
     if not isinstance(value, str):
         raise MisfitError(f"should be base64, got {shown(value)}")
     try:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        pass  # the other alphabet, then, or none of the signs at the end
+    try:
         text = value.translate(_STANDARD).rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
