@@ -21,6 +21,7 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.align import Space
+    from worker.mapping.inputs import foreign_events
     from worker.recommend.answers import Question
     from worker.recommend.published import Activity, PublishedItems
     from worker.recommend.sources import Files, Source
@@ -166,7 +167,8 @@ def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
 
     if arguments.item_vectors:
         return Files(arguments.item_vectors, arguments.user_vectors, arguments.events)
-    topics = Topics(connected(settings), settings.topics)
+    foreign = foreign_events(settings.input)
+    topics = Topics(connected(settings), settings.topics, foreign)
     if arguments.save is None:
         return topics
     files: Files = topics.save(arguments.save)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from worker.mapping.registry import ConfluentRegistry, Registry
 from worker.mapping.source import EventSource, ItemSource, event_source, item_source
-from worker.settings import InputTopic, RegistrySettings, Settings
+from worker.settings import InputSettings, InputTopic, RegistrySettings, Settings
 
 
 class Inputs(NamedTuple):
@@ -19,6 +19,11 @@ class Inputs(NamedTuple):
 
 
 NO_INPUTS = Inputs()
+
+
+def foreign_events(settings: InputSettings) -> EventSource | None:
+    """What reads the topic of events. Raises `ConfigError`."""
+    return _events("input.events", settings.events, make_registry(settings.registry))
 
 
 def make_inputs(settings: Settings) -> Inputs:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode, decode_vector
+from schemas import ItemVector, Message, SchemaError, UserEvent, UserVector, decode, decode_vector, encode
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded
 from worker.data.progress import counted
 from worker.item_vectors.order import Version, is_newer
 from worker.item_vectors.source_offset import of_deletion
 from worker.kafka.port import ClientPort
 from worker.kafka.whole_topic import describe, read_whole
+from worker.mapping.source import EventSource
 from worker.records import Record
 from worker.settings import TopicSettings
 
@@ -78,6 +79,8 @@ class Topics:
 
     client: ClientPort
     names: TopicSettings
+    foreign_events: EventSource | None = None
+    """Reads the events where they are no messages of the contract."""
 
     def item_vectors(self) -> Iterator[Placed | Gone | Unreadable]:
         return map(_item_vector, self._records("item_vectors"))
@@ -86,7 +89,21 @@ class Topics:
         return (_decoded(UserVector, record) for record in self._of(users, "user_vectors"))
 
     def events(self, users: Collection[str] | None) -> Iterator[UserEvent | Unreadable]:
-        return (_decoded(UserEvent, record) for record in self._of(users, "events"))
+        if self.foreign_events is None:
+            return (_decoded(UserEvent, record) for record in self._of(users, "events"))
+        found = self._foreign_events(self.foreign_events)
+        return (each for each in found if isinstance(each, Unreadable) or users is None or each.user_id in users)
+
+    def _foreign_events(self, source: EventSource) -> Iterator[UserEvent | Unreadable]:
+        """Without those that the mapping leaves out."""
+        for record in self._records("events"):
+            try:
+                _, event = source.read_in_place(record)
+            except SchemaError as error:
+                yield Unreadable(f"{_place(record)}: {error}")
+            else:
+                if isinstance(event, UserEvent):
+                    yield event
 
     def save(self, directory: Path) -> Files:
         """The newest vector of each item and user, and all events, as files. What is unreadable is left out, and so is
@@ -107,8 +124,7 @@ class Topics:
                     users[user.user_id] = user.produced_at_ms, record.value or b""
             saved["user_vectors"] = _written(directory, "user_vectors", (value for _, value in users.values()))
         if self._exists("events"):
-            records = self._records("events")
-            readable = (each.value or b"" for each in records if isinstance(_decoded(UserEvent, each), UserEvent))
+            readable = (encode(each) for each in self.events(None) if isinstance(each, UserEvent))
             saved["events"] = _written(directory, "events", readable)
         return Files(*([saved[name]] if name in saved else [] for name in ("item_vectors", "user_vectors", "events")))
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from schemas import encode
+from schemas import UserEvent, encode
 from tests.fakes import FakeClient, FakeCluster
 from tests.unit.recommend.published import SPACE, event, item_vector, tensor, user_vector, world
 from worker.data.files import read_events, read_item_vectors, read_user_vectors, write_encoded, write_events
 from worker.errors import DataError, TopicError
 from worker.item_vectors.source_offset import header
+from worker.mapping.source import event_source
 from worker.recommend.published import LeftOut, collect_activity, collect_items, collect_users
 from worker.recommend.sources import Files, Gone, Topics, Unreadable
 from worker.recommend.table import left_out_lines
@@ -138,3 +139,18 @@ def test_files_of_something_else_are_refused(tmp_path):
 def test_a_deletion_from_another_writer_is_taken_as_it_lies_in_the_log():
     items = collect_items([item_vector("a", 1, 0, source_offset=9), item_vector("b", 1, 0), Gone("a", None)])
     assert items.item_ids == ["b"]
+
+
+def test_events_in_json_are_read_by_their_mapping(cluster, tmp_path):
+    mapping = tmp_path / "shop.yaml"
+    mapping.write_text("events: {user_id: u, item_id: i, event_type: {value: view}, event_time: t, skip: bot}")
+    for name, key in (("a", b"a"), ("b", b"b"), ("a", b"other")):
+        cluster.append("events", 0, key, b'{"u": "%s", "i": "x", "t": 5}' % name.encode())
+    cluster.append("events", 0, b"a", b'{"u": "a", "i": "x", "t": 5, "bot": true}')
+    source = event_source("input.events", "json", mapping, None)
+    topics = Topics(FakeClient(cluster), TopicSettings(), source)
+    read = list(topics.events({"a"}))
+    assert [each.user_id for each in read if isinstance(each, UserEvent)] == ["a"]
+    assert any("align-worker relay" in each.detail for each in read if isinstance(each, Unreadable))
+    saved = topics.save(tmp_path / "saved")
+    assert {each.user_id for each in saved.events(None)} == {"a", "b"}
