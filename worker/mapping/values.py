@@ -38,8 +38,12 @@ def to_id(value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         raise MisfitError("should be an id, got true or false")
-    if isinstance(value, int | Decimal):
+    if isinstance(value, int):
         return str(value)
+    if isinstance(value, Decimal):
+        if not value.is_finite() or value.adjusted() > MAX_DIGITS:
+            raise MisfitError("should be an id, got a number that is none")
+        return f"{value:f}"
     if isinstance(value, float):
         if math.isnan(value):
             return None
@@ -132,7 +136,7 @@ def to_time_ms(value: Any, unit: Unit | None = None) -> int | None:
         return checked_time(_of_datetime(value))
     if isinstance(value, bool) or not isinstance(value, float | Decimal):
         raise MisfitError(f"should be a time, got {shown(value)}")
-    if not math.isfinite(value):
+    if not Decimal(value).is_finite():
         raise MisfitError("is infinite", Reason.NON_FINITE)
     if unit == "iso":
         raise MisfitError("should be a time in ISO 8601, got a number: say unit: s, ms, us or ns")
@@ -146,9 +150,9 @@ def _of_units(value: int | float | Decimal, unit: Unit) -> int:
     times, by = _MS_OF[unit]
     if isinstance(value, int):
         return (value * times) // by
+    if Decimal(value).adjusted() > MAX_DIGITS:  # written out, `1e999999999` would fill the memory
+        raise MisfitError("is no time of the years 1970 to 9999")
     try:
-        if Decimal(value).adjusted() > MAX_DIGITS:  # written out, `1e999999999` would fill the memory
-            raise MisfitError("is no time of the years 1970 to 9999")
         return round(Decimal(value) * times / by)
     except (ArithmeticError, ValueError):
         raise MisfitError("should be a time, got a number that is none") from None
