@@ -134,6 +134,10 @@ def num_brokers(admin: AdminClient) -> int:
     return len(admin.describe_cluster(request_timeout=CALL_TIMEOUT_S).result(CALL_TIMEOUT_S).nodes)
 
 
+def embedded_brokers(admin: AdminClient) -> int:
+    return len(admin.list_topics(timeout=CALL_TIMEOUT_S).brokers)
+
+
 def add_topics(
     admin: AdminClient, topics: Mapping[str, Mapping[str, str]], num_partitions: int, replication: int
 ) -> None:

@@ -20,6 +20,7 @@ from worker.kafka.confluent_kafka.admin import (
     Look,
     add_topics,
     change_topics,
+    embedded_brokers,
     embedded_topics,
     existing_topics,
     looked_at,
@@ -76,7 +77,7 @@ class ConfluentClient:
 
     def num_brokers(self) -> int:
         with translated("asking for brokers"):
-            return num_brokers(self._admin())
+            return (embedded_brokers if self._is_embedded else num_brokers)(self._admin())
 
     @property
     def _look(self) -> Look:

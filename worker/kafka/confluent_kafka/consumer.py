@@ -81,8 +81,8 @@ class ConfluentConsumer:
         """The next offset of each partition that is assigned; `OFFSET_BEGINNING` where that is not known."""
         self._new: set[TopicPartition] = set()
         """What this poll has brought."""
-        self._num_moves = 0
-        """How often partitions have gone."""
+        self._gone: set[TopicPartition] = set()
+        """What has gone while this poll took records."""
         self._paused: set[TopicPartition] = set()
         self._log_starts: dict[TopicPartition, int] = {}
         self._unreadable: list[UnreadableError] = []
@@ -146,7 +146,7 @@ class ConfluentConsumer:
 
     def _let_go(self, gone: Sequence[TopicPartition]) -> None:
         """The library unassigns them itself, behind the callback."""
-        self._num_moves += 1
+        self._gone |= set(gone)
         if not self._is_incremental:
             self._is_joined = False
         for partition in gone:
@@ -195,7 +195,10 @@ class ConfluentConsumer:
                 else:  # it has gone, or been paused, since this was fetched
                     del polled[partition]
             for message in told:  # behind the records: what begins anew begins behind them
-                self._take_note(message)
+                try:
+                    self._take_note(message)
+                except WorkerError as error:  # the records are to be handed over first
+                    self._failed = self._failed or error
             if polled or self._new or self._failed is not None or self._unreadable or time.monotonic() >= deadline:
                 break
         self._new.clear()
@@ -205,15 +208,20 @@ class ConfluentConsumer:
         return polled
 
     def _fetched(self, timeout_s: float, max_records: int) -> list[Message]:
-        num_moves = self._num_moves
+        """What was taken out of the library once does not come again, so nothing that goes wrong may lose it."""
+        self._gone.clear()
         with translated("polling"):
             # With more than one it would wait until they are there, or the time is over.
             messages: list[Message] = self._consumer.consume(1, timeout_s)
-            if messages and max_records > 1:
-                more = self._consumer.consume(max_records - 1, 0)
-                if num_moves != self._num_moves:  # what comes behind a rebalance is of the partitions as they are now
-                    messages = [message for message in messages if message.topic() is None]
-                messages += more
+        if messages and max_records > 1:
+            try:
+                with translated("polling"):
+                    more = self._consumer.consume(max_records - 1, 0)
+            except WorkerError as error:
+                self._failed, more = error, []
+            if self._gone:  # what comes behind a rebalance is of the partitions as they are now
+                messages = [each for each in messages if (each.topic(), each.partition()) not in self._gone]
+            messages = messages + more
         return messages
 
     def _without_new(self, messages: Sequence[Message]) -> list[Message]:
@@ -231,7 +239,7 @@ class ConfluentConsumer:
             self._note(error, f"polling as a member of {self._group_id}")
             return
         partition = TopicPartition(message.topic(), message.partition())
-        if partition in self._positions and partition not in self._paused:
+        if partition in self._positions and partition not in self._paused and partition not in self._new:
             self._note_of(partition, error, message.offset())
 
     def _note_of(self, partition: TopicPartition, error: KafkaError, offset: int | None) -> None:

@@ -1,0 +1,205 @@
+"""What librdkafka has handed over once does not come again: whatever happens in a poll, it is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaTopicPartition
+
+from worker.errors import ClientError
+from worker.kafka.confluent_kafka import records
+from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
+from worker.kafka.confluent_kafka.statistics import Answers
+from worker.kafka.port import Commit
+from worker.records import TopicPartition
+from worker.settings import KafkaSettings
+
+TOPIC = "items"
+P0, P1 = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
+
+
+class Message:
+    """One of the library's."""
+
+    def __init__(self, partition: int, offset: int, error: int | None = None) -> None:
+        self._partition, self._offset = partition, offset
+        self._error = None if error is None else KafkaError(error)
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return b"v"
+
+    def headers(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return 1
+
+
+Step = list[Message] | Callable[["Library"], list[Message]]
+
+
+class Library:
+    """A consumer that does what it is told to, call by call."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.sought: list[tuple[int, int]] = []
+        self.revoke: Any = None
+        self.assign_new: Any = None
+
+    def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self.assign_new = lambda *numbers: on_assign(self, [KafkaTopicPartition(TOPIC, n) for n in numbers])
+        self.revoke = lambda *numbers: on_revoke(self, [KafkaTopicPartition(TOPIC, n) for n in numbers])
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        step = self.steps.pop(0) if self.steps else []
+        return step(self) if callable(step) else step
+
+    def list_topics(self, *_: Any, **__: Any) -> Any:
+        return type("Metadata", (), {"topics": {}})
+
+    def committed(self, partitions: Any, timeout: float) -> Any:
+        return partitions
+
+    def seek(self, partition: Any) -> None:
+        self.sought.append((partition.partition, partition.offset))
+
+    def get_watermark_offsets(self, partition: Any, timeout: float) -> Any:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def incremental_assign(self, partitions: Any) -> None: ...
+
+    def pause(self, partitions: Any) -> None: ...
+
+
+class Listener:
+    def assigned(self, partitions: Collection[TopicPartition]) -> None: ...
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        return {}
+
+    def lost(self, partitions: Collection[TopicPartition]) -> None: ...
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+@pytest.fixture
+def consumer(library: Library, monkeypatch: pytest.MonkeyPatch) -> ConfluentConsumer:
+    """Has both partitions, from where the log begins."""
+    for module in ("records", "consumer"):
+        monkeypatch.setattr(f"worker.kafka.confluent_kafka.{module}.Message", Message)
+    settings = KafkaSettings(client="confluent-kafka", assignor="cooperative-sticky")
+    nobody: Any = None
+    second = type("Second", (), {"reread": lambda *_: ()})()
+    made = ConfluentConsumer(lambda: library, Answers(), nobody, second, settings, "group")
+    made.subscribe([TOPIC], Listener())
+    library.assign_new(0, 1)
+    assert made.poll(0, 10) == {}
+    assert records.Message is Message
+    return made
+
+
+def offsets(polled: Mapping[TopicPartition, Any]) -> dict[int, list[int]]:
+    return {partition.partition: [record.offset for record in found] for partition, found in polled.items()}
+
+
+def test_a_partition_that_is_kept_loses_no_record_when_another_one_goes(
+    library: Library, consumer: ConfluentConsumer
+) -> None:
+    """The second call into the library tells of the rebalance, and the first has taken a record already."""
+
+    def revoking(library: Library) -> list[Message]:
+        library.revoke(1)
+        return [Message(0, 6)]
+
+    library.steps = [[Message(0, 5)], revoking]
+    assert offsets(consumer.poll(0, 10)) == {0: [5, 6]}
+    assert consumer.position(P0) == 7
+
+
+def test_a_partition_that_goes_takes_its_records_along(library: Library, consumer: ConfluentConsumer) -> None:
+    def revoking(library: Library) -> list[Message]:
+        library.revoke(1)
+        return [Message(0, 5)]
+
+    library.steps = [[Message(1, 5)], revoking]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+    assert consumer.position(P1) is None
+
+
+def test_records_are_handed_over_before_an_error_that_came_behind_them(
+    library: Library, consumer: ConfluentConsumer
+) -> None:
+    def failing(library: Library) -> list[Message]:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    library.steps = [[Message(0, 5)], failing]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+    with pytest.raises(ClientError):
+        consumer.poll(0, 10)
+
+
+def test_what_cannot_be_asked_for_does_not_lose_what_has_come(library: Library, consumer: ConfluentConsumer) -> None:
+    """Where a partition begins that was never read cannot be told while nobody answers."""
+    library.steps = [[Message(0, 5)], [Message(1, 0, KafkaError._BAD_MSG)]]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+    with pytest.raises(ClientError):
+        consumer.poll(0, 10)
+
+
+def test_the_end_moves_the_position_over_markers_and_never_back(library: Library, consumer: ConfluentConsumer) -> None:
+    library.steps = [[Message(0, 5)], [Message(0, 9, KafkaError._PARTITION_EOF)]]
+    consumer.poll(0, 10)
+    assert consumer.position(P0) == 9
+    library.steps = [[Message(0, 7, KafkaError._PARTITION_EOF)]]
+    consumer.poll(0, 10)
+    assert consumer.position(P0) == 9
+
+
+def test_a_poll_that_brings_a_partition_brings_no_records_of_it(library: Library, consumer: ConfluentConsumer) -> None:
+    """Nor its end: whoever polls does not know yet where to begin."""
+    library.revoke(1)
+
+    def assigning(library: Library) -> list[Message]:
+        library.assign_new(1)
+        return [Message(1, 0)]
+
+    library.steps = [assigning, [Message(0, 5), Message(1, 1), Message(1, 2, KafkaError._PARTITION_EOF)]]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+    assert library.sought == [(1, OFFSET_BEGINNING)]
+    assert consumer.position(P1) is None
+
+
+def test_a_paused_partition_hands_over_nothing_and_goes_on_where_it_was(
+    library: Library, consumer: ConfluentConsumer
+) -> None:
+    library.steps = [[Message(0, 5)]]
+    consumer.poll(0, 10)
+    consumer.pause([P0])
+    library.steps = [[Message(0, 6)], [Message(0, 7, KafkaError._PARTITION_EOF)]]
+    assert consumer.poll(0, 10) == {}
+    assert consumer.position(P0) == 6
