@@ -147,10 +147,11 @@ class ConfluentLog:
 
 def fetched(consumer: Consumer, timeout_s: float, max_records: int) -> list[Message]:
     """What there is, as soon as there is something. With more than one asked for, the library would wait until they are
-    all there, or the time is over."""
+    all there, or the time is over. What has been taken out is never lost to an error that comes behind it."""
     messages: list[Message] = consumer.consume(1, timeout_s)
     if messages:
-        messages += consumer.consume(max_records - 1, 0)
+        with contextlib.suppress(KafkaException):  # the next call says so again
+            messages += consumer.consume(max_records - 1, 0)
     return messages
 
 

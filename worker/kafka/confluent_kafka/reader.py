@@ -10,7 +10,7 @@ from math import inf
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
-from worker.errors import CallTimeoutError, TopicError, UnreadableError
+from worker.errors import CallTimeoutError, TopicError, UnreadableError, WorkerError
 from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
 from worker.kafka.confluent_kafka.consumer import UNREADABLE
 from worker.kafka.confluent_kafka.log import fetched, without_larger
@@ -53,6 +53,8 @@ class ConfluentReader:
         self._ends: dict[TopicPartition, int] = {}
         self._stopped: dict[TopicPartition, tuple[UnreadableError, float]] = {}
         """With when to try again, monotonic."""
+        self._failed: WorkerError | None = None
+        """To be raised by the next poll: this one has records."""
         self._topic_id = ""
         self._look_again_at = 0.0
         try:
@@ -106,6 +108,9 @@ class ConfluentReader:
             self._ends = self._find_ends()
 
     def poll(self, timeout_ms: int) -> Sequence[Record]:
+        if (failed := self._failed) is not None:
+            self._failed = None
+            raise failed
         now = time.monotonic()
         with translated(f"reading {self._topic}"):
             if now > self._look_again_at:
@@ -128,7 +133,10 @@ class ConfluentReader:
                 if error is not None:
                     self._stop(partition, error)
             for message in told:
-                self._take_note(message)
+                try:
+                    self._take_note(message)
+                except WorkerError as error:  # the records are to be handed over first
+                    self._failed = error
         return taken
 
     def _take_note(self, message: Message) -> None:
