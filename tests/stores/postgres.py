@@ -8,9 +8,9 @@ with Postgres() as postgres:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import psycopg
 
 from tests.brokers.guard import Guard
@@ -52,6 +53,10 @@ class Postgres:
     @property
     def url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def __enter__(self) -> Self:
         try:
@@ -106,7 +111,13 @@ class Postgres:
     def kill(self) -> None:
         """As a machine that dies takes it: all of its processes at once."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                first = psutil.Process(self._process.pid)
+                family = [first, *first.children(recursive=True)]  # each has a process group of its own
+                for each in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
+                psutil.wait_procs(family[1:], timeout=30)
             self._process.wait()
             self._process = None
         if self._guard is not None:

@@ -34,11 +34,12 @@ TARGETS = (
     "overlays/full-users",
     "overlays/next-space",
     "overlays/next-space-users",
+    "overlays/sink",
     "overlays/users",
 )
 COMPONENT_NAMES = (
     "gpu", "hpa", "keda", "monitoring", "networkpolicy", "next-space", "rack", "scram", "seeded-space",
-    "service-monitor", "state-volume", "strimzi", "users",
+    "service-monitor", "sink", "state-volume", "strimzi", "users",
 )  # fmt: skip
 """In an order in which they can be listed together."""
 CORE_GROUPS = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1", "autoscaling/v2")

@@ -54,7 +54,7 @@ def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_have_literal_tags(name: str) -> None:
     _, _, tag = SERVICES[name]["image"].rpartition(":")
-    assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+(-pg\d+)?", tag)
 
 
 def test_the_worker_is_built_from_this_repository() -> None:
@@ -81,7 +81,7 @@ def test_it_has_as_long_to_drain_as_in_a_cluster() -> None:
 
 def test_nothing_is_reachable_from_other_machines() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(published) == 4
+    assert len(published) == 5
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
