@@ -138,6 +138,8 @@ class Writer:
                 raise
             except WorkerError as error:
                 self._is_connected = False
+                if not self.trouble:
+                    self._metrics.waiting.set_since((), started)
                 self.trouble = error.one_line()
                 self._metrics.failures.inc()
                 log.warning("%s; trying again in %.1f s", self.trouble, pause_s, extra={"action": "write_failed"})
@@ -146,6 +148,7 @@ class Writer:
                 continue
             if self.trouble:
                 log.info("writing again", extra={"action": "write_again"})
+                self._metrics.waiting.set_since((), None)
                 self.trouble = ""
             self._metrics.duration.observe(time.monotonic() - started)
             self._metrics.rows.observe(batch.size)

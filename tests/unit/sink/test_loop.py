@@ -92,6 +92,13 @@ def delete(cluster: FakeCluster, item_id: str, source: int, *, partition=0) -> N
     cluster.append("item-vectors", partition, item_id.encode(), None, [(HEADER, b"%d" % source)])
 
 
+def waiting_s(sink: Sink) -> float:
+    """What is exported of how long the index has not taken a batch."""
+    value = sink.service.registry.get_sample_value("align_sink_waiting_seconds")
+    assert value is not None
+    return value
+
+
 def values(store: MemoryStore, collection=IN_X) -> dict[str, float]:
     return {
         name: float(row.vector[0]) for name, row in store.held.get(collection, {}).items() if row.vector is not None
@@ -160,9 +167,11 @@ def test_nothing_is_committed_and_little_is_read_while_the_index_is_down_and_all
         sink.until(lambda: sink.service.sink_metrics.failures._value.get() >= 2)
         assert cluster.commits[P0].offset == 1
         assert sink.service.health.livez().ok
+        assert waiting_s(sink) > 0
         store.is_down.clear()
         sink.until_committed()
     assert len(values(store)) == 200
+    assert waiting_s(sink) == 0
 
 
 def test_what_the_index_refuses_and_what_is_no_vector_are_dead_letters_and_the_rest_of_their_batch_is_written():
