@@ -22,7 +22,7 @@ TEXTS = {
     CORE: "What the worker imports and what that needs, but for torch: the Dockerfile installs all of it.",
     EXTRAS: "What builds the package, and what its extras need beyond that: the Dockerfile installs what is asked for.",
 }
-EXTRA_NAMES = ("media", "encoders", "remote", "parquet", "plots", "json", "avro", "pgvector", "protobuf")
+EXTRA_NAMES = ("media", "encoders", "remote", "parquet", "plots", "json", "avro", "protobuf", "pgvector")
 _ENTRY = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 _OF_TORCH = re.compile(r"torch$|triton$|nvidia-|cuda-")
 """torch itself and what its CUDA build brings along: which files these are depends on torch's index."""
