@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.raw_catalogue import DATA, TOLERANCE, Films, run_set
+from tests.acceptance.raw_catalogue import TOLERANCE, Films, run_set
+from tests.acceptance.real_catalogue import DATA
 
 NUM_FILMS = 120
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.bench import low_rate, pipeline
 from tests.bench.host import host_line
+from tests.bench.latency import Latency
 from tests.bench.progress import Steady
 from tests.bench.workload import MODELS, open_bed, rounds
 
@@ -74,9 +75,7 @@ def main() -> None:
     print("\n".join(low_rate.report(low)))
 
 
-def as_json(
-    full: Mapping[str, Mapping[str, Steady]], low: Mapping[tuple[float, str], low_rate.Latency]
-) -> dict[str, Any]:
+def as_json(full: Mapping[str, Mapping[str, Steady]], low: Mapping[tuple[float, str], Latency]) -> dict[str, Any]:
     return {
         "full": {model: {name: each._asdict() for name, each in figures.items()} for model, figures in full.items()},
         "low": [{"rate": rate, "what": name, **each._asdict()} for (rate, name), each in low.items()],

@@ -152,7 +152,7 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
     ledger, unacknowledged = Ledger(metrics, lambda: None), Unacknowledged(10**9)
     publisher = Publisher(role.output, None, unacknowledged, lambda: None)
     tenure = Tenure(TopicPartition(topic, 0), Commit(0))
-    tenure.memory = StateOverlay(MemoryStore(), role.decode_state)
+    tenure.overlay = StateOverlay(MemoryStore(), role.decode_state)
     queue = BatchQueue(Settings().batch)
     queue.set_backlog(True)
     written = 0
@@ -160,7 +160,7 @@ def one_round(role: Any, polled: Sequence[Sequence[FetchedRecord]]) -> dict[str,
         with steps.step("decode"):
             decoded = role.decode(records)
         with steps.step("accept"):
-            entries = role.accept(decoded.entries, tenure.memory)
+            entries = role.accept(decoded.entries, tenure.overlay)
         with steps.step("batch"):
             tenure.consumed(records)
             ledger.consumed(len(records))

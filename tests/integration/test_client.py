@@ -110,18 +110,25 @@ def producer_of(stream: Stream, **changes: Any) -> Iterator[ProducerPort]:
         producer.close(2.0)
 
 
+def offset_of(record: Outbound) -> int:
+    assert isinstance(record.receipt, Receipt)
+    assert record.receipt.offset is not None
+    return record.receipt.offset
+
+
 def require_written(stream: Stream, sent: Sequence[Outbound]) -> None:
     """Each record is where its receipt says, and those of a partition are in order."""
     for record in sent:
+        assert isinstance(record.receipt, Receipt)
         assert record.receipt.settled.wait(10)
         assert record.receipt.error is None
     written = {(found.partition, found.offset): found for found in stream.output_records()}
     assert len(written) == len(sent)
     for record in sent:
-        found = written[record.partition, record.receipt.offset]
+        found = written[record.partition, offset_of(record)]
         assert (found.key, found.value, tuple(found.headers)) == (record.key, record.value, tuple(record.headers))
     for partition in range(2):
-        offsets = [record.receipt.offset for record in sent if record.partition == partition]
+        offsets = [offset_of(record) for record in sent if record.partition == partition]
         assert offsets == sorted(offsets)
 
 

@@ -1,6 +1,8 @@
 """The settings file as editors and people write it."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,15 +13,15 @@ from worker.settings import load
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("ALIGN_"):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def written(tmp_path):
-    def write(content):
+def written(tmp_path: Path) -> Any:
+    def write(content: Any) -> Any:
         path = tmp_path / "worker.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
@@ -27,7 +29,7 @@ def written(tmp_path):
     return write
 
 
-def refusal(path):
+def refusal(path: Any) -> Any:
     with pytest.raises(ConfigError) as raised:
         load(file=path)
     assert "\n" not in raised.value.one_line()
@@ -52,7 +54,7 @@ GROUP = "kafka:\n  group_id: mine\n"
     ],
     ids=["plain", "crlf", "cr", "bom", "utf-16", "utf-16-be", "utf-32", "not-ascii"],
 )
-def test_the_encodings_that_say_what_they_are_are_read(written, content):
+def test_the_encodings_that_say_what_they_are_are_read(written: Any, content: bytes | str) -> None:
     assert load(file=written(content)).kafka.group_id == "mine"
 
 
@@ -98,11 +100,11 @@ def test_the_encodings_that_say_what_they_are_are_read(written, content):
         ("log:\n  level: loud\n", "line 2): Input should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_refused_with_the_line_and_the_cause(written, content, told):
+def test_a_wrong_file_is_refused_with_the_line_and_the_cause(written: Any, content: bytes | str, told: str) -> None:
     assert told in refusal(written(content))
 
 
-def test_names_of_strangers_cannot_drive_the_terminal(written):
+def test_names_of_strangers_cannot_drive_the_terminal(written: Any) -> None:
     told = refusal(written('"\\e[2J\\u202e": 1\n'))
     assert "\x1b" not in told
     assert "\u202e" not in told
@@ -122,11 +124,11 @@ def test_names_of_strangers_cannot_drive_the_terminal(written):
     ids=["aliases of aliases", "list in itself", "map in itself", "never closed", "deep"],
 )
 @pytest.mark.timeout(60)
-def test_a_bomb_is_refused(written, content):
+def test_a_bomb_is_refused(written: Any, content: str) -> None:
     assert "nested too deeply" in (told := refusal(written(content))) or "more than 10,000 values" in told
 
 
-def test_a_value_means_what_it_means_in_a_variable(written, monkeypatch):
+def test_a_value_means_what_it_means_in_a_variable(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "kafka.client_id": "no", "kafka.group_id": "0123", "kafka.sasl_username": "12:30:00", "http.port": "09464",
         "transaction.id": "2026-11-30", "kafka.check_crcs": "off", "kafka.linger_ms": "1_0",
@@ -145,19 +147,19 @@ def test_a_value_means_what_it_means_in_a_variable(written, monkeypatch):
     assert from_file.kafka.check_crcs is False
 
 
-def test_a_name_without_a_value_is_as_one_left_out(written):
+def test_a_name_without_a_value_is_as_one_left_out(written: Any) -> None:
     assert load(file=written("kafka:\n#  group_id: x\ntopics:\n  items:\nspace: ~\n")) == load()
     assert load(file=written("")) == load(file=written("# nothing\n---\n")) == load()
 
 
-def test_anchors_and_merged_maps_are_read(written):
+def test_anchors_and_merged_maps_are_read(written: Any) -> None:
     content = "kafka: &k\n  group_id: a\n  linger_ms: 7\ntopics:\n  items: &name cat\n  events: e\n"
     assert load(file=written(content)).kafka.linger_ms == 7
     found = read_config(written("a: &a {x: 1, y: 2}\nb: &b {y: 3}\nc:\n  <<: [*b, *a]\n  x: 4\n")).values
     assert found["c"] == {"x": "4", "y": "3"}
 
 
-def test_the_place_of_a_wrong_value_is_the_one_that_holds(written, monkeypatch):
+def test_the_place_of_a_wrong_value_is_the_one_that_holds(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written("\nkafka:\n  linger_ms: -1\n")
     assert "kafka.linger_ms (" + str(path) + ", line 3): " in refusal(path)
     monkeypatch.setenv("ALIGN_KAFKA__LINGER_MS", "")
@@ -169,7 +171,7 @@ def test_the_place_of_a_wrong_value_is_the_one_that_holds(written, monkeypatch):
         load({"kafka.linger_ms": "-3"}, path)
 
 
-def test_what_is_no_file_is_told(tmp_path, capsys):
+def test_what_is_no_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "--config", str(tmp_path)]) == 2
     assert "is a directory" in capsys.readouterr().err
     assert main(["config", "--config", str(tmp_path / "none.yaml")]) == 2
@@ -179,7 +181,7 @@ def test_what_is_no_file_is_told(tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_told(written, capsys):
+def test_an_unreadable_file_is_told(written: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(GROUP)
     path.chmod(0)
     assert main(["config", "--config", str(path)]) == 2
@@ -196,7 +198,9 @@ def test_an_unreadable_file_is_told(written, capsys):
         ("ALIGN_KAFKA", "no such setting"),
     ],
 )
-def test_a_variable_that_is_not_written_exactly_is_refused(monkeypatch, name, told):
+def test_a_variable_that_is_not_written_exactly_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
     monkeypatch.setenv(name, "x")
     with pytest.raises(ConfigError) as raised:
         load()
@@ -228,14 +232,14 @@ def test_a_variable_that_is_not_written_exactly_is_refused(monkeypatch, name, to
         ("[::g]:9092", "what stands in brackets must be an IPv6 address"),
     ],
 )
-def test_addresses_of_brokers_are_checked_before_anything_waits_for_them(servers, told):
+def test_addresses_of_brokers_are_checked_before_anything_waits_for_them(servers: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load({"kafka.bootstrap_servers": servers})
     assert raised.value.one_line().startswith("kafka.bootstrap_servers (--kafka.bootstrap_servers): ")
     assert told in raised.value.one_line()
 
 
-def test_good_addresses_of_brokers_are_taken(written):
+def test_good_addresses_of_brokers_are_taken(written: Any) -> None:
     assert load({"kafka.bootstrap_servers": " a:9092 , [::1]:9092"}).kafka.bootstrap_servers == "a:9092,[::1]:9092"
     listed = load(file=written("kafka:\n  bootstrap_servers:\n  - a:9092\n  - b_1.c-d:9093\n"))
     assert listed.kafka.bootstrap_servers == "a:9092,b_1.c-d:9093"

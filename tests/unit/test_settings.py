@@ -1,5 +1,8 @@
 import json
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -9,7 +12,7 @@ from worker.settings import Settings, load, redacted, setting_names, variable
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
@@ -17,14 +20,14 @@ def _clean_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
-def test_the_names_that_users_script_against_exist():
+def test_the_names_that_users_script_against_exist() -> None:
     fixed = """kafka.bootstrap_servers kafka.group_id kafka.client topics.items topics.events topics.item_vectors
     topics.user_vectors topics.dead_letters space.path roles delivery batch.max_records batch.max_bytes batch.max_age_ms
     device dtype state.dir http.host http.port log.level log.format"""
     assert set(fixed.split()) <= set(setting_names())
 
 
-def test_every_setting_that_is_not_its_own_explanation_is_described():
+def test_every_setting_that_is_not_its_own_explanation_is_described() -> None:
     undescribed = {name for name, description in setting_names().items() if not description}
     assert undescribed <= {
         "topics.items", "topics.events", "topics.item_vectors", "topics.user_vectors", "topics.dead_letters",
@@ -34,7 +37,7 @@ def test_every_setting_that_is_not_its_own_explanation_is_described():
     }  # fmt: skip
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch, tmp_path):
+def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "worker.yaml"
     file.write_text("kafka: {group_id: from-file, client_id: from-file, linger_ms: 7}\n")
     monkeypatch.setenv("ALIGN_KAFKA__GROUP_ID", "from-environment")
@@ -44,14 +47,14 @@ def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch, tmp_
     assert settings.kafka.linger_ms == 7
 
 
-def test_the_file_can_be_named_by_the_environment(monkeypatch, tmp_path):
+def test_the_file_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "worker.yaml"
     file.write_text("topics: {items: catalogue}\n")
     monkeypatch.setenv("ALIGN_CONFIG", str(file))
     assert load().topics.items == "catalogue"
 
 
-def test_lists_are_written_with_commas(monkeypatch):
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGN_BATCH__PADDED_SIZES", "64, 512")
     assert load({"roles": "items"}).batch.padded_sizes == (64, 512)
 
@@ -118,7 +121,7 @@ def test_lists_are_written_with_commas(monkeypatch):
         ({"ALIGN_CONFIG": "/no/such/file.yaml"}, "cannot read the configuration file /no/such/file.yaml"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch, environment, message):
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any], message: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as raised:
@@ -135,7 +138,7 @@ def test_a_wrong_setting_is_named(monkeypatch, environment, message):
         ("kafka: {", "is not YAML"),
     ],
 )
-def test_a_wrong_file_is_explained(tmp_path, text, message):
+def test_a_wrong_file_is_explained(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "worker.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
@@ -143,7 +146,7 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
     assert message in raised.value.one_line()
 
 
-def test_secrets_are_never_shown(monkeypatch):
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGN_KAFKA__SECURITY_PROTOCOL", "SASL_PLAINTEXT")
     monkeypatch.setenv("ALIGN_KAFKA__SASL_MECHANISM", "PLAIN")
     monkeypatch.setenv("ALIGN_KAFKA__SASL_USERNAME", "me")
@@ -157,19 +160,19 @@ def test_secrets_are_never_shown(monkeypatch):
     assert "hunter2" not in str(raised.value)
 
 
-def signed_in(**more):
+def signed_in(**more: Any) -> Any:
     return {
         "kafka.security_protocol": "SASL_PLAINTEXT", "kafka.sasl_mechanism": "PLAIN", "kafka.sasl_username": "me",
         **more,
     }  # fmt: skip
 
 
-def with_secret(name, value):
+def with_secret(name: Any, value: Any) -> Any:
     """Flags with which a secret setting is allowed."""
     return signed_in(**{"kafka.sasl_password": "x", name: value} if name != "kafka.sasl_password" else {name: value})
 
 
-def every_secret(model=Settings, prefix=""):
+def every_secret(model: Any = Settings, prefix: Any = "") -> Iterator[Any]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from every_secret(field.annotation, f"{prefix}{name}.")
@@ -180,19 +183,19 @@ def every_secret(model=Settings, prefix=""):
 SECRETS = tuple(every_secret())
 
 
-def read(settings, name):
+def read(settings: Any, name: Any) -> Any:
     value = settings
     for part in name.split("."):
         value = getattr(value, part)
     return value.get_secret_value()
 
 
-def test_the_secrets_there_are():
+def test_the_secrets_there_are() -> None:
     assert {"kafka.sasl_password", "kafka.ssl_key_password"} <= set(SECRETS)
     assert {f"{name}_file" for name in SECRETS} <= set(setting_names())
 
 
-def from_file(name, path):
+def from_file(name: Any, path: Any) -> Any:
     flags = with_secret(name, "x")
     del flags[name]
     return {**flags, f"{name}_file": str(path)}
@@ -210,7 +213,7 @@ def from_file(name, path):
         ("pässwörd\n".encode(), "pässwörd"),
     ],
 )
-def test_every_secret_can_come_from_a_file(tmp_path, name, content, secret):
+def test_every_secret_can_come_from_a_file(tmp_path: Path, name: str, content: bytes, secret: str) -> None:
     file = tmp_path / "secret"
     file.write_bytes(content)
     settings = load(from_file(name, file))
@@ -221,7 +224,9 @@ def test_every_secret_can_come_from_a_file(tmp_path, name, content, secret):
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_given_twice_is_an_error_that_names_both(tmp_path, monkeypatch, name):
+def test_a_secret_given_twice_is_an_error_that_names_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     file = tmp_path / "secret"
     file.write_text("hunter2")
     monkeypatch.setenv(variable(name), "hunter3")
@@ -246,7 +251,9 @@ def test_a_secret_given_twice_is_an_error_that_names_both(tmp_path, monkeypatch,
         (lambda path: path.symlink_to(path), "secret"),
     ],
 )
-def test_a_secret_file_that_cannot_be_read_is_one_line_that_names_the_setting(tmp_path, name, make, problem):
+def test_a_secret_file_that_cannot_be_read_is_one_line_that_names_the_setting(
+    tmp_path: Path, name: str, make: Callable[..., Any], problem: str
+) -> None:
     make(tmp_path / "secret")
     with pytest.raises(ConfigError) as raised:
         load(from_file(name, tmp_path / "secret"))
@@ -258,11 +265,11 @@ def test_a_secret_file_that_cannot_be_read_is_one_line_that_names_the_setting(tm
     assert "\n" not in line
 
 
-def test_a_secret_file_without_the_right_to_it_is_explained(tmp_path, monkeypatch):
+def test_a_secret_file_without_the_right_to_it_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "secret"
     file.write_text("hunter2")
 
-    def refused(self, *arguments):
+    def refused(self: Path, *arguments: Any) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(type(file), "open", refused)  # root may read everything
@@ -270,7 +277,7 @@ def test_a_secret_file_without_the_right_to_it_is_explained(tmp_path, monkeypatc
         load(signed_in(**{"kafka.sasl_password_file": str(file)}))
 
 
-def test_what_config_prints_of_secret_files_can_be_loaded_again(tmp_path):
+def test_what_config_prints_of_secret_files_can_be_loaded_again(tmp_path: Path) -> None:
     import yaml
 
     (tmp_path / "secret").write_text("hunter2\n")
@@ -279,12 +286,12 @@ def test_what_config_prints_of_secret_files_can_be_loaded_again(tmp_path):
     assert load(file=tmp_path / "worker.yaml") == settings
 
 
-def test_a_log_in_without_any_password_names_both_ways():
+def test_a_log_in_without_any_password_names_both_ways() -> None:
     with pytest.raises(ConfigError, match=r"kafka\.sasl_password, or kafka\.sasl_password_file"):
         load(signed_in())
 
 
-def test_what_config_prints_can_be_loaded_again(tmp_path):
+def test_what_config_prints_can_be_loaded_again(tmp_path: Path) -> None:
     import yaml
 
     file = tmp_path / "worker.yaml"
@@ -293,11 +300,11 @@ def test_what_config_prints_can_be_loaded_again(tmp_path):
     assert load(file=file) == settings
 
 
-def test_variables_follow_names():
+def test_variables_follow_names() -> None:
     assert variable("kafka.group_id") == "ALIGN_KAFKA__GROUP_ID"
 
 
-def test_a_slow_file_cannot_pass_for_a_stalled_worker():
+def test_a_slow_file_cannot_pass_for_a_stalled_worker() -> None:
     slow = {"encode.decode_timeout_s": "40", "encode.encoders": "text=builtin-text"}
     with pytest.raises(ConfigError, match=r"watchdog\.stalled_s must exceed .* encode\.decode_timeout_s by 30 s"):
         load(slow)
@@ -306,7 +313,7 @@ def test_a_slow_file_cannot_pass_for_a_stalled_worker():
         load({"encode.fetch.timeout_s": "60", "encode.encoders": "text=builtin-text"})
 
 
-def test_the_settings_as_shipped_leave_a_rebalance_its_time():
+def test_the_settings_as_shipped_leave_a_rebalance_its_time() -> None:
     """It waits for a dead member until its session ends, and then for the slowest of the others."""
     settings = load()
     kafka = settings.kafka
@@ -323,5 +330,5 @@ def test_the_settings_as_shipped_leave_a_rebalance_its_time():
         ({"kafka.leave_group": "false"}, False),
     ],
 )
-def test_a_member_leaves_unless_its_name_comes_back(given, leaves):
+def test_a_member_leaves_unless_its_name_comes_back(given: dict[str, Any], leaves: bool) -> None:
     assert load(given).kafka.leaves_group is leaves

@@ -31,13 +31,13 @@ def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_the_export_is_the_golden_one(name):
+def test_the_export_is_the_golden_one(name: str) -> None:
     """After a change meant to be seen by other teams: `python -m tests.contract.schemas.golden`."""
     assert schema_text(name) == schema_file(name, MESSAGES[name].version).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_the_export_is_a_json_schema_that_describes_every_field(name):
+def test_the_export_is_a_json_schema_that_describes_every_field(name: str) -> None:
     schema = json_schema(name)
     Draft202012Validator.check_schema(schema)
     json.dumps(schema, allow_nan=False)
@@ -56,11 +56,11 @@ def test_the_export_is_a_json_schema_that_describes_every_field(name):
 @pytest.mark.parametrize("name", MESSAGES)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_is_written_fits_the_export(name, data):
+def test_whatever_is_written_fits_the_export(name: str, data: Any) -> None:
     Validator(json_schema(name)).validate(msgpack.unpackb(encode(data.draw(strategies.BY_NAME[name]))))
 
 
-def test_bytes_are_marked_as_bin():
+def test_bytes_are_marked_as_bin() -> None:
     value = json_schema("DeadLetter")["properties"]["value"]
     assert value["anyOf"][0] == {"type": "string", "format": "binary", "x-msgpack-type": "bin"}
 
@@ -92,10 +92,10 @@ I1, F2 = ITEM["features"]["image"], ITEM["features"]["text"]
         ("ItemVector", {**VECTOR, "modalities": []}),
     ],
 )
-def test_what_breaks_a_rule_does_not_fit_the_export(name, fields):
+def test_what_breaks_a_rule_does_not_fit_the_export(name: str, fields: dict[str, Any]) -> None:
     assert not Validator(json_schema(name)).is_valid(fields)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no message is called 'Item'; there are NewItem, UserEvent"):
         json_schema("Item")

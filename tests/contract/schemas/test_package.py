@@ -32,23 +32,23 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_the_package_works_without_torch_kafka_and_worker():
+def test_the_package_works_without_torch_kafka_and_worker() -> None:
     result = run(ALONE)
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("name", ["torch", "kafka", "confluent_kafka", "worker"])
-def test_the_check_above_would_notice(name):
+def test_the_check_above_would_notice(name: str) -> None:
     result = run(ALONE.replace("import schemas\n", f"import schemas, {name}\n"))
     assert f"schemas imports {name}" in result.stderr
 
 
-def test_only_the_codec_knows_msgpack():
+def test_only_the_codec_knows_msgpack() -> None:
     modules = Path(schemas.__file__).parent.glob("*.py")
     assert [path.name for path in modules if "import msgpack" in path.read_text(encoding="utf-8")] == ["codec.py"]
 
 
-def test_the_public_names_are_these():
+def test_the_public_names_are_these() -> None:
     assert schemas.__all__ == [
         "DEFAULT_LIMITS",
         "MESSAGES",
@@ -94,5 +94,5 @@ def test_the_public_names_are_these():
     assert all(hasattr(schemas, name) for name in schemas.__all__)
 
 
-def test_types_are_shipped():
+def test_types_are_shipped() -> None:
     assert (Path(schemas.__file__).parent / "py.typed").exists()

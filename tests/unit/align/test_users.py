@@ -145,7 +145,7 @@ class TestEveryKind:
 
 
 @pytest.mark.parametrize("spec", KINDS)
-def test_a_row_that_no_event_is_about_is_nothing_to_anybody(spec):
+def test_a_row_that_no_event_is_about_is_nothing_to_anybody(spec: Attention | DecayedSum) -> None:
     """Places without an event are gathered from some row, too, whatever that holds."""
     users: list[Past] = [[(3, 5, 1.0)], [(4, 9, 1.0), (5, 10, 1.0)]]
     broken = table()

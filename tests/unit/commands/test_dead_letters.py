@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,7 @@ def cluster() -> FakeCluster:
     return cluster
 
 
-def test_selections(cluster):
+def test_selections(cluster: FakeCluster) -> None:
     letters = list(read_letters(FakeClient(cluster), "dead-letters"))
     assert [stored.position for stored in letters] == ["0/0", "0/1", "1/0"]
     assert [s.letter.offset for s in Selection(reason="wrong_shape").of(letters)] == [1]
@@ -52,7 +54,7 @@ def test_selections(cluster):
     assert list(Selection(topic="events").of(letters)) == []
 
 
-def test_what_comes_while_letters_are_read_is_left_for_the_next_time(cluster):
+def test_what_comes_while_letters_are_read_is_left_for_the_next_time(cluster: FakeCluster) -> None:
     read = []
     for stored in read_letters(FakeClient(cluster), "dead-letters"):
         read.append(stored.position)
@@ -61,9 +63,9 @@ def test_what_comes_while_letters_are_read_is_left_for_the_next_time(cluster):
     assert read == ["0/0", "0/1", "1/0"]
 
 
-def test_a_replay_sends_the_original_record_to_where_it_came_from(cluster):
+def test_a_replay_sends_the_original_record_to_where_it_came_from(cluster: FakeCluster) -> None:
     client = FakeClient(cluster)
-    told = []
+    told: list[Any] = []
     assert replay(client, Settings(), read_letters(client, "dead-letters"), told.append) == 3
     sent = cluster.records("items")
     assert {(record.partition, record.key, record.value) for record in sent} == {
@@ -74,22 +76,22 @@ def test_a_replay_sends_the_original_record_to_where_it_came_from(cluster):
     assert all(producer.closed for producer in client.producers)
 
 
-def test_a_replay_that_fails_says_so_and_claims_nothing(cluster):
+def test_a_replay_that_fails_says_so_and_claims_nothing(cluster: FakeCluster) -> None:
     client = FakeClient(cluster, refuse=lambda topic, key: ClientError("no"))
-    told = []
+    told: list[Any] = []
     with pytest.raises(ClientError):
         replay(client, Settings(), read_letters(client, "dead-letters"), told.append)
     assert told == []
 
 
-def test_replaying_a_delete_sends_a_null_value(cluster):
+def test_replaying_a_delete_sends_a_null_value(cluster: FakeCluster) -> None:
     cluster.append("dead-letters", 0, b"k", encode(letter(9, value=None)))
     client = FakeClient(cluster)
     replay(client, Settings(), Selection(positions=frozenset({"0/2"})).of(read_letters(client, "dead-letters")), print)
     assert cluster.records("items")[-1].value is None
 
 
-def test_what_is_shown_has_all_bytes(cluster):
+def test_what_is_shown_has_all_bytes(cluster: FakeCluster) -> None:
     stored = next(read_letters(FakeClient(cluster), "dead-letters"))
     assert json.loads(json.dumps(full(stored)))["value_base64"] == "AGFiY/8="
     assert "00 61 62 63 ff" in readable(stored)
@@ -98,11 +100,11 @@ def test_what_is_shown_has_all_bytes(cluster):
 
 
 @pytest.mark.parametrize("timestamp", [-1, -(2**63), 2**63 - 1])
-def test_a_timestamp_that_is_no_time_can_be_shown(timestamp):
+def test_a_timestamp_that_is_no_time_can_be_shown(timestamp: int) -> None:
     assert full(Stored(0, 0, letter(1).model_copy(update={"timestamp": timestamp})))["timestamp"]
 
 
-def test_a_topic_of_something_else_is_refused(cluster):
+def test_a_topic_of_something_else_is_refused(cluster: FakeCluster) -> None:
     cluster.append("dead-letters", 0, b"k", b"\xc1")
     with pytest.raises(TopicError, match="dead-letters/0 offset 2 is not a dead letter"):
         list(read_letters(FakeClient(cluster), "dead-letters"))
@@ -110,19 +112,19 @@ def test_a_topic_of_something_else_is_refused(cluster):
         list(read_letters(FakeClient(cluster), "nothing"))
 
 
-def position(stored):
+def position(stored: Any) -> Any:
     return stored.partition, stored.offset
 
 
-def replay_rest(client, chunk=200):
+def replay_rest(client: Any, chunk: Any = 200) -> Any:
     """As `dlq replay` does; the positions that were sent."""
-    before, sent = read_replayed(client, "dead-letters"), []
+    before, sent = read_replayed(client, "dead-letters"), list[Any]()
     letters = (stored for stored in read_letters(client, "dead-letters") if position(stored) not in before)
     replay(client, Settings(), letters, sent.append, chunk=chunk)
     return [stored.position for stored in sent]
 
 
-def test_what_was_replayed_is_not_sent_again(cluster):
+def test_what_was_replayed_is_not_sent_again(cluster: FakeCluster) -> None:
     client = FakeClient(cluster)
     assert replay_rest(client) == ["0/0", "0/1", "1/0"]
     assert replay_rest(client) == []
@@ -131,20 +133,22 @@ def test_what_was_replayed_is_not_sent_again(cluster):
     assert [stored.position for stored in read_letters(client, "dead-letters")] == ["0/0", "0/1", "0/3", "1/0"]
 
 
-def test_a_replay_of_some_leaves_the_others_to_the_next_one(cluster):
+def test_a_replay_of_some_leaves_the_others_to_the_next_one(cluster: FakeCluster) -> None:
     client = FakeClient(cluster)
     some = Selection(reason="wrong_shape").of(read_letters(client, "dead-letters"))
     replay(client, Settings(), some, print)
     assert replay_rest(client) == ["0/0", "0/1"]
 
 
-def test_a_replay_that_breaks_off_has_marked_what_it_claims_and_the_next_one_sends_the_rest(cluster):
+def test_a_replay_that_breaks_off_has_marked_what_it_claims_and_the_next_one_sends_the_rest(
+    cluster: FakeCluster,
+) -> None:
     class BrokenOffError(Exception):
         pass
 
-    client, told = FakeClient(cluster), []
+    client, told = FakeClient(cluster), list[Any]()
 
-    def letters():
+    def letters() -> Iterator[Any]:
         for number, stored in enumerate(read_letters(client, "dead-letters")):
             if number == 2:
                 raise BrokenOffError
@@ -157,9 +161,9 @@ def test_a_replay_that_breaks_off_has_marked_what_it_claims_and_the_next_one_sen
     assert replay_rest(client) == ["1/0"]
 
 
-def test_a_mark_that_cannot_be_written_is_an_error_and_the_record_is_sent_again(cluster):
+def test_a_mark_that_cannot_be_written_is_an_error_and_the_record_is_sent_again(cluster: FakeCluster) -> None:
     client = FakeClient(cluster, refuse=lambda topic, key: ClientError("no") if topic == "dead-letters" else None)
-    told = []
+    told: list[Any] = []
     with pytest.raises(ClientError):
         replay(client, Settings(), read_letters(client, "dead-letters"), told.append)
     assert told == []
@@ -167,7 +171,7 @@ def test_a_mark_that_cannot_be_written_is_an_error_and_the_record_is_sent_again(
     assert replay_rest(FakeClient(cluster)) == ["0/0", "0/1", "1/0"]
 
 
-def test_what_strangers_write_into_marks_does_no_harm(cluster):
+def test_what_strangers_write_into_marks_does_no_harm(cluster: FakeCluster) -> None:
     for value in (b"", b"x", b"1,,-2,\xff,3", None):
         cluster.append("dead-letters", 1, MARK_KEY, None, [(MARK_HEADER, value)])
     cluster.append("dead-letters", 0, b"other", None, [(MARK_HEADER, b"0")])
@@ -186,7 +190,7 @@ HOSTILE = letter(1).model_copy(
 )
 
 
-def test_a_letter_is_one_printable_line_whatever_strangers_wrote():
+def test_a_letter_is_one_printable_line_whatever_strangers_wrote() -> None:
     line = one_line(Stored(0, 3, HOSTILE))
     assert line.isprintable()
     assert len(line) < 700
@@ -194,14 +198,14 @@ def test_a_letter_is_one_printable_line_whatever_strangers_wrote():
     assert "more characters)" in line
 
 
-def test_all_of_a_letter_is_shown_without_driving_the_terminal():
+def test_all_of_a_letter_is_shown_without_driving_the_terminal() -> None:
     lines = readable(Stored(0, 3, HOSTILE)).split("\n")
     assert all(line.isprintable() for line in lines)
     assert "header          name\\u001b[31m\\n=\\u001b[2J\\xfe" in lines
     assert "header          none=null" in lines
 
 
-def test_json_for_scripts_is_one_line_with_everything_in_it(capsys):
+def test_json_for_scripts_is_one_line_with_everything_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     print_json(full(Stored(0, 3, HOSTILE)), indent=None)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
@@ -229,7 +233,7 @@ NOW = 1_767_225_600_000
         ("2026-01-01", NOW, True),
     ],
 )
-def test_times_are_taken_as_people_write_them(text, ms, is_utc):
+def test_times_are_taken_as_people_write_them(text: str, ms: int, is_utc: bool) -> None:
     assert moment(text, NOW) == (ms, is_utc)
 
 
@@ -237,7 +241,7 @@ def test_times_are_taken_as_people_write_them(text, ms, is_utc):
     "text",
     ["", "yesterday", "5", "5x", "-5m", "m", "25:00", "2026-13-01", "١٢m", "9" * 40, "9" * 40 + "d", "1e3h", "nan"],
 )
-def test_what_is_no_time_is_refused_with_examples(text):
+def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no time; give 5m, 2h"):
         moment(text, NOW)
 
@@ -252,18 +256,20 @@ def test_what_is_no_time_is_refused_with_examples(text):
         (["replay", "a/b"], "'a/b' is no position"),
     ],
 )
-def test_a_selection_that_means_nothing_is_refused_before_anything_is_read(arguments, told, capsys):
+def test_a_selection_that_means_nothing_is_refused_before_anything_is_read(
+    arguments: list[Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["dlq", *arguments, "--kafka.bootstrap_servers", "localhost:1"]) == 2
     assert told in capsys.readouterr().err
 
 
 @pytest.fixture
-def on_cluster(cluster, monkeypatch):
+def on_cluster(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.commands.dlq.connected", lambda settings: FakeClient(cluster))
 
 
 @pytest.mark.usefixtures("on_cluster")
-def test_what_is_found_and_what_is_not_decides_the_exit_code(capsys):
+def test_what_is_found_and_what_is_not_decides_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dlq", "list", "--quiet"]) == 0
     assert capsys.readouterr().out == "0/0\n0/1\n1/0\n"
     assert main(["dlq", "list", "--until", "1970-01-01T00:00:01Z", "--quiet"]) == 0
@@ -286,7 +292,7 @@ def test_what_is_found_and_what_is_not_decides_the_exit_code(capsys):
     assert main(["dlq", "replay", "3/3"]) == 1
 
 
-def test_a_replay_keeps_names_of_headers_that_are_not_utf8():
+def test_a_replay_keeps_names_of_headers_that_are_not_utf8() -> None:
     headers = [("caf\udce9", b"1"), ("", b""), ("same", None), ("same", b"2")]
     cluster = FakeCluster(2)
     odd = letter(0).model_dump(exclude_defaults=True) | {"headers": headers}
@@ -300,7 +306,7 @@ def test_a_replay_keeps_names_of_headers_that_are_not_utf8():
     assert list(sent.headers) == [*headers, (REPLAY_HEADER, b"0/0")]
 
 
-def test_what_a_letter_does_not_have_whole_is_replayed_from_the_log(cluster):
+def test_what_a_letter_does_not_have_whole_is_replayed_from_the_log(cluster: FakeCluster) -> None:
     left_out = letter(1, value=None).model_copy(update={"original_bytes": 9_000})
     gone = letter(7, value=None).model_copy(update={"original_bytes": 9_000})
     batch = letter(0, Reason.UNREADABLE)
@@ -318,7 +324,7 @@ def test_what_a_letter_does_not_have_whole_is_replayed_from_the_log(cluster):
     ]
 
 
-def test_letters_behind_and_beside_what_cannot_be_read_are_listed_first(cluster):
+def test_letters_behind_and_beside_what_cannot_be_read_are_listed_first(cluster: FakeCluster) -> None:
     cluster.unreadable.add((TopicPartition("dead-letters", 0), 1))
     found: list[str] = []
     letters = (found.append(stored.position) for stored in read_letters(FakeClient(cluster), "dead-letters"))

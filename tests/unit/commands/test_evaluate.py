@@ -1,6 +1,8 @@
 """`align-worker evaluate` from files to figures."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ DATA, SPLIT = planted()
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The planted data as files, and two spaces that differ in their seeds."""
     folder = tmp_path_factory.mktemp("files")
     write_planted(folder)
@@ -23,14 +25,16 @@ def files(tmp_path_factory):
     return folder
 
 
-def arguments(files, *more):
+def arguments(files: Any, *more: Any) -> Any:
     return [
         "evaluate", *more, "--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz",
         "--cold-val", f"{files}/val.txt", "--cold-test", f"{files}/test.txt", "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
 
 
-def test_spaces_of_one_shape_are_judged_together_beside_baselines(files, capsys):
+def test_spaces_of_one_shape_are_judged_together_beside_baselines(
+    files: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     spaces = [str(files / "space-0"), str(files / "space-1")]
     assert main(arguments(files, *spaces, "--baseline", "popularity", "--baseline", "content", "--json")) == 0
     output = capsys.readouterr()
@@ -46,7 +50,7 @@ def test_spaces_of_one_shape_are_judged_together_beside_baselines(files, capsys)
     assert "40 users asked about, 6 items withheld" in output.err
 
 
-def test_figures_are_recorded_without_changing_the_space(files, tmp_path):
+def test_figures_are_recorded_without_changing_the_space(files: Any, tmp_path: Path) -> None:
     path = tmp_path / "space"
     before = command.create(path, {"text": 12}, 32)
     assert main(arguments(files, str(path), "--baseline", "none", "--replay-share", "0", "--record")) == 0
@@ -55,7 +59,7 @@ def test_figures_are_recorded_without_changing_the_space(files, tmp_path):
     assert 0 < after.manifest.evaluation["test/cold/ndcg@20"] <= 1
 
 
-def test_tables_and_pictures(files, tmp_path, capsys):
+def test_tables_and_pictures(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     options = ["--baseline", "popularity", "--plots", str(tmp_path / "plots")]
     assert main(arguments(files, str(files / "space-0"), *options)) == 0
@@ -63,30 +67,32 @@ def test_tables_and_pictures(files, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"models.png", "space-0.png"}
 
 
-def test_baselines_alone_need_to_be_told_what_events_are_worth(files, capsys):
+def test_baselines_alone_need_to_be_told_what_events_are_worth(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(files, "--baseline", "popularity")) == 2
     assert "--event TYPE=WEIGHT" in capsys.readouterr().err
     assert main(arguments(files, "--baseline", "popularity", "--event", "like=1")) == 0
 
 
-def test_a_space_knows_what_events_are_worth(files, capsys):
+def test_a_space_knows_what_events_are_worth(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(files, str(files / "space-0"), "--event", "like=1")) == 2
     assert "leave it out" in capsys.readouterr().err
 
 
-def test_spaces_that_value_events_differently_do_not_compare(files, tmp_path, capsys):
+def test_spaces_that_value_events_differently_do_not_compare(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command.create(tmp_path / "other", {"text": 12}, 32, event_weights={"like": 2.0})
     assert main(arguments(files, str(files / "space-0"), str(tmp_path / "other"), "--baseline", "none")) == 2
     assert "same event weights" in capsys.readouterr().err
 
 
-def test_nothing_to_ask_is_an_error(files, capsys):
+def test_nothing_to_ask_is_an_error(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = ["--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz", "--event", "view=1"]
     assert main(["evaluate", *nobody, "--cold-share", "0"]) == 2
     assert "nothing to ask" in capsys.readouterr().err
 
 
-def test_a_script_can_ask_for_an_exit_code(files, capsys):
+def test_a_script_can_ask_for_an_exit_code(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     space = str(files / "space-0")
     options = ["--baseline", "popularity", "--replay-share", "0", "--require-better", "--json"]
     code = main(arguments(files, space, *options))
@@ -96,7 +102,7 @@ def test_a_script_can_ask_for_an_exit_code(files, capsys):
     assert ("not better than the best baseline" in output.err) is not ship
 
 
-def test_every_space_must_be_better():
+def test_every_space_must_be_better() -> None:
     better, worse = {"ship": True}, {"ship": False}
     require_better({"verdict": {"a": better}})
     with pytest.raises(NotBetterError, match=r"^b, c: not better"):
@@ -104,13 +110,15 @@ def test_every_space_must_be_better():
 
 
 @pytest.mark.parametrize("left_out", [["SPACE", "--baseline", "none"], ["--event", "like=1"]])
-def test_there_must_be_something_to_be_better_than(files, capsys, left_out):
+def test_there_must_be_something_to_be_better_than(
+    files: Any, capsys: pytest.CaptureFixture[str], left_out: list[Any]
+) -> None:
     given = [str(files / "space-0") if each == "SPACE" else each for each in left_out]
     assert main(arguments(files, *given, "--require-better")) == 2
     assert "--require-better compares a space with baselines" in capsys.readouterr().err
 
 
-def test_progress_is_a_line_now_and_then_where_nobody_looks_on(capsys):
+def test_progress_is_a_line_now_and_then_where_nobody_looks_on(capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     progress = _Progress(clock=lambda: now[0])
     progress.step(2, 9, "baseline EASE")
@@ -122,7 +130,9 @@ def test_progress_is_a_line_now_and_then_where_nobody_looks_on(capsys):
     assert told == ["2 of 9: baseline EASE", *["2 of 9: baseline EASE: 3 settings tried, at most 40 s more"] * 2]
 
 
-def test_progress_on_a_terminal_is_one_line_that_is_written_over(capsys, monkeypatch):
+def test_progress_on_a_terminal_is_one_line_that_is_written_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     progress = _Progress()
     progress.step(1, 2, "baseline BPR-MF")

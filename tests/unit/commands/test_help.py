@@ -29,7 +29,7 @@ COMMANDS = {command.prog.removeprefix("align-worker "): command for command in c
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example_that_it_takes(name):
+def test_every_command_has_an_example_that_it_takes(name: str) -> None:
     example = re.search(r"example:\n  align-worker (.+)\n", COMMANDS[name].format_help() + "\n")
     assert example, name
     assert example[1].startswith(name)
@@ -37,7 +37,7 @@ def test_every_command_has_an_example_that_it_takes(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_shows_its_own_options_before_the_settings(name):
+def test_a_command_shows_its_own_options_before_the_settings(name: str) -> None:
     text = COMMANDS[name].format_help()
     assert "--kafka." not in text.split("example:")[0], "the usage names every setting"
     if "\nsettings:\n" in text:
@@ -49,7 +49,7 @@ def test_a_command_shows_its_own_options_before_the_settings(name):
         assert all(option in own for option in own_options)
 
 
-def test_every_setting_is_told_with_what_it_is_by_default_and_what_it_may_be():
+def test_every_setting_is_told_with_what_it_is_by_default_and_what_it_may_be() -> None:
     told = setting_descriptions()
     assert told.keys() == setting_names().keys()
     assert all(re.search(r"\(default: [^)]+\)$", text) for text in told.values())
@@ -65,12 +65,12 @@ def test_every_setting_is_told_with_what_it_is_by_default_and_what_it_may_be():
     assert told["encode.decode_memory_mb"].endswith(f"(default: {defaults.encode.decode_memory_mb} MiB)")
 
 
-def test_the_variable_of_every_setting_is_told():
+def test_the_variable_of_every_setting_is_told() -> None:
     text = COMMANDS["run"].format_help()
     assert all(variable(name) in text for name in setting_names())
 
 
-def test_an_extra_that_a_message_names_exists_and_is_quoted_for_a_shell():
+def test_an_extra_that_a_message_names_exists_and_is_quoted_for_a_shell() -> None:
     """`pip install align-worker[media]` without quotes is a pattern for some shells, which then say "no matches"."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     files = [*ROOT.glob("worker/**/*.py"), *ROOT.glob("schemas/**/*.py"), *ROOT.glob("**/README.md")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,9 @@ def test_bad_rows_end_the_import_or_are_left_out_and_shown(tmp_path: Path, capsy
         (["synthetic", "--max-vectors", "smell=2"], "no modality 'smell'"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(argv, problem, tmp_path, capsys):
+def test_options_that_do_not_fit_are_refused(
+    argv: list[Any], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, errors = run(capsys, *argv, "--out", tmp_path)
     assert code == 2
     assert problem in errors

@@ -1,6 +1,8 @@
 """`align-worker recommend` from files to answers."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("files")
     items, users, events = world()
     write_encoded(folder / "items.msgpack", map(encode, items))
@@ -30,20 +32,20 @@ def files(tmp_path_factory):
     return folder
 
 
-def flags(files):
+def flags(files: Any) -> Any:
     return ["recommend", "--item-vectors", f"{files}/items.msgpack", "--user-vectors", f"{files}/users.msgpack"]
 
 
-def answers(arguments, capsys):
+def answers(arguments: Any, capsys: pytest.CaptureFixture[str]) -> Any:
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def ids(found):
+def ids(found: Any) -> Any:
     return [item["item_id"] for item in found["items"]]
 
 
-def test_answers_as_json(files, capsys):
+def test_answers_as_json(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     document = answers(
         [*flags(files), "--events", f"{files}/events.msgpack", "--titles", f"{files}/titles.csv", "--user", "ada",
          "--like", "up", "--count", "2"],
@@ -58,7 +60,7 @@ def test_answers_as_json(files, capsys):
     assert document["num_items"] == 4
 
 
-def test_answers_as_a_table(files, capsys):
+def test_answers_as_a_table(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*flags(files), "--events", f"{files}/events.msgpack", "--titles", f"{files}/titles.csv"]
     assert main([*arguments, "--user", "ada", "--like", "right"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -75,7 +77,9 @@ def test_answers_as_a_table(files, capsys):
     ]
 
 
-def test_who_has_the_id_of_an_item_is_not_called_by_its_title(files, tmp_path, capsys):
+def test_who_has_the_id_of_an_item_is_not_called_by_its_title(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_titles(tmp_path / "titles.csv", [("ada", "Ada, a Film"), ("up", "Upwards")])
     assert main([*flags(files), "--titles", f"{tmp_path}/titles.csv", "--user", "ada", "--like", "up"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -83,7 +87,7 @@ def test_who_has_the_id_of_an_item_is_not_called_by_its_title(files, tmp_path, c
     assert "like up (Upwards)" in lines
 
 
-def test_a_title_that_is_cut_says_so(files, tmp_path, capsys):
+def test_a_title_that_is_cut_says_so(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_titles(tmp_path / "titles.csv", [("right", "R" * 60), ("rightish", "Long, very " + "L" * 60)])
     assert main([*flags(files), "--titles", f"{tmp_path}/titles.csv", "--like", "up"]) == 0
     table = capsys.readouterr().out
@@ -91,28 +95,30 @@ def test_a_title_that_is_cut_says_so(files, tmp_path, capsys):
     assert f" Long, very {'L' * 48}…  " in table
 
 
-def test_without_events_it_is_said_that_nothing_is_left_out(files, capsys):
+def test_without_events_it_is_said_that_nothing_is_left_out(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags(files), "--user", "ada", "--score", "cosine"]) == 0
     output = capsys.readouterr()
     assert "not known what users have seen" in output.err
     assert "    1   0.9950  right " in output.out
 
 
-def test_a_modality_of_the_query_and_one_of_the_items(files, capsys):
+def test_a_modality_of_the_query_and_one_of_the_items(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     document = answers([*flags(files), "--like", "rightish", "--by", "image", "--among", "text"], capsys)
     assert document["answers"][0]["by"] == "image"
     assert ids(document["answers"][0])[0] == "up"
 
 
 @pytest.mark.parametrize("flag", ["--by", "--among"])
-def test_one_modality_of_an_item_is_compared_with_the_same_one(files, capsys, flag):
+def test_one_modality_of_an_item_is_compared_with_the_same_one(
+    files: Any, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
     (alone,) = answers([*flags(files), "--like", "rightish", flag, "image"], capsys)["answers"]
     assert (alone["by"], ids(alone)) == ("image", ["up", "right"])
     (whole,) = answers([*flags(files), "--like", "rightish"], capsys)["answers"]
     assert ids(whole)[0] == "right"
 
 
-def test_what_cannot_be_used_is_told(files, tmp_path, capsys):
+def test_what_cannot_be_used_is_told(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items, _, _ = world()
     other = [item_vector("far", 1, 0, space_id="other")]
     write_encoded(tmp_path / "items.msgpack", map(encode, [*items, *other]))
@@ -131,12 +137,14 @@ def test_what_cannot_be_used_is_told(files, tmp_path, capsys):
         (["--user", "ada", "--like", "up", "--among", "text"], "a user is made of whole items"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(more, said, capsys):
+def test_flags_that_make_no_sense_are_refused(more: list[Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", *more]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_an_unknown_user_and_a_missing_file_have_their_own_exit_codes(files, tmp_path, capsys):
+def test_an_unknown_user_and_a_missing_file_have_their_own_exit_codes(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*flags(files), "--user", "eve"]) == 2
     assert "--user 'eve'" in capsys.readouterr().err
     assert main(["recommend", "--item-vectors", f"{tmp_path}/none", "--like", "up"]) == 10
@@ -147,7 +155,7 @@ def test_an_unknown_user_and_a_missing_file_have_their_own_exit_codes(files, tmp
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A space of text, its items' vectors in a file, and the flags that name both."""
     folder = tmp_path_factory.mktemp("texts")
     encoder = BUILTIN["builtin-text"]()
@@ -172,13 +180,15 @@ def texts(tmp_path_factory):
     return folder, ["recommend", "--item-vectors", f"{folder}/vectors.msgpack", *settings]
 
 
-def test_words_find_what_they_are_about(texts, capsys):
+def test_words_find_what_they_are_about(texts: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, arguments = texts
     document = answers([*arguments, "--text", "sourdough bread", "--text", "frozen lake hockey"], capsys)
     assert [ids(each)[0] for each in document["answers"]] == ["bread", "ice"]
 
 
-def test_words_beside_items_of_more_than_text_come_with_a_hint(texts, tmp_path, capsys):
+def test_words_beside_items_of_more_than_text_come_with_a_hint(
+    texts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, arguments = texts
     hint = "--among compares that modality alone"
     assert main([*arguments, "--text", "sourdough bread"]) == 0
@@ -193,7 +203,7 @@ def test_words_beside_items_of_more_than_text_come_with_a_hint(texts, tmp_path, 
     assert hint not in capsys.readouterr().err
 
 
-def test_files_find_what_is_like_them(texts, tmp_path, capsys):
+def test_files_find_what_is_like_them(texts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, arguments = texts
     (tmp_path / "words.txt").write_text(TEXTS["jazz"])
     happy = NewItem(
@@ -209,7 +219,9 @@ def test_files_find_what_is_like_them(texts, tmp_path, capsys):
     assert (ids(alone)[0], alone["items"][0]["score"]) == ("happy", pytest.approx(1, abs=1e-5))
 
 
-def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(texts, tmp_path, capsys):
+def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(
+    texts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the worker publishes them: the same text is then the same vector, and not that of a whole item."""
     folder, arguments = texts
     space = Space.load(folder / "space")
@@ -244,7 +256,15 @@ def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(texts, 
         ("", ["--file", "raw.msgpack"], 10, "raw.msgpack: holds 3 items; a query is one"),
     ],
 )
-def test_a_query_that_cannot_be_made_is_explained(texts, monkeypatch, capsys, drop, more, code, said):
+def test_a_query_that_cannot_be_made_is_explained(
+    texts: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    drop: str,
+    more: list[Any],
+    code: int,
+    said: str,
+) -> None:
     folder, arguments = texts
     monkeypatch.chdir(folder)
     if drop:
@@ -254,14 +274,14 @@ def test_a_query_that_cannot_be_made_is_explained(texts, monkeypatch, capsys, dr
     assert said in capsys.readouterr().err
 
 
-def test_a_picture_needs_an_encoder_of_pictures(texts, tmp_path, capsys):
+def test_a_picture_needs_an_encoder_of_pictures(texts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, arguments = texts
     (tmp_path / "a.png").write_bytes(b"not looked at")
     assert main([*arguments, "--file", f"{tmp_path}/a.png"]) == 2
     assert "encode.encoders has none for image; it has for text" in capsys.readouterr().err
 
 
-def test_what_the_events_say_needs_the_event(files, tmp_path, capsys):
+def test_what_the_events_say_needs_the_event(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A user without events among those that are there has seen nothing."""
     write_events(tmp_path / "events.msgpack", [event("bob", "up", 2)])
     write_encoded(tmp_path / "users.msgpack", [encode(user_vector("ada", 1, 0))])

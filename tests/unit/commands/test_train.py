@@ -1,6 +1,8 @@
 """`align-worker train` from files to a space, and on to what reads it."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,20 +20,22 @@ SMALL = ["--width", "16", "--hidden", "16", "--learned-dim", "8", "--behavior-di
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("files")
     write_planted(folder)
     return folder
 
 
-def inputs(files):
+def inputs(files: Any) -> Any:
     return [
         "--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz",
         "--cold-val", f"{files}/val.txt", "--cold-test", f"{files}/test.txt", "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
 
 
-def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(files, tmp_path, capsys):
+def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     space, parts = tmp_path / "space", tmp_path / "parts.msgpack"
     learn = ["train", str(space), *inputs(files), "--event", "like=1", "--event", "buy=2", *SMALL, "--epochs", "3"]
     assert main([*learn, "--items-out", str(parts), "--json"]) == 0
@@ -50,13 +54,13 @@ def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(
     assert "without behavior" in report["spaces"][str(space)]["ablations"]
 
 
-def test_a_finished_space_is_not_trained_over(files, tmp_path, capsys):
+def test_a_finished_space_is_not_trained_over(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "space.json").write_text("{}")
     assert main(["train", str(tmp_path), *inputs(files), "--event", "like=1"]) == 3
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_what_is_left_out_is_told(files, tmp_path, capsys):
+def test_what_is_left_out_is_told(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_items(tmp_path / "raw.msgpack", [
         item.model_copy(update={"content": {"sound": Content(text="hum")}, "revision": 2})
         for item in read_items(files / "items.msgpack")
@@ -79,17 +83,19 @@ def test_what_is_left_out_is_told(files, tmp_path, capsys):
         (["--event", "like=much"], "--event like=much: expected a number"),
     ],
 )
-def test_a_bad_setting_is_named(flags, expected):
+def test_a_bad_setting_is_named(flags: list[Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         settings_of(parse(["train", "out", "--items", "i", "--events", "e", *flags]))
 
 
-def test_events_that_are_all_disliked_teach_nothing(files, tmp_path, capsys):
+def test_events_that_are_all_disliked_teach_nothing(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", str(tmp_path / "space"), *inputs(files), "--event", "like=-1"]) == 2
     assert "--event: no type has a weight above 0" in capsys.readouterr().err
 
 
-def test_flags_are_settings_one_to_one():
+def test_flags_are_settings_one_to_one() -> None:
     plain = settings_of(parse(["train", "out", "--items", "i", "--events", "e", "--event", "like=1"]))
     assert plain == TrainSettings(event_weights={"like": 1.0})
     other = ["--graph", "--align-withheld", "--seed", "7", "--half-life-events", "9.5", "--score", "cosine"]

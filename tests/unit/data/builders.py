@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from schemas import Feature, NewItem, UserEvent
 from worker.data import Interactions
 
 
-def item(item_id: str, revision: int = 1, time_ms: int = 0, **fields) -> NewItem:
+def item(item_id: str, revision: int = 1, time_ms: int = 0, **fields: Any) -> NewItem:
     """An item; `text=[…]` is its feature of that modality, by encoder `text-encoder`."""
     features = {
         name: Feature.from_numpy(fields.pop(name), dtype="f4", encoder=f"{name}-encoder")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,21 +20,21 @@ vectors = st.lists(st.lists(st.integers(-100, 100).map(float), min_size=2, max_s
 
 
 @given(st.lists(vectors, min_size=1, max_size=6))
-def test_the_mean_of_each_item_is_that_of_its_own_vectors(vectors_of_items):
+def test_the_mean_of_each_item_is_that_of_its_own_vectors(vectors_of_items: Any) -> None:
     means_IK = features(vectors_of_items).mean_IK()
     assert means_IK.dtype == np.float32
     for mean_K, own in zip(means_IK, vectors_of_items, strict=True):
         np.testing.assert_allclose(mean_K, np.mean(own, axis=0) if own else [0, 0], rtol=1e-6)
 
 
-def test_what_is_missing_is_seen():
+def test_what_is_missing_is_seen() -> None:
     found = features([[[1, 2]], [], [[3, 4], [5, 6]]])
     assert found.counts_I.tolist() == [1, 0, 2]
     assert found.present_I.tolist() == [True, False, True]
     assert found.dim == 2
 
 
-def test_events_are_chosen_by_mask_and_by_index():
+def test_events_are_chosen_by_mask_and_by_index() -> None:
     events = interactions([(0, 1, 1, 1.0), (1, 2, 2, -1.0), (2, 0, 3, 2.0)])
     assert rows_of(events.where(events.weights_E > 0)) == [(0, 1, 1, 1.0), (2, 0, 3, 2.0)]
     assert rows_of(events.where(np.array([2, 0]))) == [(2, 0, 3, 2.0), (0, 1, 1, 1.0)]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -28,7 +31,9 @@ def event(number: int) -> UserEvent:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(items=st.lists(strategies.new_items, max_size=4), events=st.lists(strategies.user_events, max_size=4))
 @settings(deadline=None, max_examples=30)
-def test_what_is_written_is_read(tmp_path_factory, suffix, items, events):
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, items: Any, events: Any
+) -> None:
     directory = tmp_path_factory.mktemp("files")
     assert write_items(directory / f"items.msgpack{suffix}", items) == len(items)
     assert write_events(directory / f"events.msgpack{suffix}", events) == len(events)
@@ -36,32 +41,32 @@ def test_what_is_written_is_read(tmp_path_factory, suffix, items, events):
     assert list(read_events(directory / f"events.msgpack{suffix}")) == events
 
 
-def test_a_file_is_the_encoded_messages_one_after_another(tmp_path):
+def test_a_file_is_the_encoded_messages_one_after_another(tmp_path: Path) -> None:
     write_items(tmp_path / "items.msgpack", [item(1), item(2)])
     assert (tmp_path / "items.msgpack").read_bytes() == encode(item(1)) + encode(item(2))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_same_messages_make_the_same_file(tmp_path, suffix):
+def test_the_same_messages_make_the_same_file(tmp_path: Path, suffix: str) -> None:
     for name in "ab":
         write_items(tmp_path / f"{name}{suffix}", [item(1), item(2)])
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_compression_is_told_from_the_content(tmp_path):
+def test_compression_is_told_from_the_content(tmp_path: Path) -> None:
     plain = b"".join(encode(item(number)) for number in range(3))
     for name, data in (("one", gzip.compress(plain)), ("two", zstandard.compress(plain))):
         (tmp_path / name).write_bytes(data)
         assert list(read_items(tmp_path / name)) == [item(number) for number in range(3)]
 
 
-def test_parts_compressed_one_by_one_may_be_concatenated(tmp_path):
+def test_parts_compressed_one_by_one_may_be_concatenated(tmp_path: Path) -> None:
     for name, compress in (("one", gzip.compress), ("two", zstandard.compress)):
         (tmp_path / name).write_bytes(b"".join(compress(encode(item(number))) for number in range(3)))
         assert list(read_items(tmp_path / name)) == [item(number) for number in range(3)]
 
 
-def test_reading_is_lazy(tmp_path):
+def test_reading_is_lazy(tmp_path: Path) -> None:
     path = tmp_path / "items.msgpack"
     path.write_bytes(encode(item(1)) + b"\xc1")
     items = read_items(path)
@@ -70,13 +75,13 @@ def test_reading_is_lazy(tmp_path):
         next(items)
 
 
-def message_of(read, path) -> str:
+def message_of(read: Any, path: Any) -> str:
     with pytest.raises(DataError) as caught:
         list(read(path))
     return str(caught.value)
 
 
-def test_a_bad_message_is_named_with_its_place_and_field(tmp_path):
+def test_a_bad_message_is_named_with_its_place_and_field(tmp_path: Path) -> None:
     path = tmp_path / "events.msgpack"
     good = encode(event(1))
     path.write_bytes(good * 2 + good.replace(b"\xa4view", b"\xc4\x04view") + good)
@@ -85,42 +90,42 @@ def test_a_bad_message_is_named_with_its_place_and_field(tmp_path):
     )
 
 
-def test_a_cut_file_is_an_error(tmp_path):
+def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "events.msgpack"
     path.write_bytes(encode(event(1)) + encode(event(2))[:-1])
     assert re.search(r"UserEvent 2, at byte \d+: the data end in the middle", message_of(read_events, path))
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
-def test_a_cut_compressed_file_is_an_error(tmp_path, compress):
+def test_a_cut_compressed_file_is_an_error(tmp_path: Path, compress: Callable[..., Any]) -> None:
     path = tmp_path / "events.msgpack"
     data = compress(b"".join(encode(event(number)) for number in range(2_000)))
     path.write_bytes(data[: len(data) // 2])
     assert str(path) in message_of(read_events, path)
 
 
-def test_items_are_not_taken_for_events(tmp_path):
+def test_items_are_not_taken_for_events(tmp_path: Path) -> None:
     path = tmp_path / "items.msgpack"
     write_items(path, [item(1)])
     assert "UserEvent 1, at byte 0: event_id: is missing" in message_of(read_events, path)
 
 
-def test_a_file_of_something_else_is_an_error(tmp_path):
+def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "items.json"
     path.write_text('{"item_id": "1"}')
     assert "NewItem 1, at byte 0: looks like JSON: the message should be a map" in message_of(read_items, path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert message_of(read_items, tmp_path / "none") == f"{tmp_path / 'none'}: there is no such file"
     assert "cannot be read" in message_of(read_items, tmp_path)
 
 
-def test_an_unfinished_file_never_takes_the_name(tmp_path):
+def test_an_unfinished_file_never_takes_the_name(tmp_path: Path) -> None:
     path = tmp_path / "events.msgpack"
     write_events(path, [event(1)])
 
-    def interrupted():
+    def interrupted() -> Iterator[Any]:
         yield event(2)
         raise KeyboardInterrupt
 
@@ -130,7 +135,7 @@ def test_an_unfinished_file_never_takes_the_name(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["events.msgpack"]
 
 
-def test_folders_are_made_and_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_folders_are_made_and_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert write_events(tmp_path / "new" / "deep" / "events.msgpack", [event(1)]) == 1
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'file' / 'x'}: cannot be written")):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +22,14 @@ from worker.errors import ConfigError, DataError
 CATALOGUE = [item("a"), item("b"), item("c")]
 
 
-def dataset(items, events=(), weights=WEIGHTS) -> Dataset:
+def dataset(items: Any, events: Any = (), weights: Any = WEIGHTS) -> Dataset:
     return assemble(items, events, weights).dataset
 
 
 # ---------------------------------------------------------------------- items
 
 
-def test_vectors_are_laid_out_in_the_order_of_the_ids():
+def test_vectors_are_laid_out_in_the_order_of_the_ids() -> None:
     loaded = dataset([item("b", text=[[1, 2], [3, 4]]), item("c"), item("a", text=[5, 6], image=[7])])
     assert loaded.item_ids == ["a", "b", "c"]
     assert list(loaded.features) == ["image", "text"]
@@ -39,13 +41,13 @@ def test_vectors_are_laid_out_in_the_order_of_the_ids():
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "bf2", "i1"])
-def test_vectors_have_the_values_that_a_reader_of_the_wire_sees(dtype):
+def test_vectors_have_the_values_that_a_reader_of_the_wire_sees(dtype: str) -> None:
     feature = Feature.from_numpy([[0.1, -3.0], [2.5, 1e-3]], dtype=dtype, encoder="e")
     loaded = dataset([item("a").model_copy(update={"features": {"text": feature}})])
     np.testing.assert_array_equal(loaded.features["text"].vectors_NK, feature.to_numpy().astype(np.float32))
 
 
-def test_the_newest_revision_of_an_item_counts():
+def test_the_newest_revision_of_an_item_counts() -> None:
     items = [item("a", 2, text=[2.0]), item("a", 10, text=[10.0]), item("a", 3, text=[3.0])]
     for order in itertools.permutations(items):
         loaded = assemble(order, (), WEIGHTS)
@@ -53,7 +55,7 @@ def test_the_newest_revision_of_an_item_counts():
         assert loaded.left_out.superseded == 2
 
 
-def test_partial_items_change_only_what_they_hold():
+def test_partial_items_change_only_what_they_hold() -> None:
     items = [
         item("a", 1, text=[1.0], image=[1.0], neighbors=("b",)),
         item("a", 2, text=[2.0], partial=True),
@@ -69,36 +71,36 @@ def test_partial_items_change_only_what_they_hold():
         assert loaded.left_out.superseded == 1
 
 
-def test_parts_without_a_whole_make_an_item():
+def test_parts_without_a_whole_make_an_item() -> None:
     items = [item("a", 1, text=[1.0], partial=True), item("a", 2, image=[2.0], partial=True)]
     assert list(dataset(items).features) == ["image", "text"]
 
 
-def test_raw_content_without_a_vector_is_counted():
+def test_raw_content_without_a_vector_is_counted() -> None:
     content = {"text": Content(text="It rains."), "image": Content(data=b"png")}
     loaded = assemble([item("a", text=[1.0], content=content), item("b", content=content)], (), WEIGHTS)
     assert loaded.left_out.unencoded == {"text": 1, "image": 2}
     assert list(loaded.dataset.features) == ["text"]
 
 
-def test_neighbours_that_the_catalogue_lacks_are_left_out():
+def test_neighbours_that_the_catalogue_lacks_are_left_out() -> None:
     loaded = dataset([item("a", neighbors=("c", "nowhere", "b")), item("b"), item("c", neighbors=("nowhere",))])
     assert loaded.neighbors == [(2, 1), (), ()]
 
 
-def test_two_encoders_of_one_modality_are_both_named():
+def test_two_encoders_of_one_modality_are_both_named() -> None:
     other = Feature.from_numpy([1.0], encoder="other")
     items = [item("a", text=[1.0]), item("b").model_copy(update={"features": {"text": other}})]
     with pytest.raises(DataError, match=r"features\.text: item 'a' .*'text-encoder', item 'b' .*'other'"):
         dataset(items)
 
 
-def test_two_sizes_of_one_modality_are_both_named():
+def test_two_sizes_of_one_modality_are_both_named() -> None:
     with pytest.raises(DataError, match=r"features\.image: item 'a' has vectors of 1 .* 'b' has vectors of 2 "):
         dataset([item("a", image=[1.0]), item("b", image=[1.0, 2.0])])
 
 
-def test_no_items_is_an_error():
+def test_no_items_is_an_error() -> None:
     with pytest.raises(DataError, match="no items"):
         dataset([])
 
@@ -106,7 +108,7 @@ def test_no_items_is_an_error():
 # ---------------------------------------------------------------------- events
 
 
-def test_events_are_in_order_of_time_and_of_equal_times_of_their_ids():
+def test_events_are_in_order_of_time_and_of_equal_times_of_their_ids() -> None:
     events = [event("3", "u", "a", 7), event("2", "v", "b", 7), event("10", "u", "b", 7), event("0", "v", "c", 9)]
     for order in itertools.permutations(events):
         loaded = dataset(CATALOGUE, order)
@@ -114,14 +116,14 @@ def test_events_are_in_order_of_time_and_of_equal_times_of_their_ids():
         assert rows_of(loaded.events) == [(0, 1, 7, 1.0), (1, 1, 7, 1.0), (0, 0, 7, 1.0), (1, 2, 9, 1.0)]
 
 
-def test_an_event_that_came_twice_counts_once():
+def test_an_event_that_came_twice_counts_once() -> None:
     events = [event("1", "u", "a", 1), event("2", "u", "a", 2), event("1", "u", "a", 1)]
     loaded = assemble(CATALOGUE, events, WEIGHTS)
     assert rows_of(loaded.dataset.events) == [(0, 0, 1, 1.0), (0, 0, 2, 1.0)]
     assert loaded.left_out.duplicates == 1
 
 
-def test_of_different_events_with_one_id_the_latest_counts_in_any_order():
+def test_of_different_events_with_one_id_the_latest_counts_in_any_order() -> None:
     events = [event("1", "u", "b", 3), event("1", "u", "b", 4), event("1", "v", "b", 4)]
     for order in itertools.permutations(events):
         loaded = assemble(CATALOGUE, order, WEIGHTS)
@@ -129,7 +131,7 @@ def test_of_different_events_with_one_id_the_latest_counts_in_any_order():
         assert loaded.left_out.duplicates == 2
 
 
-def test_events_of_unknown_items_and_without_a_weight_are_left_out_and_counted():
+def test_events_of_unknown_items_and_without_a_weight_are_left_out_and_counted() -> None:
     events = [
         event("1", "u", "a", 1),
         event("2", "u", "nowhere", 2),
@@ -145,7 +147,7 @@ def test_events_of_unknown_items_and_without_a_weight_are_left_out_and_counted()
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1e9])
-def test_an_impossible_weight_is_named(weight):
+def test_an_impossible_weight_is_named(weight: float) -> None:
     with pytest.raises(ConfigError, match="event weights: like="):
         dataset(CATALOGUE, (), {"like": weight})
 
@@ -175,12 +177,14 @@ some_events = st.lists(
 
 @given(items=some_items, events=some_events, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_the_order_of_the_messages_does_not_matter_but_where_items_claim_one_revision(items, events, seed):
+def test_the_order_of_the_messages_does_not_matter_but_where_items_claim_one_revision(
+    items: Any, events: Any, seed: Any
+) -> None:
     """Nor does that of events whose ids are used twice."""
     first = assemble(items, events, WEIGHTS)
     shuffled = random.Random(seed).sample(items, len(items))
     random.Random(seed).shuffle(events)
-    places = {(each.item_id, each.revision): iter([]) for each in items}
+    places: dict[Any, Any] = {(each.item_id, each.revision): iter([]) for each in items}
     for key in places:
         places[key] = iter([each for each in items if (each.item_id, each.revision) == key])
     second = assemble([next(places[each.item_id, each.revision]) for each in shuffled], events, WEIGHTS)
@@ -191,7 +195,7 @@ def test_the_order_of_the_messages_does_not_matter_but_where_items_claim_one_rev
 
 @given(items=some_items)
 @settings(deadline=None)
-def test_training_learns_from_the_items_that_the_stream_serves(items):
+def test_training_learns_from_the_items_that_the_stream_serves(items: Any) -> None:
     """Messages with equal revisions included. The stream is held to the same reference by the integration tests."""
     found = assemble(items, (), WEIGHTS).dataset
     of_items = {item_id: [each for each in items if each.item_id == item_id] for item_id in found.item_ids}
@@ -204,21 +208,21 @@ def test_training_learns_from_the_items_that_the_stream_serves(items):
 
 @given(items=some_items, events=some_events)
 @settings(deadline=None)
-def test_an_input_that_was_read_twice_changes_nothing(items, events):
+def test_an_input_that_was_read_twice_changes_nothing(items: Any, events: Any) -> None:
     once, twice = assemble(items, events, WEIGHTS).dataset, assemble(items * 2, events * 2, WEIGHTS).dataset
     assert once.fingerprint == twice.fingerprint
 
 
 @given(items=some_items, events=some_events)
 @settings(deadline=None)
-def test_every_event_read_is_in_the_dataset_or_counted(items, events):
+def test_every_event_read_is_in_the_dataset_or_counted(items: Any, events: Any) -> None:
     loaded = assemble(items, events, WEIGHTS)
     left_out = loaded.left_out
     num_left_out = left_out.duplicates + left_out.unknown_items + left_out.unweighted.total()
     assert len(loaded.dataset.events) + num_left_out == len(events)
 
 
-def test_files_are_read_in_any_order_with_the_same_result(tmp_path):
+def test_files_are_read_in_any_order_with_the_same_result(tmp_path: Path) -> None:
     items = [tmp_path / "items-1", tmp_path / "items-2.gz"]
     events = [tmp_path / "events-1.zst", tmp_path / "events-2"]
     write_items(items[0], [item("a", 1, text=[1.0]), item("b", 1)])
@@ -247,11 +251,11 @@ BASE = ([item("a", text=[1.0]), item("b")], [event("1", "u", "a", 1), event("2",
         (BASE[0], BASE[1], {"like": 2.0}),
     ],
 )
-def test_another_content_has_another_fingerprint(items, events, weights):
+def test_another_content_has_another_fingerprint(items: list[Any], events: list[Any], weights: dict[str, Any]) -> None:
     assert dataset(items, events, weights).fingerprint != dataset(*BASE).fingerprint
 
 
-def test_events_of_the_future_are_left_out_and_counted():
+def test_events_of_the_future_are_left_out_and_counted() -> None:
     now_ms = time.time_ns() // 1_000_000
     times = {"past": now_ms - 1_000, "soon": now_ms + 60_000, "later": now_ms + 365 * 86_400_000}
     loaded = assemble([item("a")], [event(name, "u", "a", time_ms) for name, time_ms in times.items()], {"like": 1.0})
@@ -260,19 +264,19 @@ def test_events_of_the_future_are_left_out_and_counted():
 
 
 @pytest.mark.parametrize("others", [[], [1_767_225_600_000]])
-def test_events_whose_times_are_seconds_are_refused(others):
+def test_events_whose_times_are_seconds_are_refused(others: list[Any]) -> None:
     times = [0, 1_767_225_600, 1_767_225_700, *others]
     events = [event(f"e{number}", "u", "a", time_ms) for number, time_ms in enumerate(times)]
     with pytest.raises(DataError, match="event_time_ms of 2 events looks like seconds"):
         assemble([item("a")], events, {"like": 1.0})
 
 
-def test_times_that_count_from_zero_are_times():
+def test_times_that_count_from_zero_are_times() -> None:
     events = [event(f"e{day}", "u", "a", day * 86_400_000) for day in range(100)]
     assert len(assemble([item("a")], events, {"like": 1.0}).dataset.events) == 100
 
 
-def test_features_that_say_nothing_are_left_out_and_counted():
+def test_features_that_say_nothing_are_left_out_and_counted() -> None:
     loaded = assemble([item("a", text=[1, 2], image=[0, 0]), item("b", text=[[0, 0], [3, 4]])], [], {"like": 1.0})
     assert list(loaded.dataset.features) == ["text"]
     assert loaded.dataset.features["text"].vectors_NK.tolist() == [[1, 2], [3, 4]]
@@ -281,6 +285,6 @@ def test_features_that_say_nothing_are_left_out_and_counted():
     assert kept.dataset.features["text"].vectors_NK.tolist() == [[1, 2]]
 
 
-def test_a_feature_too_large_to_compute_with_names_its_item():
+def test_a_feature_too_large_to_compute_with_names_its_item() -> None:
     with pytest.raises(DataError, match=r"item 'a': features\.text\.data: holds values beyond"):
         assemble([item("a", text=[3e38, 1])], [], {"like": 1.0})

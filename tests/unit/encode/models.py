@@ -298,9 +298,8 @@ def vision_language(path: Path) -> Path:
         vocab_size=len(tokenizer) + 4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
     )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=number, vision_feature_layer=-1
-    )
+    made = {"vision_config": CLIPVisionConfig(**VISION), "text_config": text, "vision_feature_layer": -1}
+    config = LlavaConfig(**made, image_token_id=number)  # type: ignore[call-arg]  # one of its two names
     LlavaForConditionalGeneration(config).save_pretrained(bare)
     pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     LlavaProcessor(

@@ -1,6 +1,8 @@
 """Each baseline against a case worked out by hand, and the promises that all of them make."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ TEXT = Features("t", np.array([[3, 0], [0, 1], [1, 1]], np.float32), np.array([0
 KNOWN = Known(EVENTS, WARM_I, 3, {"text": TEXT})
 
 
-def ask_user(user, score, candidates=(0, 1, 2, 3)):
+def ask_user(user: Any, score: Any, candidates: Any = (0, 1, 2, 3)) -> Any:
     """Scores of the candidates for the whole history of one user."""
     of = split_of(4, EVENTS, set(), set())
     questions = warm_questions(of, "test")
@@ -53,23 +55,23 @@ def ask_user(user, score, candidates=(0, 1, 2, 3)):
     return score(questions)[0].tolist()
 
 
-def test_popularity_counts_events():
+def test_popularity_counts_events() -> None:
     assert ask_user(0, Popularity().fit(KNOWN, 0, {}), (0, 1, 3)) == [2, 3, 0]
 
 
-def test_item_knn_by_hand():
+def test_item_knn_by_hand() -> None:
     score = ItemKnn().fit(KNOWN, 0, {"shrink": 1.0, "neighbors": math.inf})
     zero_one, one_two = 2 / (math.sqrt(2 * 3) + 1), 1 / (math.sqrt(3 * 1) + 1)
     assert ask_user(2, score) == pytest.approx([zero_one, one_two, one_two, -math.inf])
 
 
-def test_item_knn_keeps_the_nearest_neighbours_of_a_candidate():
+def test_item_knn_keeps_the_nearest_neighbours_of_a_candidate() -> None:
     score = ItemKnn().fit(KNOWN, 0, {"shrink": 0.0, "neighbors": 1})
     zero_one, one_two = 2 / math.sqrt(6), 1 / math.sqrt(3)
     assert ask_user(2, score, (0, 1, 2)) == pytest.approx([zero_one, 0.0, one_two])  # 1 is nearer to 0 than to 2
 
 
-def test_ease_by_hand():
+def test_ease_by_hand() -> None:
     both_and_one = events((0, 0, 1), (0, 1, 2), (1, 0, 1))  # co-occurrence [[2, 1], [1, 1]]
     known = Known(both_and_one, np.ones(2, bool), 2, {})
     items_A, together_AA = item_to_item.co_occurrences(known)
@@ -82,7 +84,7 @@ def test_ease_by_hand():
     assert score(one_item_history(of, 1))[0].tolist() == pytest.approx([1 / 2, 0.0])
 
 
-def one_item_history(of, item):
+def one_item_history(of: Any, item: Any) -> Any:
     questions = warm_questions(of, "test")
     at = int(np.flatnonzero(questions.line.items_E == item)[0])
     where = np.array([at])
@@ -91,31 +93,31 @@ def one_item_history(of, item):
     )
 
 
-def test_co_occurrences_do_not_depend_on_how_many_users_are_counted_at_once(monkeypatch):
+def test_co_occurrences_do_not_depend_on_how_many_users_are_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = item_to_item.co_occurrences(KNOWN)[1]
     monkeypatch.setattr(item_to_item, "USERS_AT_ONCE", 2)
     assert torch.equal(item_to_item.co_occurrences(KNOWN)[1], whole)
 
 
-def test_all_pairs_of_too_many_items_are_refused(monkeypatch):
+def test_all_pairs_of_too_many_items_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_to_item, "MAX_ITEMS", 2)
     with pytest.raises(ConfigError, match="--baseline"):
         Ease().fit(KNOWN, 0, {"penalty": 1.0})
 
 
-def test_content_mean_by_hand():
+def test_content_mean_by_hand() -> None:
     score = ContentMean(["text"]).fit(KNOWN, 0, {})
     # User 2 has items 1, without text, and 2, which points to (0, 1).
     assert ask_user(2, score) == pytest.approx([0.0, 0.0, 1.0, math.sqrt(0.5)])
 
 
-def test_several_vectors_of_a_modality_count_as_their_mean():
+def test_several_vectors_of_a_modality_count_as_their_mean() -> None:
     several = Features("t", np.array([[1, 0], [0, 1], [1, 0]], np.float32), np.array([0, 2, 3, 3, 3]))
     score = ContentMean(["text"]).fit(Known(EVENTS, WARM_I, 3, {"text": several}), 0, {})
     assert ask_user(2, score, (0, 1)) == pytest.approx([math.sqrt(0.5), 1.0])
 
 
-def test_modalities_side_by_side_weigh_the_same():
+def test_modalities_side_by_side_weigh_the_same() -> None:
     image = Features("i", np.array([[0, 100], [5, 0]], np.float32), np.array([0, 1, 1, 2, 2]))
     known = Known(EVENTS, WARM_I, 3, {"text": TEXT, "image": image})
     score = ContentMean(["text", "image"]).fit(known, 0, {})
@@ -128,21 +130,21 @@ DATA, SPLIT = planted()
 
 
 @pytest.mark.parametrize("method", [Ease(), ItemKnn(), BprMf(), Vbpr(["image", "text"]), ContentMean(["text"])])
-def test_a_planted_taste_is_found(method):
+def test_a_planted_taste_is_found(method: Any) -> None:
     """Users like items of one topic only; a list by chance would have recall 0.1."""
     result = chosen(method, DATA, SPLIT, seed=0)
     assert ask(warm_questions(SPLIT, "test"), result.score).recall(6).mean() > 0.25
 
 
 @pytest.mark.parametrize("method", [Vbpr(["image", "text"]), ContentMean(["text", "image"])])
-def test_content_finds_items_nobody_has_met(method):
+def test_content_finds_items_nobody_has_met(method: ContentMean | Vbpr) -> None:
     result = chosen(method, DATA, SPLIT, seed=0)
     questions = cold_questions(SPLIT, "test")
     assert ask(questions, result.score).ndcg(3).mean() > 0.8
 
 
 @pytest.mark.parametrize("method", [Ease(), ItemKnn(), BprMf()])
-def test_who_learns_from_events_alone_knows_nothing_of_new_items(method):
+def test_who_learns_from_events_alone_knows_nothing_of_new_items(method: BprMf | Ease | ItemKnn) -> None:
     score = method.fit(known_before(DATA, SPLIT, "test"), 0, {"penalty": 1.0, "shrink": 1.0, "neighbors": 9.0,
                                                              "epochs": 1, "decay": 0.0})  # fmt: skip
     scores_QC = score(cold_questions(SPLIT, "test"))
@@ -150,7 +152,7 @@ def test_who_learns_from_events_alone_knows_nothing_of_new_items(method):
 
 
 @pytest.mark.parametrize("method", [BprMf(), Vbpr(["text"])])
-def test_equal_seeds_give_equal_factors(method):
+def test_equal_seeds_give_equal_factors(method: BprMf | Vbpr) -> None:
     known, setting = known_before(DATA, SPLIT, "val"), {"epochs": 2, "decay": 0.01}
     questions = warm_questions(SPLIT, "val")
     first, second, other = (method.fit(known, seed, setting)(questions) for seed in (3, 3, 4))
@@ -158,7 +160,7 @@ def test_equal_seeds_give_equal_factors(method):
     assert not torch.equal(first, other)
 
 
-def test_before_the_test_the_validation_events_are_known_and_before_validation_not():
+def test_before_the_test_the_validation_events_are_known_and_before_validation_not() -> None:
     before_val, before_test = (known_before(DATA, SPLIT, part) for part in ("val", "test"))
     assert len(before_test.events) == len(before_val.events) + len(SPLIT.val_events)
     assert not before_test.count_I[~SPLIT.warm_I].any()
@@ -167,7 +169,7 @@ def test_before_the_test_the_validation_events_are_known_and_before_validation_n
     assert not wanted & set(zip(before_test.events.users_E, before_test.events.items_E, strict=True))
 
 
-def test_the_choice_is_that_of_validation():
+def test_the_choice_is_that_of_validation() -> None:
     method = BestModality(["image", "text"])
     values = {
         setting["modality"]: validation(score, SPLIT)
@@ -176,11 +178,11 @@ def test_the_choice_is_that_of_validation():
     assert chosen(method, DATA, SPLIT, 0).setting["modality"] == max(values, key=values.get)
 
 
-def test_looking_stops_when_nothing_has_been_better_for_long():
+def test_looking_stops_when_nothing_has_been_better_for_long() -> None:
     class Worse(BprMf):
         taken = 0
 
-        def candidates(self, known, seed):
+        def candidates(self, known: Any, seed: Any) -> Iterator[Any]:
             for epochs in range(1, 100):
                 self.taken = epochs
                 score = ContentMean(["text"]).fit(known, 0, {})
@@ -191,18 +193,18 @@ def test_looking_stops_when_nothing_has_been_better_for_long():
     assert method.taken == 2 + method.patience
 
 
-def test_every_name_gives_a_baseline_and_content_one_for_each_modality():
+def test_every_name_gives_a_baseline_and_content_one_for_each_modality() -> None:
     names = [method.name for method in baselines(BASELINE_NAMES, {"text", "image"})]
     assert len(names) == len(set(names)) == len(BASELINE_NAMES) + 2
     assert [method.name for method in baselines(["content"], {"text"})] == ["content mean, text"]
     assert baselines(["vbpr", "best-modality"], set()) == []
 
 
-def test_an_unknown_baseline_is_named():
+def test_an_unknown_baseline_is_named() -> None:
     with pytest.raises(ConfigError, match=r"'lightgcn'.*ease"):
         baselines(["ease", "lightgcn"], set())
 
 
-def test_the_planted_data_are_what_they_claim():
+def test_the_planted_data_are_what_they_claim() -> None:
     assert dataset_of(DATA.events, DATA.features, 60).num_items == 60
     assert len(warm_questions(SPLIT, "test")) == 40

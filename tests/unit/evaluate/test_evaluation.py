@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ QUESTIONS = all_questions(SPLIT, 0.9)
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     spaces = [
         command.create(
             tmp_path_factory.mktemp("spaces") / "space",
@@ -36,25 +38,25 @@ def answers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def document(answers):
+def document(answers: Any) -> Any:
     rankings = {kind: [each.rankings[kind] for each in answers] for kind in answers[0].rankings}
     ours = Model("ours", True, [{}, {}], rankings, 1.0)
     content = judge_baseline(ContentMean(["text"]), DATA, SPLIT, [0, 1], QUESTIONS)
     return report(QUESTIONS, [content, ours], {"ours": [each.alone for each in answers]})
 
 
-def test_a_method_without_a_seed_is_asked_once_and_others_once_for_each():
+def test_a_method_without_a_seed_is_asked_once_and_others_once_for_each() -> None:
     assert len(judge_baseline(Popularity(), DATA, SPLIT, [0, 1, 2], QUESTIONS).settings) == 1
     assert len(judge_baseline(BprMf(), DATA, SPLIT, [0, 1], QUESTIONS).rankings["warm"]) == 2
 
 
-def test_each_modality_is_left_out_and_left_alone(answers):
+def test_each_modality_is_left_out_and_left_alone(answers: Any) -> None:
     assert set(answers[0].alone.ablations) == {"without image", "without text", "image only", "text only"}
     one, other = answers[0].alone.ablations["without image"], answers[0].alone.ablations["text only"]
     assert (one["cold"].ranks_P == other["cold"].ranks_P).all()  # of two modalities that is the same
 
 
-def test_streaming_knows_what_the_day_has_brought(answers, document):
+def test_streaming_knows_what_the_day_has_brought(answers: Any, document: Any) -> None:
     replay = document["spaces"]["ours"]["replay"]
     for of in ("all", "known_to_daily_only"):
         gain = replay[of]["streaming"]["recall@20"]["mean"] - replay[of]["daily"]["recall@20"]["mean"]
@@ -62,7 +64,7 @@ def test_streaming_knows_what_the_day_has_brought(answers, document):
     assert 0 < replay["known_to_daily"] < 1
 
 
-def test_users_nobody_knows_are_shown_what_is_popular(answers):
+def test_users_nobody_knows_are_shown_what_is_popular(answers: Any) -> None:
     """Streaming and daily differ only where the day has brought something."""
     streaming, daily = QUESTIONS["streaming"], QUESTIONS["daily"]
     same_Q = streaming.lengths_Q == daily.lengths_Q
@@ -74,31 +76,31 @@ def test_users_nobody_knows_are_shown_what_is_popular(answers):
     assert (ranks["daily"].ranks_P[new] == popular.ranks_P).all()
 
 
-def test_freshness_asks_the_same_users_at_every_lag():
+def test_freshness_asks_the_same_users_at_every_lag() -> None:
     assert "fresh" not in QUESTIONS  # nobody has more events than the longest lag
     assert max(BEHIND) == 30
 
 
-def test_without_withheld_items_nothing_is_asked_about_them():
+def test_without_withheld_items_nothing_is_asked_about_them() -> None:
     nothing = np.zeros(DATA.num_items, bool)
     questions = all_questions(split_by_time(DATA.events, nothing, nothing), 0.0)
     assert set(questions) == {"warm"}
 
 
-def test_seeds_are_averaged_and_their_deviation_shown(answers, document):
+def test_seeds_are_averaged_and_their_deviation_shown(answers: Any, document: Any) -> None:
     of_seeds = [each.rankings["cold"].ndcg(20).mean() for each in answers]
     shown = document["models"]["ours"]["cold"]["ndcg@20"]
     assert (shown["mean"], shown["sd"]) == (pytest.approx(np.mean(of_seeds)), pytest.approx(np.std(of_seeds, ddof=1)))
     assert document["models"]["content mean, text"]["cold"]["ndcg@20"]["sd"] is None
 
 
-def test_differences_are_those_of_the_means(document):
+def test_differences_are_those_of_the_means(document: Any) -> None:
     of = document["differences"]["ours"]["content mean, text"]["warm"]["recall@20"]
     ours, content = (document["models"][name]["warm"]["recall@20"]["mean"] for name in ("ours", "content mean, text"))
     assert of["mean"] == pytest.approx(ours - content)
 
 
-def test_the_report_is_json_and_reads_as_tables(document):
+def test_the_report_is_json_and_reads_as_tables(document: Any) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
     text = as_text(document)
     for part in (
@@ -111,42 +113,42 @@ def test_the_report_is_json_and_reads_as_tables(document):
         assert part in text
 
 
-def test_a_space_s_own_figures_are_flat(answers):
+def test_a_space_s_own_figures_are_flat(answers: Any) -> None:
     figures = space_figures(answers[0].rankings)
     assert set(figures) == {
         f"test/{kind}/{name}@{k}" for kind in answers[0].rankings for name in ("recall", "ndcg") for k in KS
     }
 
 
-def test_a_table_lines_up():
+def test_a_table_lines_up() -> None:
     assert table(["", "n"], [["a", "1"], ["bcd", "10"]]) == "      n\n---  --\na     1\nbcd  10"
 
 
-def test_pictures_are_drawn(document, tmp_path):
+def test_pictures_are_drawn(document: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = draw(document, tmp_path / "plots")
     assert [path.name for path in drawn] == ["models.png", "space-0.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
-def test_without_matplotlib_nothing_is_drawn(document, tmp_path, monkeypatch):
+def test_without_matplotlib_nothing_is_drawn(document: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert draw(document, tmp_path / "plots") is None
     assert not (tmp_path / "plots").exists()
 
 
-def test_questions_and_rankings_agree_in_number(answers):
+def test_questions_and_rankings_agree_in_number(answers: Any) -> None:
     for kind, ranking in answers[0].rankings.items():
         assert len(ranking.starts) == len(QUESTIONS[kind]) + 1
 
 
-def made_up(name, is_space, **ranks_by_kind):
+def made_up(name: Any, is_space: Any, **ranks_by_kind: Any) -> Any:
     """A model whose relevant item of each question came at the given place."""
     rankings = {kind: [Ranking(np.array(ranks), np.arange(len(ranks) + 1))] for kind, ranks in ranks_by_kind.items()}
     return Model(name, is_space, [{}], rankings, 0.0)
 
 
-def judged(ours, others):
+def judged(ours: Any, others: Any) -> Any:
     """The verdict on a space whose places are `ours`, by kind, beside baselines of which each has its own."""
     count = len(next(iter(ours.values())))
     some = QUESTIONS["warm"].where(np.arange(count))
@@ -169,14 +171,16 @@ GOOD, MIDDLING, BAD = [0] * 30, [0, 1, 2] * 10, [30, 1, 9] * 10
     ],
     ids=["better in both", "better in one", "better in one, worse in the other", "the same", "worse", "cold alone"],
 )
-def test_a_space_is_worth_shipping_if_it_is_better_somewhere_and_worse_nowhere(ours, baseline, ship, better, worse):
+def test_a_space_is_worth_shipping_if_it_is_better_somewhere_and_worse_nowhere(
+    ours: dict[str, Any], baseline: dict[str, Any], ship: bool, better: bool | None, worse: bool | None
+) -> None:
     result = judged(ours, [baseline])
     assert result["ship"] is ship
     if better is not None:
         assert (result["kinds"]["warm"]["better"], result["kinds"]["warm"]["worse"]) == (better, worse)
 
 
-def test_a_space_is_compared_with_the_baseline_that_is_best_at_the_same_questions():
+def test_a_space_is_compared_with_the_baseline_that_is_best_at_the_same_questions() -> None:
     result = judged(
         {"warm": MIDDLING, "cold": MIDDLING}, [{"warm": GOOD, "cold": BAD}, {"warm": BAD, "cold": MIDDLING}]
     )
@@ -186,13 +190,13 @@ def test_a_space_is_compared_with_the_baseline_that_is_best_at_the_same_question
     }
 
 
-def test_of_a_single_user_nothing_is_sure():
+def test_of_a_single_user_nothing_is_sure() -> None:
     result = judged({"warm": [0]}, [{"warm": [19]}])
     assert result["ship"] is False
     assert result["kinds"]["warm"]["standard_error"] is None
 
 
-def test_the_verdict_comes_first_and_then_what_was_cut_short(answers):
+def test_the_verdict_comes_first_and_then_what_was_cut_short(answers: Any) -> None:
     rankings = {kind: [answers[0].rankings[kind]] for kind in answers[0].rankings}
     ours = Model("ours", True, [{}], rankings, 1.0)
     cut = judge_baseline(BprMf(), DATA, SPLIT, [0], QUESTIONS, within_s=0.0)

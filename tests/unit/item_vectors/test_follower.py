@@ -22,7 +22,7 @@ def vector(name: str) -> bytes:
     )  # fmt: skip
 
 
-def test_what_cannot_be_read_is_as_though_it_had_not_been_published_yet():
+def test_what_cannot_be_read_is_as_though_it_had_not_been_published_yet() -> None:
     cluster = FakeCluster(2)
     for partition in (0, 1):
         for number in range(3):

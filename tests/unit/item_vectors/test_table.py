@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from worker.item_vectors.table import ItemTable, ItemUpdate
 UPDATES = st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.integers(0, 9)), max_size=40)
 
 
-def table(dtype="float32") -> ItemTable:
+def table(dtype: Any = "float32") -> ItemTable:
     return ItemTable(2, dtype, "cpu")
 
 
@@ -22,7 +24,7 @@ def vectors(made: ItemTable, *ids: str) -> list[float | None]:
         return [None if (row := made.row(each)) == NO_ROW else float(table_RD[row, 0]) for each in ids]
 
 
-def test_items_appear_change_and_go():
+def test_items_appear_change_and_go() -> None:
     made = table()
     assert made.apply([update("a", 1.0), update("b", 2.0)]) == (["a", "b"], [])
     assert made.apply([update("a", 3.0), update("b", None), update("c", 4.0)]) == (["c"], ["a", "b"])
@@ -32,7 +34,7 @@ def test_items_appear_change_and_go():
 
 
 @pytest.mark.parametrize("older", [7.0, None])
-def test_what_comes_after_something_newer_is_passed_over(older):
+def test_what_comes_after_something_newer_is_passed_over(older: float | None) -> None:
     made = table()
     made.apply([update("a", 1.0, offset=10)])
     assert made.apply([update("a", older, offset=9)]) == ([], [])
@@ -43,7 +45,7 @@ def test_what_comes_after_something_newer_is_passed_over(older):
 
 
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("float16", 2), ("bfloat16", 2), ("float32", 4)])
-def test_the_table_grows_and_keeps_what_it_has(dtype, num_bytes):
+def test_the_table_grows_and_keeps_what_it_has(dtype: str, num_bytes: int) -> None:
     made = table(dtype)
     for start in range(0, 5_000, 700):
         made.apply([update(f"i{n}", n % 100) for n in range(start, start + 700)])
@@ -52,7 +54,7 @@ def test_the_table_grows_and_keeps_what_it_has(dtype, num_bytes):
 
 
 @given(UPDATES, st.integers(1, 5))
-def test_any_batching_leads_to_the_last_of_each(updates, size):
+def test_any_batching_leads_to_the_last_of_each(updates: Any, size: Any) -> None:
     made = table()
     for start in range(0, len(updates), size):
         made.apply([update(*each) for each in updates[start : start + size]])

@@ -1,3 +1,5 @@
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ CALLS = st.lists(
 )
 
 
-def test_a_user_waits_until_its_item_appears():
+def test_a_user_waits_until_its_item_appears() -> None:
     waiting = Waiting(10)
     waiting.add(["a", "b"], 0, "u")
     waiting.add(["a"], 1, "v")
@@ -24,14 +26,14 @@ def test_a_user_waits_until_its_item_appears():
     assert waiting.num_pairs == 0
 
 
-def test_what_does_not_fit_is_counted():
+def test_what_does_not_fit_is_counted() -> None:
     waiting = Waiting(2)
     waiting.add(["a", "b", "c"], 0, "u")
     waiting.add(["a"], 0, "u")
     assert (waiting.num_pairs, waiting.num_overflown) == (2, 1)
 
 
-def test_a_partition_that_has_gone_waits_no_more():
+def test_a_partition_that_has_gone_waits_no_more() -> None:
     waiting = Waiting(10)
     waiting.add(["a"], 0, "u")
     waiting.add(["a"], 1, "v")
@@ -40,7 +42,7 @@ def test_a_partition_that_has_gone_waits_no_more():
 
 
 @given(CALLS)
-def test_the_count_is_that_of_the_pairs(calls):
+def test_the_count_is_that_of_the_pairs(calls: Any) -> None:
     waiting, pairs = Waiting(1_000), set()
     for kind, item, partition, user in calls:
         if kind == "add":

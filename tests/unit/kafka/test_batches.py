@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ LIMIT = 2**20
 class Read:
     """What there is to read of a partition."""
 
-    def __init__(self, data: bytes, *, start: int = 0, at_once: int = 1_000, limit: int = LIMIT, **options: Any):
+    def __init__(
+        self, data: bytes, *, start: int = 0, at_once: int = 1_000, limit: int = LIMIT, **options: Any
+    ) -> None:
         self.errors: list[UnreadableError] = []
         self.records: list[Any] = []
         highwater, ahead = options.pop("highwater", None), options.pop("ahead", None)
@@ -69,7 +72,7 @@ def simple(*values: bytes) -> list[bytes]:
 # ---------------------------------------------------------------------- odd, but readable
 
 
-def test_no_header_is_too_odd():
+def test_no_header_is_too_odd() -> None:
     headers = [
         (b"caf\xe9", b"latin"),
         (b"\xff\xfe", None),
@@ -85,7 +88,7 @@ def test_no_header_is_too_odd():
     assert [(name.encode(errors="surrogateescape"), value) for name, value in found.headers] == headers
 
 
-def test_a_record_with_more_headers_than_are_looked_at_is_not_kept():
+def test_a_record_with_more_headers_than_are_looked_at_is_not_kept() -> None:
     headers = [(b"", None)] * (MAX_HEADERS + 1)
     data = batch(0, [record(0, b"k", b"value", headers), record(1, b"k", b"next")])
     large, after = Read(data).records
@@ -95,7 +98,7 @@ def test_a_record_with_more_headers_than_are_looked_at_is_not_kept():
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_records_that_are_too_large_leave_their_values_behind_one_by_one(codec):
+def test_records_that_are_too_large_leave_their_values_behind_one_by_one(codec: str) -> None:
     values = [b"small", bytes(3 * LIMIT), b"x" * (LIMIT + 1), b"end"]
     headers = [(b"traceparent", b"00")]
     records = [record(number, b"k%d" % number, value, headers) for number, value in enumerate(values)]
@@ -110,7 +113,7 @@ def test_records_that_are_too_large_leave_their_values_behind_one_by_one(codec):
     assert [large.key for large in found[1:3]] == [b"k1", b"k2"]
 
 
-def test_what_is_large_need_not_be_the_value():
+def test_what_is_large_need_not_be_the_value() -> None:
     records = [
         record(0, bytes(2 * LIMIT), b"v"),
         record(1, b"k", None, [(b"h", bytes(2 * LIMIT))]),
@@ -122,7 +125,7 @@ def test_what_is_large_need_not_be_the_value():
     assert (value.key, value.value_bytes) == (None, 2 * LIMIT)
 
 
-def test_a_reader_that_takes_no_larger_records_stops_at_one():
+def test_a_reader_that_takes_no_larger_records_stops_at_one() -> None:
     data = batch(0, [record(0, b"k", b"v"), record(1, b"k", bytes(2 * LIMIT))], "lz4")
     found = Read(data, refuses_larger=True)
     assert found.values == [b"v"]
@@ -131,7 +134,7 @@ def test_a_reader_that_takes_no_larger_records_stops_at_one():
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("at_once", [1, 700, 10_000])
-def test_many_records_come_in_order_whatever_is_taken_at_once(codec, at_once):
+def test_many_records_come_in_order_whatever_is_taken_at_once(codec: str, at_once: int) -> None:
     count = 2 * GROUP_RECORDS + 17
     data = batch(0, [record(number, b"%d" % number, b"v" * (number % 300)) for number in range(count)], codec)
     found = Read(data, at_once=at_once)
@@ -140,12 +143,12 @@ def test_many_records_come_in_order_whatever_is_taken_at_once(codec, at_once):
     assert found.next_offset == count
 
 
-def test_reading_begins_in_the_middle_of_a_group():
+def test_reading_begins_in_the_middle_of_a_group() -> None:
     found = Read(batch(0, simple(*[b"v"] * 50)) + batch(50, simple(b"w")), start=17)
     assert [each.offset for each in found.records] == list(range(17, 51))
 
 
-def test_a_take_ends_when_enough_has_been_unpacked():
+def test_a_take_ends_when_enough_has_been_unpacked() -> None:
     value = bytes(LIMIT - 100)
     data = batch(0, [record(number, b"k", value) for number in range(2 * POLL_BYTES // LIMIT)], "zstd")
     part = _QuickRecords(0, TP, MemoryRecords(data), max_record_bytes=LIMIT, on_fault=pytest.fail)
@@ -157,7 +160,7 @@ def test_a_take_ends_when_enough_has_been_unpacked():
 
 @pytest.mark.parametrize("magic", [0, 1])
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4"])
-def test_old_formats_are_unpacked(magic, codec):
+def test_old_formats_are_unpacked(magic: int, codec: str) -> None:
     if (magic, codec) == (0, "lz4"):
         pytest.skip("its frames have a header of their own that no library reads")
     builder = LegacyRecordBatchBuilder(magic, CODECS[codec], 2**20)
@@ -211,7 +214,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_cannot_be_read_is_said_with_its_place_and_its_bytes_and_nothing_else_is_lost(what):
+def test_what_cannot_be_read_is_said_with_its_place_and_its_bytes_and_nothing_else_is_lost(what: str) -> None:
     data, fault = BROKEN[what]
     started = time.process_time()
     found = Read(GOOD + data + batch(9, simple(b"behind")), highwater=10)
@@ -227,7 +230,7 @@ def test_what_cannot_be_read_is_said_with_its_place_and_its_bytes_and_nothing_el
     assert time.process_time() - started < 2
 
 
-def test_what_behind_a_broken_batch_is_not_there_to_be_seen_is_what_the_batch_says_if_it_can_be_believed():
+def test_what_behind_a_broken_batch_is_not_there_to_be_seen_is_what_the_batch_says_if_it_can_be_believed() -> None:
     torn = batch(1, simple(b"a", b"b", b"c"), payload=b"no record")
     assert Read(GOOD + torn).error.next_offset == 4
     assert Read(GOOD + torn[:-1] + b"!").error.next_offset is None
@@ -272,7 +275,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("check_crcs", [True, False])
 @pytest.mark.parametrize("codec", CODECS)
-def test_thousands_of_changed_batches_are_each_read_or_said_to_be_unreadable(codec, check_crcs):
+def test_thousands_of_changed_batches_are_each_read_or_said_to_be_unreadable(codec: str, check_crcs: bool) -> None:
     rng = random.Random(f"{codec}{check_crcs}")
     headers = [(b"name", b"value"), (b"other", None)]
     records = [record(number, b"key", rng.randbytes(number * 9), headers) for number in range(6)]
@@ -313,7 +316,9 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     ("codec", "limit"),
     [("snappy", 2**20), ("zstd", 2**20), ("zstd", 2**24)],
 )
-def test_a_batch_that_unpacks_to_much_more_than_it_is_stays_within_memory(codec, limit, tmp_path):
+def test_a_batch_that_unpacks_to_much_more_than_it_is_stays_within_memory(
+    codec: str, limit: int, tmp_path: Path
+) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(batch(0, [record(number, b"k", bytes(8_000_000)) for number in range(16)], codec))
     command = [sys.executable, "-c", BOMB, codec, str(path), str(limit)]

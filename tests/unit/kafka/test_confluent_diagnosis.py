@@ -36,13 +36,15 @@ SASL = KafkaSettings(
         ),
     ],
 )
-def test_the_setting_to_look_at_is_named(code, told, named):
+def test_the_setting_to_look_at_is_named(code: int, told: str, named: str) -> None:
     refusal = diagnose([DOWN, KafkaError(code, told), DOWN], SASL)
     assert named in refusal.advice
 
 
 @pytest.mark.parametrize(("settings", "named"), [(PLAIN, "kafka.security_protocol"), (SASL, "kafka.sasl_mechanism")])
-def test_a_broker_that_hangs_up_without_a_word_may_be_one_that_is_just_going(settings, named):
+def test_a_broker_that_hangs_up_without_a_word_may_be_one_that_is_just_going(
+    settings: KafkaSettings, named: str
+) -> None:
     refusal = diagnose([DOWN], settings)
     assert named in refusal.advice
     assert not refusal.is_certain
@@ -56,6 +58,6 @@ def test_a_broker_that_hangs_up_without_a_word_may_be_one_that_is_just_going(set
         "127.0.0.1:9/bootstrap: ApiVersionRequest failed: Local: Timed out",
     ],
 )
-def test_a_broker_that_is_not_there_refuses_nobody(told):
+def test_a_broker_that_is_not_there_refuses_nobody(told: str) -> None:
     assert diagnose([KafkaError(KafkaError._TRANSPORT, told), DOWN], PLAIN) is None
     assert diagnose([], PLAIN) is None

@@ -28,12 +28,12 @@ def whole(codec: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("codec", ALL)
 @pytest.mark.parametrize("data", [b"", b"x", NOISE, MIXED], ids=["nothing", "a byte", "noise", "mixed"])
-def test_what_went_in_comes_out(codec, data):
+def test_what_went_in_comes_out(codec: str, data: bytes) -> None:
     assert whole(codec, compressed(data, codec)) == data
 
 
 @pytest.mark.parametrize("codec", ALL)
-def test_no_piece_is_larger_than_a_piece_may_be(codec):
+def test_no_piece_is_larger_than_a_piece_may_be(codec: str) -> None:
     found = [len(piece) for piece in pieces(CODECS[codec], compressed(bytes(5 * PIECE_BYTES), codec))]
     assert sum(found) == 5 * PIECE_BYTES
     assert min(found) > 0
@@ -41,7 +41,7 @@ def test_no_piece_is_larger_than_a_piece_may_be(codec):
 
 
 @pytest.mark.parametrize("codec", ALL)
-def test_data_that_is_cut_short_is_refused_or_gives_a_part(codec):
+def test_data_that_is_cut_short_is_refused_or_gives_a_part(codec: str) -> None:
     """zstd does not say that a frame goes on: the records that are missing do."""
     data = compressed(MIXED, codec)
     for end in (0, 1, 5, len(data) // 2, len(data) - 1):
@@ -54,7 +54,7 @@ def test_data_that_is_cut_short_is_refused_or_gives_a_part(codec):
 
 
 @pytest.mark.parametrize("codec", ALL)
-def test_changed_data_is_refused_or_read_and_nothing_else(codec):
+def test_changed_data_is_refused_or_read_and_nothing_else(codec: str) -> None:
     rng, data = random.Random(codec), compressed(MIXED[:50_000], codec)
     for _ in range(150):
         changed = bytearray(data)
@@ -67,24 +67,24 @@ def test_changed_data_is_refused_or_read_and_nothing_else(codec):
                     break
 
 
-def test_members_of_gzip_follow_one_another_and_padding_is_passed_over():
+def test_members_of_gzip_follow_one_another_and_padding_is_passed_over() -> None:
     data = gzip.compress(b"one, ") + gzip.compress(b"two") + bytes(8)
     assert whole("gzip", data) == b"one, two"
 
 
-def test_a_large_block_of_snappy_is_unpacked_in_pieces():
+def test_a_large_block_of_snappy_is_unpacked_in_pieces() -> None:
     data = MIXED[:2_000_000] + bytes(BLOCK_BYTES)
     assert whole("snappy", snappy.compress(data)) == data
 
 
 @pytest.mark.parametrize("start", range(0, 40, 7))
-def test_the_slow_way_through_snappy_gives_what_the_library_gives(start, monkeypatch):
+def test_the_slow_way_through_snappy_gives_what_the_library_gives(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompression, "BLOCK_BYTES", 0)
     data = MIXED[start : start + 200_000]
     assert whole("snappy", snappy.compress(data)) == data
 
 
-def test_a_block_of_snappy_that_promises_more_than_it_has_is_refused_without_the_room_for_it():
+def test_a_block_of_snappy_that_promises_more_than_it_has_is_refused_without_the_room_for_it() -> None:
     block = b"\xff\xff\xff\xff\x0f" + snappy.compress(b"little")[1:]
     with pytest.raises(BrokenDataError):
         whole("snappy", block)
@@ -102,7 +102,7 @@ print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
-def test_memory_is_bounded_whatever_is_unpacked(codec, tmp_path: Path):
+def test_memory_is_bounded_whatever_is_unpacked(codec: str, tmp_path: Path) -> None:
     size = 100 * 2**20
     (tmp_path / "bomb").write_bytes(compressed(bytes(size), codec))
     command = [sys.executable, "-c", BOMB, codec, str(tmp_path / "bomb")]
@@ -112,7 +112,7 @@ def test_memory_is_bounded_whatever_is_unpacked(codec, tmp_path: Path):
     assert grown_kb < 48 * 1024
 
 
-def test_pieces_of_a_bomb_come_one_by_one():
+def test_pieces_of_a_bomb_come_one_by_one() -> None:
     data = compressed(bytes(100 * 2**20), "zstd")
     assert len(data) < 2**16
     first = list(itertools.islice(pieces(CODECS["zstd"], data), 3))

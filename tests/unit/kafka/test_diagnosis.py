@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {}"
         ),
     ],
 )
-def test_a_cause_that_is_told_names_the_setting(cause, named):
+def test_a_cause_that_is_told_names_the_setting(cause: str, named: str) -> None:
     error = diagnose([*lost("KafkaConnectionError: socket disconnected"), *lost(cause)])
     assert error is not None
     assert named in error.one_line()
@@ -100,18 +101,18 @@ def test_a_cause_that_is_told_names_the_setting(cause, named):
         "[Error 7] RequestTimedOutError: Request timed out after 9999 ms",
     ],
 )
-def test_an_absent_broker_is_nobodys_fault(cause):
+def test_an_absent_broker_is_nobodys_fault(cause: str) -> None:
     assert diagnose(lost(cause)) is None
 
 
-def test_a_broker_that_keeps_hanging_up_is_suspected_of_another_protocol():
+def test_a_broker_that_keeps_hanging_up_is_suspected_of_another_protocol() -> None:
     error = suspect([HUNG_UP] * MIN_HANG_UPS, KafkaSettings())
     assert error is not None
     assert "kafka.security_protocol=PLAINTEXT" in error.one_line()
     assert "sasl" not in error.one_line()
 
 
-def test_with_sasl_the_credentials_are_suspected_first():
+def test_with_sasl_the_credentials_are_suspected_first() -> None:
     error = suspect([HUNG_UP] * MIN_HANG_UPS, KafkaSettings(**SASL_SETTINGS))
     assert error is not None
     line = error.one_line()
@@ -120,11 +121,11 @@ def test_with_sasl_the_credentials_are_suspected_first():
 
 
 @pytest.mark.parametrize("lines", [[], [HUNG_UP] * (MIN_HANG_UPS - 1), [*[HUNG_UP] * 9, REFUSED]])
-def test_a_broker_that_comes_and_goes_is_not_suspected(lines):
+def test_a_broker_that_comes_and_goes_is_not_suspected(lines: list[Any]) -> None:
     assert suspect(lines, KafkaSettings()) is None
 
 
-def test_the_tail_has_the_clients_last_warnings_of_this_thread_while_it_is_open():
+def test_the_tail_has_the_clients_last_warnings_of_this_thread_while_it_is_open() -> None:
     client = logging.getLogger("kafka.net.connection")
     with LogTail(num_lines=2) as tail:
         for number in range(3):

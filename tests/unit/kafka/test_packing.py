@@ -50,7 +50,7 @@ class Producer:
         self.num_wakes += 1
 
     def pack(self, outbound: list[Outbound]) -> None:
-        pack(self, *TP, outbound, on_failed)
+        pack(self, TP.topic, TP.partition, outbound, on_failed)
 
     @property
     def queue(self) -> deque[Any]:
@@ -65,7 +65,7 @@ class Producer:
 
 
 def outbound(key: bytes | None, value: bytes | None, headers: Any = (), receipt: Any = None) -> Outbound:
-    return Outbound(*TP, key, value, headers, receipt or Receipt())
+    return Outbound(TP.topic, TP.partition, key, value, headers, receipt or Receipt())
 
 
 def numbered(count: int, size: int = 10) -> tuple[list[Outbound], list[Receipt]]:
@@ -97,7 +97,7 @@ RECORDS = st.lists(
     st.sampled_from(list(COMPRESSIONS)),
     st.integers(100, 30_000),
 )
-def test_batches_are_those_that_the_client_makes(groups, compression, batch_size):
+def test_batches_are_those_that_the_client_makes(groups: Any, compression: Any, batch_size: Any) -> None:
     ours, theirs = (Producer(batch_size=batch_size, compression=compression) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         for now_ms, records in groups:
@@ -111,7 +111,7 @@ def test_batches_are_those_that_the_client_makes(groups, compression, batch_size
     assert [batch.record_count for batch in ours.queue] == [batch.record_count for batch in theirs.queue]
 
 
-def test_each_receipt_learns_the_offset_of_its_record():
+def test_each_receipt_learns_the_offset_of_its_record() -> None:
     producer = Producer()
     records, receipts = numbered(3)
     producer.pack(records)
@@ -119,7 +119,7 @@ def test_each_receipt_learns_the_offset_of_its_record():
     assert [receipt.fate for receipt in receipts] == [[40], [41], [42]]
 
 
-def test_receipts_that_stand_for_many_records_hear_of_all_at_once():
+def test_receipts_that_stand_for_many_records_hear_of_all_at_once() -> None:
     calls: list[tuple[str, int, int]] = []
 
     def receipt(name: str) -> Any:
@@ -127,12 +127,12 @@ def test_receipts_that_stand_for_many_records_hear_of_all_at_once():
 
     first, second = receipt("first"), receipt("second")
     producer = Producer()
-    producer.pack([Outbound(*TP, b"k", b"v", (), each) for each in (first, first, second, first)])
+    producer.pack([Outbound(TP.topic, TP.partition, b"k", b"v", (), each) for each in (first, first, second, first)])
     producer.queue[0].complete(100, 1)
     assert calls == [("first", 101, 2), ("second", 102, 1), ("first", 103, 1)]
 
 
-def test_a_batch_that_an_earlier_try_has_written_has_no_offsets():
+def test_a_batch_that_an_earlier_try_has_written_has_no_offsets() -> None:
     producer = Producer()
     records, receipts = numbered(2)
     producer.pack(records)
@@ -140,7 +140,7 @@ def test_a_batch_that_an_earlier_try_has_written_has_no_offsets():
     assert [receipt.fate for receipt in receipts] == [[-1], [-1]]
 
 
-def test_each_receipt_learns_the_error_of_its_record():
+def test_each_receipt_learns_the_error_of_its_record() -> None:
     producer = Producer()
     records, receipts = numbered(2)
     producer.pack(records)
@@ -148,7 +148,7 @@ def test_each_receipt_learns_the_error_of_its_record():
     assert [receipt.fate for receipt in receipts] == [["KafkaError: record 0"], ["KafkaError: record 1"]]
 
 
-def test_aborting_fails_what_is_queued():
+def test_aborting_fails_what_is_queued() -> None:
     producer = Producer()
     records, receipts = numbered(2)
     producer.pack(records)
@@ -156,7 +156,7 @@ def test_aborting_fails_what_is_queued():
     assert [receipt.fate for receipt in receipts] == [["KafkaError: closed"]] * 2
 
 
-def test_records_go_into_the_open_batch_until_it_is_full():
+def test_records_go_into_the_open_batch_until_it_is_full() -> None:
     producer = Producer(batch_size=400)
     records, _ = numbered(20, size=20)
     for record in records:
@@ -167,13 +167,13 @@ def test_records_go_into_the_open_batch_until_it_is_full():
     assert max(counts) > 1
 
 
-def test_a_record_that_is_larger_than_a_batch_has_one_to_itself():
+def test_a_record_that_is_larger_than_a_batch_has_one_to_itself() -> None:
     producer = Producer(batch_size=100)
     producer.pack([outbound(b"a", b"x"), outbound(b"b", bytes(5_000)), outbound(b"c", b"x")])
     assert [batch.record_count for batch in producer.queue] == [1, 1, 1]
 
 
-def test_nothing_is_added_to_a_batch_that_is_on_its_way():
+def test_nothing_is_added_to_a_batch_that_is_on_its_way() -> None:
     producer = Producer()
     producer.pack(numbered(1)[0])
     producer.queue[0].records.close()
@@ -181,7 +181,7 @@ def test_nothing_is_added_to_a_batch_that_is_on_its_way():
     assert [batch.record_count for batch in producer.queue] == [1, 1]
 
 
-def test_the_clients_own_records_stay_apart_and_in_order():
+def test_the_clients_own_records_stay_apart_and_in_order() -> None:
     producer = Producer()
     producer.pack(numbered(1)[0])
     future, *_ = producer._accumulator.append(TP, 1, b"own", b"", [])
@@ -191,7 +191,7 @@ def test_the_clients_own_records_stay_apart_and_in_order():
     assert future.value.offset == 7
 
 
-def test_the_sender_is_woken_for_a_new_batch_and_a_full_one():
+def test_the_sender_is_woken_for_a_new_batch_and_a_full_one() -> None:
     producer = Producer(batch_size=300)
     producer.pack(numbered(1)[0])
     assert producer.num_wakes == 1
@@ -208,7 +208,7 @@ def split_first(producer: Producer) -> None:
     producer._accumulator.split_and_reenqueue(batch)
 
 
-def test_receipts_follow_their_records_when_the_client_splits_a_batch():
+def test_receipts_follow_their_records_when_the_client_splits_a_batch() -> None:
     producer = Producer()
     records, receipts = numbered(5)
     producer.pack(records)
@@ -222,7 +222,7 @@ def test_receipts_follow_their_records_when_the_client_splits_a_batch():
     assert second is producer.queue[2]
 
 
-def test_a_split_batch_may_fail_in_part():
+def test_a_split_batch_may_fail_in_part() -> None:
     producer = Producer()
     records, receipts = numbered(2)
     producer.pack(records)
@@ -233,7 +233,7 @@ def test_a_split_batch_may_fail_in_part():
 
 
 @pytest.mark.parametrize("closed", ["producer", "accumulator"])
-def test_what_is_closed_takes_nothing(closed):
+def test_what_is_closed_takes_nothing(closed: str) -> None:
     producer = Producer()
     (producer if closed == "producer" else producer._accumulator)._closed = True
     with pytest.raises(IllegalStateError, match="closed"):
@@ -242,9 +242,9 @@ def test_what_is_closed_takes_nothing(closed):
     assert producer._accumulator._appends_in_progress.get() == 0
 
 
-def test_a_partition_joins_the_transaction_once_for_all_its_records():
-    producer, added = Producer(), []
-    producer._transaction_manager = SimpleNamespace(
+def test_a_partition_joins_the_transaction_once_for_all_its_records() -> None:
+    producer, added = Producer(), list[Any]()
+    vars(producer)["_transaction_manager"] = SimpleNamespace(
         is_transactional=lambda: True, maybe_add_partition_to_transaction=added.append
     )
     producer.pack(numbered(3)[0])
@@ -256,5 +256,7 @@ def test_a_partition_joins_the_transaction_once_for_all_its_records():
     [("vectors", 1, 2, True), ("vectors", 2, 2, False), ("others", 1, 2, False), ("vectors", None, 2, False),
      ("vectors", 1, 1, False)],
 )  # fmt: skip
-def test_what_the_client_has_to_ask_or_to_choose_goes_its_own_way(topic, partition, version, expected):
+def test_what_the_client_has_to_ask_or_to_choose_goes_its_own_way(
+    topic: str, partition: int | None, version: int, expected: bool
+) -> None:
     assert can_pack(Producer(message_version=version), topic, partition) is expected

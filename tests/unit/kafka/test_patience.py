@@ -28,7 +28,7 @@ def asked(clock: Clock, errors: list[Exception], timeout_s: float = 60.0) -> str
     return patiently("asking for topics", call, timeout_s, "kafka.connect_timeout_s", clock=clock, sleep=clock.sleep)
 
 
-def test_what_may_work_the_next_time_is_tried_again_ever_more_rarely(caplog):
+def test_what_may_work_the_next_time_is_tried_again_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     failures = [ClientError("refused"), CallTimeoutError("late"), *[ClientError("still") for _ in range(5)]]
     assert asked(clock, failures) == "answer"
@@ -36,14 +36,14 @@ def test_what_may_work_the_next_time_is_tried_again_ever_more_rarely(caplog):
     assert "asking for topics: waiting for a broker, for 60 s at most: refused" in caplog.text
 
 
-def test_it_ends_after_its_time_with_what_was_asked_why_and_the_setting():
+def test_it_ends_after_its_time_with_what_was_asked_why_and_the_setting() -> None:
     with pytest.raises(UnreachableError) as raised:
         asked(Clock(), [ClientError("asking for topics: refused") for _ in range(100)])
     assert str(raised.value) == "no answer within kafka.connect_timeout_s=60 s: asking for topics: refused"
 
 
 @pytest.mark.parametrize("error", [AccessError("no"), TopicError("no"), RecordTooLargeError("no")])
-def test_what_no_other_try_would_cure_is_raised_at_once(error):
+def test_what_no_other_try_would_cure_is_raised_at_once(error: AccessError | RecordTooLargeError | TopicError) -> None:
     clock = Clock()
     with pytest.raises(type(error)):
         asked(clock, [error])

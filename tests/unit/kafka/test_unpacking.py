@@ -109,7 +109,9 @@ RECORDS = st.lists(
 
 
 @given(st.lists(RECORDS, max_size=3), st.sampled_from(list(COMPRESSIONS)), st.integers(0, 2**40), st.integers(1, 4))
-def test_whatever_was_written_is_read_as_the_client_reads_it(batches, compression, base, at_once):
+def test_whatever_was_written_is_read_as_the_client_reads_it(
+    batches: Any, compression: Any, base: Any, at_once: Any
+) -> None:
     data = bytearray()
     for records in batches:
         data += batch(base, records, compression=compression)
@@ -118,18 +120,18 @@ def test_whatever_was_written_is_read_as_the_client_reads_it(batches, compressio
     assert [Written(*record[3:]) for record in found.records] == [record for batch in batches for record in batch]
 
 
-def test_reading_begins_in_the_middle_of_a_batch():
+def test_reading_begins_in_the_middle_of_a_batch() -> None:
     found = both(batch(10, plain(b"a", b"b", b"c")), start=11)
     assert [record[2] for record in found.records] == [11, 12]
 
 
-def test_offsets_that_compaction_has_removed_are_passed_over():
+def test_offsets_that_compaction_has_removed_are_passed_over() -> None:
     data = batch(10, plain(b"a", b"b"))
     data[23:27] = (6).to_bytes(4, "big")  # the offset of the last record, of which there is nothing left
     assert both(resealed(data)).next_offset == 17
 
 
-def test_the_time_of_the_append_counts_where_the_topic_says_so():
+def test_the_time_of_the_append_counts_where_the_topic_says_so() -> None:
     found = both(resealed(batch(0, plain(b"a", b"b")), attributes=0x08))
     assert {record[3] for record in found.records} == {1_001}
 
@@ -139,7 +141,7 @@ class Aborted(NamedTuple):
     first_offset: int
 
 
-def test_what_was_written_in_vain_is_not_read_by_whom_only_commits_concern():
+def test_what_was_written_in_vain_is_not_read_by_whom_only_commits_concern() -> None:
     data = (
         batch(0, plain(b"in vain"), producer=7)
         + batch(1, plain(b"counts"), producer=8)
@@ -154,7 +156,7 @@ def test_what_was_written_in_vain_is_not_read_by_whom_only_commits_concern():
 
 
 @pytest.mark.parametrize("magic", [0, 1])
-def test_formats_of_old_brokers(magic):
+def test_formats_of_old_brokers(magic: int) -> None:
     builder = LegacyRecordBatchBuilder(magic, 0, 2**20)
     for number in range(2):
         builder.append(number, 1_000, b"k", b"v%d" % number)
@@ -176,7 +178,7 @@ def _changed(data: bytearray, index: int, value: int) -> bytearray:
 
 
 @pytest.mark.parametrize("breakage", BROKEN)
-def test_what_is_broken_is_said_and_what_comes_before_it_is_read(breakage):
+def test_what_is_broken_is_said_and_what_comes_before_it_is_read(breakage: str) -> None:
     good, broken = batch(0, plain(b"a")), batch(1, plain(b"b", b"c"))
     BROKEN[breakage](broken)
     found = both(good + broken)
@@ -184,7 +186,7 @@ def test_what_is_broken_is_said_and_what_comes_before_it_is_read(breakage):
     assert found.is_broken
 
 
-def test_a_checksum_is_not_looked_at_where_it_is_switched_off():
+def test_a_checksum_is_not_looked_at_where_it_is_switched_off() -> None:
     data = batch(0, plain(b"a"))
     data[17] ^= 1
     assert len(both(data, check_crcs=False).records) == 1

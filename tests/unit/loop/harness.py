@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 
@@ -38,7 +38,8 @@ class LoopHarness:
         *,
         until_caught_up: bool = False,
     ) -> None:
-        self.client, self.cluster, self.role = client, client.cluster, role
+        self.client, self.cluster = client, client.cluster
+        self.role: Any = role  # tests look into what their kind of role has
         self.metrics = Metrics(CollectorRegistry(), role.topics.inputs)
         stores = stores or Stores(None, role.topics.state, role.topics.group_id)
         self.stores = stores
@@ -61,7 +62,7 @@ class LoopHarness:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.stop()
 
     def stop(self) -> None:

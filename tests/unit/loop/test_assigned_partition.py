@@ -1,5 +1,7 @@
 """The life cycle of a partition: the steps that are drawn, no others, and what goes with each."""
 
+from typing import Any
+
 import pytest
 
 from worker.errors import UnreadableError
@@ -52,13 +54,13 @@ def after(*steps: str) -> AssignedPartition:
 
 
 @pytest.mark.parametrize(("steps", "state"), WAYS.items(), ids=lambda value: str(value))
-def test_it_goes_the_ways_that_are_drawn(steps, state):
+def test_it_goes_the_ways_that_are_drawn(steps: tuple[Any, ...], state: str) -> None:
     assert after(*steps).state == state
 
 
 @pytest.mark.parametrize("way", [(), ("begin",), ("begin", "start")], ids=["new", "restoring", "running"])
 @pytest.mark.parametrize("step", STEPS)
-def test_it_goes_no_others(way, step):
+def test_it_goes_no_others(way: tuple[Any, ...], step: str) -> None:
     partition = after(*way)
     if step in DRAWN[partition.state]:
         STEPS[step](partition)
@@ -69,14 +71,14 @@ def test_it_goes_no_others(way, step):
     assert partition.state == before
 
 
-def test_what_was_stopped_begins_anew_and_what_was_held_goes_on():
+def test_what_was_stopped_begins_anew_and_what_was_held_goes_on() -> None:
     with pytest.raises(AssertionError):
         after("begin", "start", "stop").go_on()
     with pytest.raises(AssertionError):
         after("begin", "start", "hold").renew()
 
 
-def test_a_stop_ends_the_tenure_and_forgets_what_was_to_be_computed_anew():
+def test_a_stop_ends_the_tenure_and_forgets_what_was_to_be_computed_anew() -> None:
     partition = after("begin", "start")
     tenure = partition.tenure
     assert partition.has_to_recompute
@@ -89,7 +91,7 @@ def test_a_stop_ends_the_tenure_and_forgets_what_was_to_be_computed_anew():
     assert partition.not_running_since == 3.0
 
 
-def test_a_hold_keeps_the_tenure():
+def test_a_hold_keeps_the_tenure() -> None:
     partition = after("begin", "start")
     tenure = partition.tenure
     STEPS["hold"](partition)
@@ -100,7 +102,7 @@ def test_a_hold_keeps_the_tenure():
     assert (partition.reason, partition.detail) == (None, "")
 
 
-def test_what_could_not_be_read_is_told_until_it_has_been():
+def test_what_could_not_be_read_is_told_until_it_has_been() -> None:
     partition = after("begin", "start")
     error = UnreadableError("items", 0, 12, "checksum", "bad bytes")
     partition.cannot_read(error, until=15.0)
@@ -111,7 +113,7 @@ def test_what_could_not_be_read_is_told_until_it_has_been():
     assert (partition.unreadable, partition.num_tries, partition.detail) == (None, 0, "")
 
 
-def test_a_doubt_about_the_log_goes_to_the_next_tenure_and_no_further():
+def test_a_doubt_about_the_log_goes_to_the_next_tenure_and_no_further() -> None:
     partition = after("begin", "start")
     partition.doubt_log("the log went back")
     STEPS["stop"](partition)
@@ -122,7 +124,7 @@ def test_a_doubt_about_the_log_goes_to_the_next_tenure_and_no_further():
     assert partition.begin(Commit(0)).doubt == ""
 
 
-def test_ids_to_compute_anew_keep_their_order_and_come_once():
+def test_ids_to_compute_anew_keep_their_order_and_come_once() -> None:
     partition = after("begin", "start")
     partition.recompute_later(["b", "a", "c"])
     assert partition.take_to_recompute(2) == ["a", "b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.unit.loop.test_pipeline import SPEC
 from worker.align import Contract
 from worker.records import Change
 from worker.roles.items import ItemFormat, ItemsRole
+from worker.settings import Settings
 from worker.stages.fuse import Result
 from worker.state.items import ItemState
 from worker.topics import topics_of
@@ -31,15 +33,23 @@ class CountingEmbedder(FakeEmbedder):
 
 class Harness(LoopHarness):
     def __init__(
-        self, cluster: FakeCluster, embedder: CountingEmbedder, *, space_id="space", settings=SETTINGS,
-        keep_features=True, has_modality_vectors=False,
+        self, cluster: FakeCluster, embedder: CountingEmbedder, *, space_id: Any="space", settings: Any=SETTINGS,
+        keep_features: Any=True, has_modality_vectors: Any=False,
     ):  # fmt: skip
         output = ItemFormat(topics_of("items", settings), space_id, "f2", 2, has_modality_vectors)
         role = ItemsRole(output, Contract(SPEC), embedder, keep_features=keep_features)
         super().__init__(FakeClient(cluster), role, settings=settings)
 
 
-def send(cluster: FakeCluster, revision: int, fill: float | None = None, *, partial=False, key="a", **attributes):
+def send(
+    cluster: FakeCluster,
+    revision: int,
+    fill: float | None = None,
+    *,
+    partial: Any = False,
+    key: Any = "a",
+    **attributes: Any,
+) -> None:
     features = {} if fill is None else {"text": feature(fill=fill)}
     message = NewItem(
         item_id=key, revision=revision, event_time_ms=1_000, features=features, partial=partial, attributes=attributes
@@ -47,7 +57,7 @@ def send(cluster: FakeCluster, revision: int, fill: float | None = None, *, part
     cluster.append("items", 0, key.encode(), encode(message))
 
 
-def published(cluster: FakeCluster, key="a") -> list[tuple[int, float, dict[str, AttributeValue]] | None]:
+def published(cluster: FakeCluster, key: Any = "a") -> list[tuple[int, float, dict[str, AttributeValue]] | None]:
     found = []
     for record in cluster.records("item-vectors"):
         if record.key == key.encode():
@@ -59,7 +69,9 @@ def published(cluster: FakeCluster, key="a") -> list[tuple[int, float, dict[str,
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
-def test_a_new_price_alone_is_published_with_the_vector_that_there_is_and_nothing_is_computed(settings):
+def test_a_new_price_alone_is_published_with_the_vector_that_there_is_and_nothing_is_computed(
+    settings: Settings,
+) -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder, settings=settings) as harness:
         send(cluster, 1, 2.0, price=1.0, tags=["x"])
@@ -81,7 +93,7 @@ def test_a_new_price_alone_is_published_with_the_vector_that_there_is_and_nothin
     assert {vector.modalities for vector in vectors} == {("text",)}
 
 
-def test_the_vector_is_known_after_a_restart_and_computed_anew_in_another_space_or_with_other_settings():
+def test_the_vector_is_known_after_a_restart_and_computed_anew_in_another_space_or_with_other_settings() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 1, 2.0, price=1.0)
@@ -98,7 +110,7 @@ def test_the_vector_is_known_after_a_restart_and_computed_anew_in_another_space_
     assert ItemState.decode(cluster.records("item-state")[-1].value).made.stamp.endswith(b" 1")
 
 
-def test_attributes_of_an_item_that_has_no_modality_yet_wait_for_one():
+def test_attributes_of_an_item_that_has_no_modality_yet_wait_for_one() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 1, partial=True, price=1.0)
@@ -111,7 +123,7 @@ def test_attributes_of_an_item_that_has_no_modality_yet_wait_for_one():
     assert (accounting.consumed, accounting.superseded["without_vector"], accounting.unaccounted()) == (2, 1, 0)
 
 
-def test_what_changes_the_vector_is_computed_and_keeps_the_attributes():
+def test_what_changes_the_vector_is_computed_and_keeps_the_attributes() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 1, 2.0, price=1.0)
@@ -122,7 +134,7 @@ def test_what_changes_the_vector_is_computed_and_keeps_the_attributes():
     assert published(cluster)[-1] == (2, 3.0, {"price": 1.0})
 
 
-def test_a_late_price_is_superseded_and_a_delete_ends_attributes_and_vector():
+def test_a_late_price_is_superseded_and_a_delete_ends_attributes_and_vector() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 2, 2.0, price=2.0)
@@ -136,7 +148,7 @@ def test_a_late_price_is_superseded_and_a_delete_ends_attributes_and_vector():
     assert ItemState.decode(cluster.records("item-state")[-1].value).values == {"price": 9.0}
 
 
-def test_prices_in_one_batch_with_the_item_are_one_output():
+def test_prices_in_one_batch_with_the_item_are_one_output() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     send(cluster, 1, 2.0, price=1.0)
     for revision in range(2, 6):
@@ -146,7 +158,7 @@ def test_prices_in_one_batch_with_the_item_are_one_output():
     assert published(cluster)[-1] == (5, 2.0, {"price": 5.0})
 
 
-def test_a_price_that_was_displaced_by_what_breaks_the_model_is_published_after_all():
+def test_a_price_that_was_displaced_by_what_breaks_the_model_is_published_after_all() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 1, 2.0, price=1.0)
@@ -159,7 +171,7 @@ def test_a_price_that_was_displaced_by_what_breaks_the_model_is_published_after_
     assert letter.value is not None
 
 
-def test_without_remembered_features_attributes_come_with_whole_messages_alone():
+def test_without_remembered_features_attributes_come_with_whole_messages_alone() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder, keep_features=False) as harness:
         send(cluster, 1, 2.0, price=1.0)
@@ -172,7 +184,7 @@ def test_without_remembered_features_attributes_come_with_whole_messages_alone()
     assert harness.metrics.accounting.totals.dead_lettered[Reason.PARTIAL_UNSUPPORTED.value] == 1
 
 
-def test_items_without_attributes_remember_no_vector():
+def test_items_without_attributes_remember_no_vector() -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
     with Harness(cluster, embedder) as harness:
         send(cluster, 1, 2.0)
@@ -181,7 +193,7 @@ def test_items_without_attributes_remember_no_vector():
 
 
 @pytest.mark.parametrize("envelope", ["json", "connect_json"])
-def test_vectors_written_as_json_are_read_back_by_whoever_takes_over(envelope):
+def test_vectors_written_as_json_are_read_back_by_whoever_takes_over(envelope: str) -> None:
     cluster, embedder = FakeCluster(1), CountingEmbedder()
 
     class Json(Harness):

@@ -1,5 +1,7 @@
 """A worker that ends once it has done what was there: neither before, nor never."""
 
+from typing import Any
+
 import pytest
 
 from tests.fakes import FakeClient, FakeCluster, FakeTransactionalProducer, item_value
@@ -9,15 +11,16 @@ from tests.unit.loop.test_pipeline import P0, P1, Harness, feed, vectors
 from worker.errors import CallTimeoutError
 from worker.kafka.port import Commit
 from worker.loop.catch_up import EndOffsets
+from worker.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def _look_often(monkeypatch):
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.catch_up.LOOK_INTERVAL_S", 0.01)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
-def test_it_ends_when_everything_is_done(settings):
+def test_it_ends_when_everything_is_done(settings: Settings) -> None:
     cluster = FakeCluster(2)
     feed(cluster, 300, 0)
     feed(cluster, 20, 1)
@@ -29,14 +32,14 @@ def test_it_ends_when_everything_is_done(settings):
     assert {tp.partition: commit.offset for tp, commit in cluster.commits.items()} == {0: 300, 1: 20}
 
 
-def test_with_nothing_to_do_it_ends_at_once():
+def test_with_nothing_to_do_it_ends_at_once() -> None:
     run = Harness(FakeCluster(2), until_caught_up=True)
     with run:
         run.until_ended()
     assert run.pipeline.is_caught_up
 
 
-def test_one_that_is_stopped_before_has_not_caught_up():
+def test_one_that_is_stopped_before_has_not_caught_up() -> None:
     cluster = FakeCluster(2)
     feed(cluster, 20, 1)
     run = Harness(cluster, until_caught_up=True)
@@ -46,7 +49,7 @@ def test_one_that_is_stopped_before_has_not_caught_up():
     assert not run.pipeline.is_caught_up
 
 
-def test_it_waits_for_what_other_members_have():
+def test_it_waits_for_what_other_members_have() -> None:
     cluster = FakeCluster(2)
     feed(cluster, 5, 0)
     feed(cluster, 5, 1)
@@ -57,7 +60,7 @@ def test_it_waits_for_what_other_members_have():
     assert goal.are_reached({P1: Commit(5)})
 
 
-def test_offsets_without_a_record_are_not_waited_for():
+def test_offsets_without_a_record_are_not_waited_for() -> None:
     cluster = FakeCluster(1)
     producer = FakeTransactionalProducer(FakeClient(cluster), "feeder")
     producer.begin()
@@ -72,7 +75,7 @@ def test_offsets_without_a_record_are_not_waited_for():
     assert vectors(cluster) == [("a", 1)]
 
 
-def test_users_that_wait_for_an_item_which_is_there_are_done_first():
+def test_users_that_wait_for_an_item_which_is_there_are_done_first() -> None:
     cluster = FakeCluster(1)
     users.feed(cluster, users.event("u", "x", 0), users.event("u", "later", 1))
     users.publish_item(cluster, "x", (1.0, 0.0))
@@ -86,10 +89,10 @@ def test_users_that_wait_for_an_item_which_is_there_are_done_first():
     assert users.published(cluster)[-1].num_events == 2
 
 
-def test_exactly_once_for_users_survives_a_commit_of_unknown_outcome():
+def test_exactly_once_for_users_survives_a_commit_of_unknown_outcome() -> None:
     cluster, left = FakeCluster(1), [3]
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> Any:
         left[0] -= 1
         return CallTimeoutError("no answer") if left[0] >= 0 else None
 

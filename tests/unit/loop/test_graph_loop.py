@@ -135,7 +135,7 @@ def catalogue(seed: int = 0) -> list[NewItem]:
 
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_vectors_are_those_of_evaluation_whatever_came_first(model, settings, seed):
+def test_the_vectors_are_those_of_evaluation_whatever_came_first(model: Model, settings: Settings, seed: int) -> None:
     items = catalogue(seed)
     expected = evaluated(model, *items)
     cluster = FakeCluster(2)
@@ -151,7 +151,7 @@ def test_the_vectors_are_those_of_evaluation_whatever_came_first(model, settings
     assert len(moved) >= 5, "or nothing has been shown"
 
 
-def test_what_training_found_and_evaluation_judged_is_what_is_served(tmp_path: Path):
+def test_what_training_found_and_evaluation_judged_is_what_is_served(tmp_path: Path) -> None:
     """From the items, and then the parts that `train --graph` writes for their topic, each in no order."""
     made = Catalogue(3, missing_share=0.3)
     items = list(made.items(60))
@@ -175,7 +175,7 @@ def test_what_training_found_and_evaluation_judged_is_what_is_served(tmp_path: P
         harness.until_final(dict(zip(loaded.dataset.item_ids, judged, strict=True)))
 
 
-def test_a_neighbour_that_comes_later_moves_the_item_again(model):
+def test_a_neighbour_that_comes_later_moves_the_item_again(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b", "nobody"))
     with Harness(cluster, model) as harness:
@@ -193,7 +193,7 @@ def test_a_neighbour_that_comes_later_moves_the_item_again(model):
     assert len(cluster.records("item-state")) == 2, "a computation anew remembers nothing new"
 
 
-def test_one_hop_only(model):
+def test_one_hop_only(model: Model) -> None:
     """`a` attends to what `b` was before `b` attended to `c`."""
     items = [item("a", "b"), item("b", "c"), item("c")]
     cluster = FakeCluster(1)
@@ -208,7 +208,7 @@ def test_one_hop_only(model):
 
 
 @pytest.mark.parametrize("follows", [False, True])
-def test_a_changed_neighbour_moves_items_only_where_configured(model, follows):
+def test_a_changed_neighbour_moves_items_only_where_configured(model: Model, follows: bool) -> None:
     """And two that name one another come to rest."""
     before, after = item("b", "a"), item("b", "a", revision=2, text=99, image=98)
     cluster = FakeCluster(1)
@@ -230,7 +230,7 @@ def test_a_changed_neighbour_moves_items_only_where_configured(model, follows):
     assert len(published(cluster, "a")) <= 4
 
 
-def test_a_neighbour_that_goes_lets_go_where_configured(model):
+def test_a_neighbour_that_goes_lets_go_where_configured(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b"), item("b"))
     with Harness(cluster, model, follow_changes=True) as harness:
@@ -252,7 +252,7 @@ def publish(cluster: FakeCluster, model: Model, name: str) -> None:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_who_waited_still_waits_after_a_restart(model, tmp_path: Path, on_disk: bool):
+def test_who_waited_still_waits_after_a_restart(model: Model, tmp_path: Path, on_disk: bool) -> None:
     """And whose neighbour came while nobody worked is computed at once; whose neighbour did not, is not."""
 
     def harness() -> Harness:
@@ -274,13 +274,13 @@ def test_who_waited_still_waits_after_a_restart(model, tmp_path: Path, on_disk: 
     assert all(np.abs(last(cluster)[name] - expected[name]).max() < TOLERANCE for name in "ac")
 
 
-def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(model):
+def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(model: Model) -> None:
     cluster = FakeCluster(2)
     publish(cluster, model, "b")
     value = item("a", "b")
     cluster.append("items", 0, value.key, encode(value))
     harness = Harness(cluster, model)
-    step, may_read = harness.role.dependents.catalogue.step, []
+    step, may_read = harness.role.dependents.catalogue.step, list[bool]()
     harness.role.dependents.stage._step = lambda: step() if may_read else None
     with harness:
         harness.until(lambda: any(held.state == "restoring" for held in harness.pipeline.assignment.all()))
@@ -292,7 +292,7 @@ def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(model):
     assert only.base_vector is not None
 
 
-def test_neighbours_may_come_alone_before_or_after_the_features(model):
+def test_neighbours_may_come_alone_before_or_after_the_features(model: Model) -> None:
     cluster = FakeCluster(1)
     late = item("a", "b", revision=2, partial=True, text=None)
     early = item("c", "b", revision=1, partial=True, text=None)
@@ -308,7 +308,7 @@ def test_neighbours_may_come_alone_before_or_after_the_features(model):
     assert cluster.records("dead-letters") == []
 
 
-def test_a_whole_message_without_features_is_still_refused(model):
+def test_a_whole_message_without_features_is_still_refused(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b", text=None))
     with Harness(cluster, model) as harness:
@@ -317,7 +317,7 @@ def test_a_whole_message_without_features_is_still_refused(model):
     assert letter.reason == Reason.NO_MODALITY
 
 
-def test_an_item_that_goes_waits_no_more(model):
+def test_an_item_that_goes_waits_no_more(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b", "c"), item("d", "b"))
     with Harness(cluster, model) as harness:
@@ -328,7 +328,7 @@ def test_an_item_that_goes_waits_no_more(model):
         assert harness.role.dependents.waiting.num_pairs == 2
 
 
-def test_a_waiting_list_that_is_full_is_counted(model):
+def test_a_waiting_list_that_is_full_is_counted(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b", "c", "d"))
     with Harness(cluster, model, max_waiting=2) as harness:
@@ -337,7 +337,7 @@ def test_a_waiting_list_that_is_full_is_counted(model):
             "align_waiting_overflow_total", {"topic": "items"}) == 1)  # fmt: skip
 
 
-def test_a_run_to_the_end_of_the_log_ends_with_every_neighbour_known(model):
+def test_a_run_to_the_end_of_the_log_ends_with_every_neighbour_known(model: Model) -> None:
     items = catalogue(5)
     cluster = FakeCluster(2)
     feed(cluster, *items)
@@ -353,7 +353,7 @@ def test_a_run_to_the_end_of_the_log_ends_with_every_neighbour_known(model):
     assert worst(cluster, evaluated(model, *items)) < TOLERANCE
 
 
-def test_a_refused_output_is_computed_again_and_no_neighbour_is_forgotten(model):
+def test_a_refused_output_is_computed_again_and_no_neighbour_is_forgotten(model: Model) -> None:
     refusals = [2]
 
     def refuse(topic: str, key: bytes | None) -> ClientError | None:
@@ -370,7 +370,7 @@ def test_a_refused_output_is_computed_again_and_no_neighbour_is_forgotten(model)
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_outputs_of_an_item_never_go_back(model):
+def test_outputs_of_an_item_never_go_back(model: Model) -> None:
     """Neither in what they come from nor in their revision, however its messages and those of its neighbours mix."""
     dice, cluster = random.Random(1), FakeCluster(1)
     with Harness(cluster, model, follow_changes=True) as harness:
@@ -385,7 +385,7 @@ def test_outputs_of_an_item_never_go_back(model):
         assert sources == sorted(sources)
 
 
-def test_what_an_earlier_owner_has_published_of_a_newer_message_is_not_gone_behind(model):
+def test_what_an_earlier_owner_has_published_of_a_newer_message_is_not_gone_behind(model: Model) -> None:
     cluster = FakeCluster(1)
     feed(cluster, item("a", "b"))
     with Harness(cluster, model) as harness:
@@ -399,7 +399,7 @@ def test_what_an_earlier_owner_has_published_of_a_newer_message_is_not_gone_behi
     assert (entry.id, entry.record.offset) == ("a", 0)
 
 
-def test_what_is_under_way_is_computed_anew_when_it_is_settled(model):
+def test_what_is_under_way_is_computed_anew_when_it_is_settled(model: Model) -> None:
     """Until then it may become a dead letter, of which there must be no vector."""
     cluster = FakeCluster(1)
     harness = Harness(cluster, model)
@@ -415,7 +415,7 @@ def test_what_is_under_way_is_computed_anew_when_it_is_settled(model):
     harness.pipeline.abort()
 
 
-def test_a_worker_that_remembers_no_features_is_refused(model, tmp_path: Path):
+def test_a_worker_that_remembers_no_features_is_refused(model: Model, tmp_path: Path) -> None:
     create_space(tmp_path / "space", SPEC)
     settings = SETTINGS.model_copy(
         update={

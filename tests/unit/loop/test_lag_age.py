@@ -53,17 +53,17 @@ def finish(assigned: AssignedPartition, offsets: range) -> None:
     tenure.settle()
 
 
-def test_who_has_read_all_is_as_old_as_the_last_answer(assigned):
+def test_who_has_read_all_is_as_old_as_the_last_answer(assigned: AssignedPartition) -> None:
     assert age(assigned, 10, heard_at=9.5) == pytest.approx(0.5)
     assert age(assigned, 20, heard_at=19.9) == pytest.approx(0.1)
 
 
-def test_it_grows_while_nobody_answers_although_no_record_is_known_to_wait(assigned):
+def test_it_grows_while_nobody_answers_although_no_record_is_known_to_wait(assigned: AssignedPartition) -> None:
     age(assigned, 10, heard_at=9.5)
     assert age(assigned, 70, heard_at=9.5) == pytest.approx(60.5)
 
 
-def test_it_is_the_age_of_the_oldest_record_in_flight(assigned):
+def test_it_is_the_age_of_the_oldest_record_in_flight(assigned: AssignedPartition) -> None:
     age(assigned, 10, heard_at=10)
     take(assigned, range(3), at=4.0)
     take(assigned, range(3, 6), at=9.0)
@@ -76,12 +76,12 @@ def test_it_is_the_age_of_the_oldest_record_in_flight(assigned):
     assert age(assigned, 13, heard_at=12.5) == pytest.approx(0.5)
 
 
-def test_records_that_wait_in_the_log_count_from_when_there_were_none(assigned):
+def test_records_that_wait_in_the_log_count_from_when_there_were_none(assigned: AssignedPartition) -> None:
     age(assigned, 10, heard_at=9.9)
     assert age(assigned, 15, lag=100, heard_at=15) == pytest.approx(5.1)
 
 
-def test_a_partition_that_is_begun_again_stays_as_old_as_what_it_has_not_finished(assigned):
+def test_a_partition_that_is_begun_again_stays_as_old_as_what_it_has_not_finished(assigned: AssignedPartition) -> None:
     take(assigned, range(3), at=1.0)
     age(assigned, 5, heard_at=5)
     assigned.stop(StopReason.PUBLISH_FAILED, "", until=0.0, now=5.0)
@@ -91,7 +91,7 @@ def test_a_partition_that_is_begun_again_stays_as_old_as_what_it_has_not_finishe
     assert age(assigned, 50, lag=3, heard_at=50) == pytest.approx(49)
 
 
-def test_times_that_are_none_or_lie_ahead_are_no_age(assigned):
+def test_times_that_are_none_or_lie_ahead_are_no_age(assigned: AssignedPartition) -> None:
     age(assigned, 10, heard_at=10)
     take(assigned, range(3), at=100.0)
     assert age(assigned, 20) == 0
@@ -100,7 +100,7 @@ def test_times_that_are_none_or_lie_ahead_are_no_age(assigned):
     assert age(assigned, 25) == pytest.approx(5)
 
 
-def test_nothing_is_known_of_a_partition_before_it_runs(assigned):
+def test_nothing_is_known_of_a_partition_before_it_runs(assigned: AssignedPartition) -> None:
     assigned.stop(StopReason.PUBLISH_FAILED, "", until=0.0, now=0.0)
     assigned.renew()
     assert age(assigned, 30, lag=None) == pytest.approx(30)

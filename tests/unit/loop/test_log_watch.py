@@ -31,7 +31,7 @@ def tenure() -> Tenure:
     return made
 
 
-def test_topics_that_stay_the_same_change_nothing(tenure):
+def test_topics_that_stay_the_same_change_nothing(tenure: Tenure) -> None:
     watch = LogWatch(TOPICS)
     assert watch.changed(None, [tenure], 0.0) == ""
     assert watch.changed(looked(), [tenure], 0.0) == ""
@@ -39,23 +39,23 @@ def test_topics_that_stay_the_same_change_nothing(tenure):
 
 
 @pytest.mark.parametrize("name", ["items", "item_vectors", "item_state"])
-def test_another_topic_under_a_name_is_seen_once_per_look(tenure, name):
+def test_another_topic_under_a_name_is_seen_once_per_look(tenure: Tenure, name: str) -> None:
     watch, look = LogWatch(TOPICS), looked(**{name: "other"})
     assert "other" in watch.changed(look, [tenure], 0.0)
     assert watch.changed(look, [tenure], 1.0) == ""
 
 
-def test_what_is_being_restored_has_been_begun_with_what_there_is_now(tenure):
+def test_what_is_being_restored_has_been_begun_with_what_there_is_now(tenure: Tenure) -> None:
     tenure.overlay = None
     assert LogWatch(TOPICS).changed(looked(items="other"), [tenure], 0.0) == ""
 
 
-def test_outputs_that_are_being_filled_again_are_known(tenure):
+def test_outputs_that_are_being_filled_again_are_known(tenure: Tenure) -> None:
     tenure.new_outputs_id = "v2"
     assert LogWatch(TOPICS).changed(looked(item_vectors="v2"), [tenure], 0.0) == ""
 
 
-def test_a_topic_may_be_missing_for_a_while_and_not_for_good(tenure):
+def test_a_topic_may_be_missing_for_a_while_and_not_for_good(tenure: Tenure) -> None:
     watch = LogWatch(TOPICS)
     for now, ids in ((0.0, "gone"), (MISSING_S - 1, "gone"), (MISSING_S, "d"), (MISSING_S + 1, "gone")):
         assert watch.changed(looked(dead_letters=ids), [tenure], now) == ""

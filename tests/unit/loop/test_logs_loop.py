@@ -12,6 +12,7 @@ from worker.errors import TopicError
 from worker.kafka.port import Commit
 from worker.partitions.placement import murmur2
 from worker.partitions.tenure import parse_note
+from worker.settings import Settings
 from worker.state.input_log import InputLog
 from worker.state.items import ItemState
 
@@ -27,7 +28,7 @@ def cluster() -> FakeCluster:
 
 
 @pytest.fixture(autouse=True)
-def _quick_looks(monkeypatch):
+def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.restore.LOOK_S", 0.01)
 
 
@@ -38,7 +39,9 @@ def expired(harness: Harness) -> float:
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
 @pytest.mark.parametrize("is_running", [True, False], ids=["running", "stopped"])
 @pytest.mark.parametrize("num_again", [3, 12], ids=["shorter", "longer"])
-def test_another_log_is_newer_as_a_whole_and_revisions_decide_as_ever(cluster, settings, is_running, num_again):
+def test_another_log_is_newer_as_a_whole_and_revisions_decide_as_ever(
+    cluster: FakeCluster, settings: Settings, is_running: bool, num_again: int
+) -> None:
     feed(cluster, 10)
     cluster.append("items", 0, b"old", item_value("old", 7))
 
@@ -68,7 +71,7 @@ def test_another_log_is_newer_as_a_whole_and_revisions_decide_as_ever(cluster, s
     assert parse_note(cluster.commits[P0].metadata).log == InputLog("i-2", 1)
 
 
-def test_a_third_log_is_newer_than_the_second(cluster):
+def test_a_third_log_is_newer_than_the_second(cluster: FakeCluster) -> None:
     for number in range(3):
         cluster.recreate("items", f"log-{number}")
         cluster.append("items", 0, b"a", item_value("a", 1))
@@ -79,7 +82,7 @@ def test_a_third_log_is_newer_than_the_second(cluster):
     ]
 
 
-def test_a_refused_log_ends_the_loop(cluster):
+def test_a_refused_log_ends_the_loop(cluster: FakeCluster) -> None:
     feed(cluster, 3)
     with Harness(cluster, settings=REFUSE) as harness:
         harness.until_committed()
@@ -93,7 +96,7 @@ def test_a_refused_log_ends_the_loop(cluster):
     assert len(vectors(cluster)) == 3
 
 
-def test_a_gap_is_a_loss_only_where_the_log_begins_behind_it(cluster):
+def test_a_gap_is_a_loss_only_where_the_log_begins_behind_it(cluster: FakeCluster) -> None:
     """Compaction leaves gaps, and so do aborted transactions and their markers."""
     feed(cluster, 3)
     with Harness(cluster) as harness:
@@ -113,7 +116,7 @@ def test_a_gap_is_a_loss_only_where_the_log_begins_behind_it(cluster):
         assert [each.kind for each in harness.pipeline.ledger.incidents] == ["expired"]
 
 
-def test_what_expired_before_the_start_is_counted_and_a_log_that_has_nothing_more_too(cluster):
+def test_what_expired_before_the_start_is_counted_and_a_log_that_has_nothing_more_too(cluster: FakeCluster) -> None:
     feed(cluster, 3)
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -128,7 +131,7 @@ def test_what_expired_before_the_start_is_counted_and_a_log_that_has_nothing_mor
         assert expired(harness) == 0
 
 
-def test_a_log_that_goes_back_under_the_worker_is_read_from_its_beginning(cluster):
+def test_a_log_that_goes_back_under_the_worker_is_read_from_its_beginning(cluster: FakeCluster) -> None:
     """Cut short in an unclean election: it keeps its id, and grows again."""
     feed(cluster, 6)
     with Harness(cluster) as harness:
@@ -143,7 +146,7 @@ def test_a_log_that_goes_back_under_the_worker_is_read_from_its_beginning(cluste
     assert cluster.commits[P0].offset == 5
 
 
-def test_outputs_that_were_made_again_are_filled_from_what_is_remembered(cluster):
+def test_outputs_that_were_made_again_are_filled_from_what_is_remembered(cluster: FakeCluster) -> None:
     feed(cluster, 10)
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -153,7 +156,7 @@ def test_outputs_that_were_made_again_are_filled_from_what_is_remembered(cluster
         assert harness.pipeline.assignment.in_flight == 0
 
 
-def test_a_changelog_that_was_made_again_is_built_from_the_log(cluster):
+def test_a_changelog_that_was_made_again_is_built_from_the_log(cluster: FakeCluster) -> None:
     feed(cluster, 10)
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -172,7 +175,9 @@ def test_a_changelog_that_was_made_again_is_built_from_the_log(cluster):
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, EXACTLY_ONCE], ids=["at_least_once", "exactly_once"])
-def test_markers_at_the_end_are_committed_so_that_they_never_look_like_a_loss(cluster, settings):
+def test_markers_at_the_end_are_committed_so_that_they_never_look_like_a_loss(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     cluster.begin("other")
     cluster.append_open("other", "items", 0, b"a", item_value("a"))
     cluster.end_transaction("other", commit=True)
@@ -184,7 +189,7 @@ def test_markers_at_the_end_are_committed_so_that_they_never_look_like_a_loss(cl
         assert expired(harness) == 0
 
 
-def test_commits_of_an_earlier_version_are_taken_over(cluster):
+def test_commits_of_an_earlier_version_are_taken_over(cluster: FakeCluster) -> None:
     feed(cluster, 6)
     cluster.commits[P0] = Commit(4, "vectors_end=0")
     with Harness(cluster) as harness:
@@ -193,7 +198,7 @@ def test_commits_of_an_earlier_version_are_taken_over(cluster):
     assert parse_note(cluster.commits[P0].metadata).log == InputLog("i-1")
 
 
-def test_producers_that_disagree_are_told_and_those_that_agree_are_not(caplog):
+def test_producers_that_disagree_are_told_and_those_that_agree_are_not(caplog: pytest.LogCaptureFixture) -> None:
     for disagree in (False, True):
         cluster = FakeCluster(2)
         for number in range(40):

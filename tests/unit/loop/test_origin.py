@@ -22,11 +22,11 @@ def known(**changes: Any) -> Known:
     return Known(**{**fields, **changes})
 
 
-def test_the_same_log_goes_on_from_the_commit():
+def test_the_same_log_goes_on_from_the_commit() -> None:
     assert origin(known()) == Origin(OLD, 30)
 
 
-def test_another_log_begins_a_new_era_at_its_beginning():
+def test_another_log_begins_a_new_era_at_its_beginning() -> None:
     found = origin(known(topic_id="new", first=2, end=500))
     assert (found.log, found.offset, found.num_expired) == (InputLog("new", 1), 2, 0)
     assert "new" in found.reason
@@ -34,28 +34,28 @@ def test_another_log_begins_a_new_era_at_its_beginning():
 
 
 @pytest.mark.parametrize("committed", [None, 0, 7])
-def test_the_changelog_tells_where_the_broker_has_forgotten_the_commits(committed):
+def test_the_changelog_tells_where_the_broker_has_forgotten_the_commits(committed: int | None) -> None:
     found = origin(known(committed=committed, note=None, topic_id="new", newest_published=-1))
     assert (found.log, found.offset) == (InputLog("new", 1), 0)
 
 
-def test_a_commit_of_an_earlier_log_says_nothing_of_one_that_is_taken_up_already():
+def test_a_commit_of_an_earlier_log_says_nothing_of_one_that_is_taken_up_already() -> None:
     """A crash between the first states of the new log and its first commit."""
     later = InputLog("new", 1)
     assert origin(known(remembered=later, topic_id="new", first=3)) == Origin(later, 3)
 
 
-def test_an_attempt_that_left_nothing_but_outputs_is_not_taken_for_the_log_there_is_now():
+def test_an_attempt_that_left_nothing_but_outputs_is_not_taken_for_the_log_there_is_now() -> None:
     found = origin(known(topic_id="third", newest_published=InputLog("second", 1).at(4)))
     assert found.log == InputLog("third", 2)
 
 
-def test_the_first_commits_that_name_a_log_take_over_those_that_do_not():
+def test_the_first_commits_that_name_a_log_take_over_those_that_do_not() -> None:
     assert origin(known(note=Note(5), remembered=None)) == Origin(OLD, 30)
     assert origin(known(note=None, remembered=None, committed=0, newest_published=-1)) == Origin(OLD, 0)
 
 
-def test_without_ids_a_log_that_ends_before_what_was_read_is_another_one():
+def test_without_ids_a_log_that_ends_before_what_was_read_is_another_one() -> None:
     nameless = {"note": Note(5), "remembered": None, "topic_id": ""}
     assert origin(known(**nameless)) == Origin(InputLog(), 30)
     for changes in ({"end": 29}, {"committed": 3, "end": 20}):
@@ -64,32 +64,32 @@ def test_without_ids_a_log_that_ends_before_what_was_read_is_another_one():
         assert found.reason
 
 
-def test_a_log_cut_short_begins_a_new_era_whatever_its_id():
+def test_a_log_cut_short_begins_a_new_era_whatever_its_id() -> None:
     found = origin(known(end=25, newest_published=-1))
     assert (found.log, found.offset) == (InputLog("old", 1), 0)
     assert "ends at offset 25, before offset 30" in found.reason
 
 
-def test_a_log_that_went_back_is_doubted_though_it_has_grown_again():
+def test_a_log_that_went_back_is_doubted_though_it_has_grown_again() -> None:
     found = origin(known(doubt="it went back"))
     assert (found.log, found.offset, found.reason) == (InputLog("old", 1), 0, "it went back")
 
 
-def test_what_the_log_dropped_before_it_was_read_is_counted():
+def test_what_the_log_dropped_before_it_was_read_is_counted() -> None:
     assert origin(known(first=35)) == Origin(OLD, 35, num_expired=5)
     assert origin(known(first=30)) == Origin(OLD, 30)
 
 
-def test_a_group_that_is_new_has_lost_nothing():
+def test_a_group_that_is_new_has_lost_nothing() -> None:
     assert origin(known(committed=35, note=None, remembered=None, first=35)) == Origin(OLD, 35)
 
 
-def test_a_new_group_on_old_outputs_is_not_older_than_they_are():
+def test_a_new_group_on_old_outputs_is_not_older_than_they_are() -> None:
     published = InputLog("x", 3).at(7)
     assert origin(known(note=None, remembered=None, newest_published=published)).log == InputLog("old", 3)
 
 
-def test_outputs_and_changelogs_are_judged_by_what_was_committed():
+def test_outputs_and_changelogs_are_judged_by_what_was_committed() -> None:
     note = Note(5, OLD, "outputs", "state")
     same = found_logs(known(note=note), "outputs", "state")
     assert same.told(TOPICS) == []

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -49,11 +50,11 @@ class Harness(LoopHarness):
         self,
         cluster: FakeCluster,
         embedder: FakeEmbedder | None = None,
-        space_id="space",
-        settings=SETTINGS,
-        until_caught_up=False,
-        **client,
-    ):
+        space_id: Any = "space",
+        settings: Any = SETTINGS,
+        until_caught_up: Any = False,
+        **client: Any,
+    ) -> None:
         topics = topics_of("items", SETTINGS)
         output = ItemFormat(topics, space_id, "f2", 2)
         role = ItemsRole(output, Contract(SPEC), embedder or FakeEmbedder(POISON), keep_features=True)
@@ -67,7 +68,7 @@ def vectors(cluster: FakeCluster) -> list[tuple[str, int | None]]:
     ]
 
 
-def test_a_stage_is_busy_while_it_works_and_not_while_it_waits():
+def test_a_stage_is_busy_while_it_works_and_not_while_it_waits() -> None:
     cluster = FakeCluster(1)
     with Harness(cluster) as harness:
         harness.until(lambda: P0 in harness.pipeline.assignment)
@@ -86,10 +87,10 @@ def test_a_stage_is_busy_while_it_works_and_not_while_it_waits():
     assert busy["publish"] > 0
 
 
-def test_partitions_are_counted_by_what_they_do_and_stopped_ones_by_why():
+def test_partitions_are_counted_by_what_they_do_and_stopped_ones_by_why() -> None:
     refusing = [True]
 
-    def refuse(topic, key):
+    def refuse(topic: Any, key: Any) -> Any:
         return ClientError("no") if topic == "item-vectors" and refusing[0] else None
 
     cluster = FakeCluster(2)
@@ -106,7 +107,7 @@ def test_partitions_are_counted_by_what_they_do_and_stopped_ones_by_why():
         harness.until_committed()
 
 
-def test_refused_records_are_told_by_reason_with_the_last_place(caplog):
+def test_refused_records_are_told_by_reason_with_the_last_place(caplog: pytest.LogCaptureFixture) -> None:
     cluster = FakeCluster(1)
     for _ in range(50):
         cluster.append("items", 0, b"a", b"\xc1")
@@ -129,7 +130,7 @@ def feed(cluster: FakeCluster, num_items: int, partition: int = 0) -> None:
         cluster.append("items", partition, name.encode(), item_value(name))
 
 
-def test_every_item_is_published_once_to_its_partition_and_committed():
+def test_every_item_is_published_once_to_its_partition_and_committed() -> None:
     cluster = FakeCluster()
     feed(cluster, 30, 0)
     feed(cluster, 20, 1)
@@ -172,7 +173,9 @@ def test_newer_revisions_win_and_deletes_publish_tombstones():
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_a_partial_message_of_unknown_modalities_alone_is_no_news_of_a_known_item_and_a_dead_letter_of_another():
+def test_a_partial_message_of_unknown_modalities_alone_is_no_news_of_a_known_item_and_a_dead_letter_of_another() -> (
+    None
+):
     def partial(name: str, revision: int) -> bytes:
         features = {"smell": feature()}
         return encode(NewItem(item_id=name, revision=revision, event_time_ms=1, features=features, partial=True))
@@ -193,7 +196,7 @@ def test_a_partial_message_of_unknown_modalities_alone_is_no_news_of_a_known_ite
     assert ("a", 1) in vectors(cluster)
 
 
-def test_a_header_that_is_too_large_costs_its_item_nothing():
+def test_a_header_that_is_too_large_costs_its_item_nothing() -> None:
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"a", item_value("a"), [("traceparent", b"x" * 2_000_000), ("tracestate", b"y" * 9_000)])
     with Harness(cluster) as harness:
@@ -203,7 +206,7 @@ def test_a_header_that_is_too_large_costs_its_item_nothing():
     assert dead_letters(cluster) == []
 
 
-def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour():
+def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour() -> None:
     cluster = FakeCluster(1)
     good = [f"g{n}" for n in range(20)]
     for number, name in enumerate(good):
@@ -226,11 +229,11 @@ def test_bad_records_become_dead_letters_with_their_bytes_and_take_no_neighbour(
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_a_refused_output_is_computed_again_with_a_new_producer_and_nothing_is_lost():
+def test_a_refused_output_is_computed_again_with_a_new_producer_and_nothing_is_lost() -> None:
     cluster, refusals = FakeCluster(1), [2]
     feed(cluster, 40)
 
-    def refuse(topic, key):
+    def refuse(topic: Any, key: Any) -> Any:
         if key == b"p0-17" and refusals[0]:
             refusals[0] -= 1
             return ClientError("the broker went away")
@@ -246,14 +249,14 @@ def test_a_refused_output_is_computed_again_with_a_new_producer_and_nothing_is_l
     assert totals.unaccounted() == 0
 
 
-def test_nothing_is_committed_before_its_receipt():
+def test_nothing_is_committed_before_its_receipt() -> None:
     """Commits are compared with what the output log held at that moment."""
     cluster = FakeCluster(1)
     feed(cluster, 60)
     harness = Harness(cluster)
     commit = harness.consumer.commit
 
-    def checked(commits):
+    def checked(commits: Any) -> None:
         published = {name for name, _ in vectors(cluster)}
         assert {f"p0-{n}" for n in range(commits[P0].offset)} <= published
         commit(commits)
@@ -264,7 +267,7 @@ def test_nothing_is_committed_before_its_receipt():
     assert harness.error is None
 
 
-def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypatch):
+def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.recovery.DEAD_LETTER_RETRY_S", 0.3)
     cluster, broken = FakeCluster(2), [True]
     cluster.append("items", 0, b"bad", b"\xc1")
@@ -272,7 +275,7 @@ def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypat
     feed(cluster, 5, 1)
     error = RecordTooLargeError("too large for the topic")
 
-    def refuse(topic, key):
+    def refuse(topic: Any, key: Any) -> Any:
         return error if topic == "dead-letters" and broken[0] else None
 
     with Harness(cluster, refuse=refuse) as harness:
@@ -286,7 +289,7 @@ def test_a_dead_letter_that_cannot_be_written_stops_its_partition_only(monkeypat
     assert {name for name, _ in vectors(cluster)} == {f"p{p}-{n}" for p in (0, 1) for n in range(5)}
 
 
-def test_a_dead_letter_larger_than_its_topic_leaves_its_value_in_the_log():
+def test_a_dead_letter_larger_than_its_topic_leaves_its_value_in_the_log() -> None:
     cluster = FakeCluster(1)
     cluster.max_message_bytes = 2_000
     cluster.append("items", 0, b"bad", b"\xc1" * 3_000, [("traceparent", b"00-1")])
@@ -302,7 +305,7 @@ def test_a_dead_letter_larger_than_its_topic_leaves_its_value_in_the_log():
     assert [record.key for record in cluster.records("item-vectors")] == [b"p0-0", b"p0-1", b"p0-2"]
 
 
-def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkeypatch):
+def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     feed(cluster, 9, 0)
@@ -325,7 +328,7 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_and_nothing_else(monkey
     assert harness.metrics.accounting.totals.abandoned == 0
 
 
-def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(monkeypatch):
+def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(1)
     feed(cluster, 9)
@@ -337,7 +340,7 @@ def test_a_batch_that_is_left_out_is_passed_over_by_a_worker_that_waits_at_it(mo
     assert {name for name, _ in vectors(cluster)} == {f"p0-{n}" for n in range(9)} - {"p0-4", "p0-5"}
 
 
-def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(monkeypatch):
+def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     for partition in (0, 1):
@@ -355,7 +358,9 @@ def test_state_that_cannot_be_read_keeps_its_partition_restoring_and_no_other(mo
     assert {name for name, _ in vectors(cluster)} == {f"p{p}-{n}" for p in (0, 1) for n in range(3)}
 
 
-def test_a_run_that_ends_by_itself_ends_with_what_it_cannot_read_once_all_else_is_done(monkeypatch):
+def test_a_run_that_ends_by_itself_ends_with_what_it_cannot_read_once_all_else_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("worker.loop.read_faults.UNREADABLE_RETRY_S", 0.05)
     cluster = FakeCluster(2)
     feed(cluster, 9, 0)
@@ -368,7 +373,7 @@ def test_a_run_that_ends_by_itself_ends_with_what_it_cannot_read_once_all_else_i
     assert (cluster.commits[P0].offset, cluster.commits[P1].offset) == (4, 5)
 
 
-def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():
+def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there() -> None:
     cluster = FakeCluster(2)
     feed(cluster, 10, 0)
     with Harness(cluster) as harness:
@@ -385,7 +390,7 @@ def test_a_revoked_partition_is_committed_and_a_new_owner_goes_on_from_there():
     assert max(Counter(vectors(cluster)).values()) == 1
 
 
-def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
+def test_a_partition_that_comes_back_while_it_is_paused_is_read_on() -> None:
     """And is restored before the loop has come round, so that nothing else pauses it."""
     cluster = FakeCluster(1)
     feed(cluster, 5)
@@ -403,7 +408,7 @@ def test_a_partition_that_comes_back_while_it_is_paused_is_read_on():
     assert sorted(vectors(cluster)) == [(f"p0-{n}", 1) for n in range(5)]
 
 
-def test_a_lost_partition_commits_nothing():
+def test_a_lost_partition_commits_nothing() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 5)
     harness = Harness(cluster)
@@ -416,7 +421,7 @@ def test_a_lost_partition_commits_nothing():
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_after_a_crash_an_older_input_does_not_undo_what_was_published():
+def test_after_a_crash_an_older_input_does_not_undo_what_was_published() -> None:
     """The former owner published revision 2 and a tombstone, and died before it committed."""
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"a", item_value("a", 1))
@@ -438,7 +443,7 @@ def test_after_a_crash_an_older_input_does_not_undo_what_was_published():
     assert committed.offset == 2
 
 
-def test_after_a_change_of_owner_a_late_older_revision_is_still_dropped():
+def test_after_a_change_of_owner_a_late_older_revision_is_still_dropped() -> None:
     """Everything was committed, so that no output has to be read back for the sake of inputs computed again."""
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"a", item_value("a", 2))
@@ -452,7 +457,7 @@ def test_after_a_change_of_owner_a_late_older_revision_is_still_dropped():
     assert vectors(cluster) == [("a", 2), ("b", 1), ("b", 2)]
 
 
-def test_a_returning_owner_reads_back_only_what_it_does_not_know(monkeypatch):
+def test_a_returning_owner_reads_back_only_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster(1)
     feed(cluster, 20)
     reads = []
@@ -473,7 +478,7 @@ def test_a_returning_owner_reads_back_only_what_it_does_not_know(monkeypatch):
     assert num_records == [0, 0, 0, 20, 0, 20]  # of the changelog, and of the outputs to check the space
 
 
-def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog):
+def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog: pytest.LogCaptureFixture) -> None:
     """The items topic was deleted and fed again; item-vectors still names offsets of the old one."""
     cluster = FakeCluster(1)
     feed(cluster, 10)
@@ -490,7 +495,7 @@ def test_a_log_made_anew_is_not_mistaken_for_one_that_was_processed(caplog):
     assert "new_log" in [getattr(record, "action", "") for record in caplog.records]
 
 
-def test_an_items_topic_with_more_partitions_than_its_output_ends_the_process():
+def test_an_items_topic_with_more_partitions_than_its_output_ends_the_process() -> None:
     cluster = FakeCluster(2)
     harness = Harness(cluster)
     del cluster.log[TopicPartition("item-vectors", 1)]
@@ -501,7 +506,7 @@ def test_an_items_topic_with_more_partitions_than_its_output_ends_the_process():
     assert "'item-vectors' has 1 partitions, 'items' has 2 or more" in str(harness.error)
 
 
-def test_what_a_lost_member_still_held_is_thrown_away_before_it_writes_again():
+def test_what_a_lost_member_still_held_is_thrown_away_before_it_writes_again() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 3)
     with Harness(cluster) as harness:
@@ -515,7 +520,7 @@ def test_what_a_lost_member_still_held_is_thrown_away_before_it_writes_again():
     assert vectors(cluster)[-1] == ("new", 1)
 
 
-def test_a_topic_with_vectors_of_another_space_is_refused():
+def test_a_topic_with_vectors_of_another_space_is_refused() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 2)
     with Harness(cluster) as harness:
@@ -527,7 +532,7 @@ def test_a_topic_with_vectors_of_another_space_is_refused():
     assert isinstance(other.error, SpaceError)
 
 
-def test_a_broken_model_ends_the_process_and_commits_nothing():
+def test_a_broken_model_ends_the_process_and_commits_nothing() -> None:
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"x", item_value("x", text=feature(fill=POISON)))
     harness = Harness(cluster, FakeEmbedder(POISON, probe_error=RuntimeError("device lost")))
@@ -538,7 +543,7 @@ def test_a_broken_model_ends_the_process_and_commits_nothing():
     assert dead_letters(cluster) == []
 
 
-def test_an_output_topic_that_refuses_us_ends_the_process():
+def test_an_output_topic_that_refuses_us_ends_the_process() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 1)
     harness = Harness(cluster, refuse=lambda topic, key: AccessError("not authorised"))
@@ -547,7 +552,7 @@ def test_an_output_topic_that_refuses_us_ends_the_process():
     assert isinstance(harness.error, AccessError)
 
 
-def test_a_drain_publishes_and_commits_what_was_accepted():
+def test_a_drain_publishes_and_commits_what_was_accepted() -> None:
     cluster = FakeCluster(2)
     feed(cluster, 500, 0)
     feed(cluster, 500, 1)
@@ -559,13 +564,13 @@ def test_a_drain_publishes_and_commits_what_was_accepted():
     assert sum(commit.offset for commit in cluster.commits.values()) == totals.consumed
 
 
-def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch):
+def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.loop.source.ROOM_TIMEOUT_S", 0.01)
     cluster, gate = FakeCluster(1), threading.Event()
     feed(cluster, 200)
 
     class Slow(FakeEmbedder):
-        def vectors(self, features):
+        def vectors(self, features: Any) -> Any:
             gate.wait(10)
             return super().vectors(features)
 
@@ -584,7 +589,7 @@ def test_a_full_queue_pauses_the_partitions_and_polling_goes_on(monkeypatch):
 
 
 @pytest.mark.parametrize("failures", range(1, 12))
-def test_backoff_grows_to_a_bound_and_is_spread(failures):
+def test_backoff_grows_to_a_bound_and_is_spread(failures: int) -> None:
     shortest, longest = backoff_s(failures, lambda: 1.0), backoff_s(failures, lambda: 0.0)
     assert longest == min(10.0, 0.5 * 2 ** (failures - 1))
     assert shortest == longest / 2

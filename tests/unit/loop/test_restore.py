@@ -35,24 +35,24 @@ def tombstone(item_id: str, source_offset: int) -> FakeRecord:
     return FakeRecord(key=item_id.encode(), headers=[("align-source-offset", b"%d" % source_offset)])
 
 
-def test_the_last_output_of_each_item_counts():
+def test_the_last_output_of_each_item_counts() -> None:
     records = [vector("a", 1, 10), vector("b", 4, 11), vector("a", 2, 12), tombstone("b", 13)]
     assert newest_published(records, "here") == {"a": 12, "b": 13}
 
 
-def test_vectors_of_another_space_are_refused():
+def test_vectors_of_another_space_are_refused() -> None:
     with pytest.raises(SpaceError, match=r"space there.*topics\.item_vectors"):
         newest_published([vector("a", 1, 10), vector("b", 1, 11, space_id="there")], "here")
 
 
-def test_records_of_others_are_passed_over(caplog):
+def test_records_of_others_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     records = [
         FakeRecord(key=b"a", value=b"?"),
         FakeRecord(key=b"\xff", value=b"?"),
         vector("c", 1, 3),
     ]
     assert newest_published(records, "here") == {"c": 3}
-    assert [record.action for record in caplog.records] == ["foreign_output"] * 2
+    assert [record.__dict__["action"] for record in caplog.records] == ["foreign_output"] * 2
 
 
 class Role:
@@ -105,7 +105,7 @@ def remember(cluster: FakeCluster, key: bytes | None, value: bytes | None) -> No
     cluster.append(Role.topics.state, 0, key, value)
 
 
-def test_the_last_of_each_key_is_remembered_and_a_tombstone_forgets(cluster):
+def test_the_last_of_each_key_is_remembered_and_a_tombstone_forgets(cluster: FakeCluster) -> None:
     for key, value in ((b"a", pack([1])), (b"b", pack([2])), (b"a", pack([3])), (b"b", None), (b"c", pack([4]))):
         remember(cluster, key, value)
     harness = Harness(cluster)
@@ -114,16 +114,20 @@ def test_the_last_of_each_key_is_remembered_and_a_tombstone_forgets(cluster):
     harness.close()
 
 
-def test_what_others_wrote_into_the_changelog_is_said_and_passed_over(cluster, caplog):
+def test_what_others_wrote_into_the_changelog_is_said_and_passed_over(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
     for key, value in ((None, pack([1])), (b"\xff", pack([1])), (b"a", b"\x63of another version"), (b"b", pack([2]))):
         remember(cluster, key, value)
     harness = Harness(cluster)
     assert dict(harness.overlay().items()) == {"b": pack([2])}
-    assert [record.action for record in caplog.records if record.levelname == "WARNING"] == ["foreign_state"] * 3
+    assert [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"] == [
+        "foreign_state"
+    ] * 3
     harness.close()
 
 
-def test_a_partition_that_comes_back_reads_only_what_is_new(cluster):
+def test_a_partition_that_comes_back_reads_only_what_is_new(cluster: FakeCluster) -> None:
     remember(cluster, b"a", pack([1]))
     harness = Harness(cluster)
     harness.overlay()
@@ -133,7 +137,7 @@ def test_a_partition_that_comes_back_reads_only_what_is_new(cluster):
     harness.close()
 
 
-def test_a_store_ahead_of_its_changelog_is_emptied(cluster, caplog):
+def test_a_store_ahead_of_its_changelog_is_emptied(cluster: FakeCluster, caplog: pytest.LogCaptureFixture) -> None:
     """The topic was deleted and made anew."""
     harness = Harness(cluster)
     harness.stores.open(0).apply({"ghost": pack([9])}, 7)
@@ -143,7 +147,9 @@ def test_a_store_ahead_of_its_changelog_is_emptied(cluster, caplog):
     harness.close()
 
 
-def test_a_store_of_another_version_is_built_anew_from_the_changelog(cluster, tmp_path, monkeypatch, caplog):
+def test_a_store_of_another_version_is_built_anew_from_the_changelog(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     remember(cluster, b"a", pack([1]))
     monkeypatch.setattr("worker.state.disk.VERSION", 0)
     before = Harness(cluster, tmp_path)
@@ -159,7 +165,9 @@ def test_a_store_of_another_version_is_built_anew_from_the_changelog(cluster, tm
     after.close()
 
 
-def test_a_disk_that_fills_up_while_restoring_is_an_error_that_names_the_setting(cluster, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_while_restoring_is_an_error_that_names_the_setting(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.state.disk._MAP_BYTES", 2**17)
     for number in range(1_000):
         remember(cluster, b"%d" % number, pack([bytes(1_000)]))

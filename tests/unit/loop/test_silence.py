@@ -2,13 +2,13 @@ from worker.loop.silence import REPEAT_S, SilenceWatch
 from worker.monitoring.concerns import SILENT_S
 
 
-def test_brokers_that_answer_are_no_news():
+def test_brokers_that_answer_are_no_news() -> None:
     watch = SilenceWatch()
     assert [watch.look(now, now - 1) for now in range(100)] == [None] * 100
     assert not watch.is_silent
 
 
-def test_silence_is_said_once_a_minute_and_so_is_its_end():
+def test_silence_is_said_once_a_minute_and_so_is_its_end() -> None:
     watch, said = SilenceWatch(), []
     for now in range(150):
         if line := watch.look(float(now), heard_at=0.0):

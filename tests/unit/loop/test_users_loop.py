@@ -1,6 +1,8 @@
 """The users half on a log in memory: which vector a user has, whatever came in which order and whatever broke."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,9 +40,9 @@ class Harness(LoopHarness):
         *,
         max_waiting: int = 100,
         follows_changes: bool = False,
-        settings=SETTINGS,
-        until_caught_up=False,
-        **client,
+        settings: Any = SETTINGS,
+        until_caught_up: Any = False,
+        **client: Any,
     ) -> None:
         topics, made = topics_of("users", SETTINGS), FakeClient(cluster, **client)
         table = ItemTable(2, "float32", "cpu")
@@ -64,7 +66,9 @@ def feed(cluster: FakeCluster, *events: tuple[bytes, bytes], partition: int = 0)
         cluster.append("events", partition, key, value)
 
 
-def publish_item(cluster: FakeCluster, item: str, vector: Sequence[float], space_id: str = "space", **fields) -> None:
+def publish_item(
+    cluster: FakeCluster, item: str, vector: Sequence[float], space_id: str = "space", **fields: Any
+) -> None:
     message = ItemVector(
         item_id=item,
         revision=1,
@@ -95,7 +99,7 @@ def cluster() -> FakeCluster:
     return made
 
 
-def test_a_user_is_the_decayed_sum_of_its_items(cluster):
+def test_a_user_is_the_decayed_sum_of_its_items(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0), event("u", "y", 1_000))
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -106,7 +110,7 @@ def test_a_user_is_the_decayed_sum_of_its_items(cluster):
     assert (totals.consumed, totals.unaccounted()) == (2, 0)
 
 
-def test_many_events_of_a_user_in_a_batch_give_one_vector(cluster):
+def test_many_events_of_a_user_in_a_batch_give_one_vector(cluster: FakeCluster) -> None:
     feed(cluster, *[event("u", "x", at) for at in range(8)])
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -115,7 +119,7 @@ def test_many_events_of_a_user_in_a_batch_give_one_vector(cluster):
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_order_and_duplicates_do_not_matter(cluster):
+def test_order_and_duplicates_do_not_matter(cluster: FakeCluster) -> None:
     acts = [("x", 0), ("y", 500), ("x", 900), ("y", 1_500), ("x", 9)]
     feed(cluster, *[event("u", *act) for act in acts])
     feed(cluster, *[event("v", *act) for act in [*acts[::-1], *acts[1:3], *acts]])
@@ -129,14 +133,14 @@ def test_order_and_duplicates_do_not_matter(cluster):
     assert totals.unaccounted() == 0
 
 
-def test_a_dislike_points_away(cluster):
+def test_a_dislike_points_away(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0), event("u", "y", 0, "hide"))
     with Harness(cluster) as harness:
         harness.until_committed()
     assert direction(published(cluster)[-1]) == pytest.approx([0.7071, -0.7071], abs=1e-4)
 
 
-def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster):
+def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster: FakeCluster) -> None:
     feed(
         cluster, event("u", "x", 0), event("u", "x", 0, "hide"), event("v", "unknown", 0), event("w", "x", 0, "scroll")
     )
@@ -153,7 +157,7 @@ def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster):
     assert harness.role.figures()["unused events: scroll"] == 1
 
 
-def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster):
+def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster: FakeCluster) -> None:
     """Events of users without a vector are finished, too, but nothing of them has been published or was fast."""
     feed(cluster, *[event(f"unknown-{n}", "no-such-item", n) for n in range(20)], event("u", "x", 0))
     with Harness(cluster) as harness:
@@ -166,7 +170,7 @@ def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster):
     assert sum(harness.metrics.latency.counts("events")) == 1
 
 
-def test_what_is_computed_anew_is_not_counted_as_an_event(cluster):
+def test_what_is_computed_anew_is_not_counted_as_an_event(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "later", 0))
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -176,7 +180,7 @@ def test_what_is_computed_anew_is_not_counted_as_an_event(cluster):
     assert (totals.published["upsert"], totals.superseded["without_vector"], totals.unaccounted()) == (0, 1, 0)
 
 
-def test_a_user_is_computed_anew_when_its_item_appears(cluster):
+def test_a_user_is_computed_anew_when_its_item_appears(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "later", 0), event("u", "x", 0))
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -189,7 +193,7 @@ def test_a_user_is_computed_anew_when_its_item_appears(cluster):
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_who_waited_still_waits_after_a_restart(cluster):
+def test_who_waited_still_waits_after_a_restart(cluster: FakeCluster) -> None:
     """And who got its item while nobody worked on it is computed at once."""
     feed(cluster, event("u", "later", 0), event("v", "never", 0), event("v", "x", 0))
     with Harness(cluster) as first:
@@ -202,7 +206,7 @@ def test_who_waited_still_waits_after_a_restart(cluster):
         second.until(lambda: published(cluster, "v")[-1].num_events == 2)
 
 
-def test_a_waiting_list_that_is_full_is_counted(cluster):
+def test_a_waiting_list_that_is_full_is_counted(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "a", 0), event("u", "b", 1), event("u", "c", 2))
     with Harness(cluster, max_waiting=2) as harness:
         harness.until_committed()
@@ -211,7 +215,7 @@ def test_a_waiting_list_that_is_full_is_counted(cluster):
 
 
 @pytest.mark.parametrize("follows", [False, True])
-def test_a_changed_item_moves_its_users_only_where_configured(cluster, follows):
+def test_a_changed_item_moves_its_users_only_where_configured(cluster: FakeCluster, follows: bool) -> None:
     feed(cluster, event("u", "x", 0))
     with Harness(cluster, follows_changes=follows) as harness:
         harness.until_committed()
@@ -226,7 +230,7 @@ def test_a_changed_item_moves_its_users_only_where_configured(cluster, follows):
             assert len(published(cluster)) == before
 
 
-def test_vectors_of_another_space_are_ignored_and_counted(cluster):
+def test_vectors_of_another_space_are_ignored_and_counted(cluster: FakeCluster) -> None:
     publish_item(cluster, "foreign", (0.0, 1.0), space_id="another")
     cluster.append("item-vectors", 0, b"broken", b"?")
     feed(cluster, event("u", "foreign", 0), event("u", "x", 0))
@@ -237,7 +241,7 @@ def test_vectors_of_another_space_are_ignored_and_counted(cluster):
     assert direction(published(cluster)[-1]) == [1.0, 0.0]
 
 
-def test_bad_events_become_dead_letters(cluster):
+def test_bad_events_become_dead_letters(cluster: FakeCluster) -> None:
     good = event("u", "x", 0)
     feed(cluster, (b"u", b"\xc1"), good, (b"other", good[1]), (b"u", None))
     with Harness(cluster) as harness:
@@ -248,7 +252,7 @@ def test_bad_events_become_dead_letters(cluster):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_histories_survive_a_restart(cluster, tmp_path, on_disk):
+def test_histories_survive_a_restart(cluster: FakeCluster, tmp_path: Path, on_disk: bool) -> None:
     feed(cluster, event("u", "x", 0))
     for _ in range(2):
         with Harness(cluster, Stores(tmp_path, "user-state", "g") if on_disk else None) as harness:
@@ -259,7 +263,7 @@ def test_histories_survive_a_restart(cluster, tmp_path, on_disk):
     assert harness.pipeline.restore.num_records == (0 if on_disk else 2)
 
 
-def test_a_crash_after_the_changelog_and_before_the_vector_loses_no_vector(cluster):
+def test_a_crash_after_the_changelog_and_before_the_vector_loses_no_vector(cluster: FakeCluster) -> None:
     """What was written to the changelog is a duplicate when it comes again, but its vector may never have been sent."""
     feed(cluster, event("u", "x", 0), event("u", "y", 0))
     with Harness(cluster) as first:
@@ -271,10 +275,10 @@ def test_a_crash_after_the_changelog_and_before_the_vector_loses_no_vector(clust
     assert published(cluster)[-1].num_events == 2
 
 
-def test_a_refused_output_is_computed_again_and_nothing_is_lost_or_counted_twice(cluster):
+def test_a_refused_output_is_computed_again_and_nothing_is_lost_or_counted_twice(cluster: FakeCluster) -> None:
     refusals = [3]
 
-    def refuse(topic, key):
+    def refuse(topic: Any, key: Any) -> Any:
         if topic == "user-vectors" and refusals[0]:
             refusals[0] -= 1
             return ClientError("the broker went away")
@@ -287,7 +291,7 @@ def test_a_refused_output_is_computed_again_and_nothing_is_lost_or_counted_twice
     assert harness.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_a_partition_that_comes_back_goes_on_with_its_users(cluster):
+def test_a_partition_that_comes_back_goes_on_with_its_users(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0))
     with Harness(cluster) as harness:
         harness.until_committed()
@@ -299,22 +303,22 @@ def test_a_partition_that_comes_back_goes_on_with_its_users(cluster):
     assert published(cluster)[-1].num_events == 2
 
 
-def test_the_changelog_ends_with_what_the_last_vector_was_made_of(cluster):
+def test_the_changelog_ends_with_what_the_last_vector_was_made_of(cluster: FakeCluster) -> None:
     feed(cluster, *[event("u", "xy"[n % 2], n) for n in range(9)])
     with Harness(cluster) as harness:
         harness.until_committed()
         overlay = harness.pipeline.assignment[P0].tenure.overlay
         assert [each.event_time_ms for each in overlay.get("u").events] == [5, 6, 7, 8]
         harness.until(lambda: len(overlay) == 0)
-    state = harness.role.decode_state(cluster.records("user-state")[-1].value)
+    state: Any = harness.role.decode_state(cluster.records("user-state")[-1].value)
     assert [each.event_time_ms for each in state.events] == [5, 6, 7, 8]
 
 
-def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(cluster):
+def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0))
     harness = Harness(cluster)
     step = harness.role.dependents.catalogue.step
-    may_read = []
+    may_read: list[bool] = []
     harness.role.stages[0]._step = lambda: step() if may_read else None
     with harness:
         harness.until(
@@ -327,7 +331,7 @@ def test_nothing_is_worked_on_before_the_item_vectors_have_been_read(cluster):
     assert direction(published(cluster)[-1]) == [1.0, 0.0]
 
 
-def test_an_item_that_goes_moves_its_users_where_configured(cluster):
+def test_an_item_that_goes_moves_its_users_where_configured(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0), event("u", "y", 0))
     with Harness(cluster, follows_changes=True) as harness:
         harness.until_committed()
@@ -336,7 +340,7 @@ def test_an_item_that_goes_moves_its_users_where_configured(cluster):
         assert published(cluster)[-1].num_events == 1
 
 
-def test_an_item_that_changed_while_nobody_worked_moves_its_users_where_configured(cluster):
+def test_an_item_that_changed_while_nobody_worked_moves_its_users_where_configured(cluster: FakeCluster) -> None:
     feed(cluster, event("u", "x", 0))
     with Harness(cluster, follows_changes=True) as first:
         first.until_committed()

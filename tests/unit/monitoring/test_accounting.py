@@ -3,7 +3,7 @@ from prometheus_client import CollectorRegistry
 from worker.monitoring.accounting import Accounting
 
 
-def test_a_scrape_shows_one_moment():
+def test_a_scrape_shows_one_moment() -> None:
     accounting, registry = Accounting("items"), CollectorRegistry()
     registry.register(accounting)
     accounting.consumed += 10
@@ -24,7 +24,7 @@ def test_a_scrape_shows_one_moment():
     assert total + 3 == 10
 
 
-def test_a_lost_record_shows():
+def test_a_lost_record_shows() -> None:
     accounting = Accounting("items")
     accounting.consumed += 2
     accounting.published["upsert"] += 1

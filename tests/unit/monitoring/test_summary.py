@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 
 from worker.monitoring.summary import Track, Window, quantile
 
 
-def test_a_rate_covers_the_window_only():
+def test_a_rate_covers_the_window_only() -> None:
     window = Window(10)
     for second in range(31):
         window.add(second, [min(second, 20) * 5])
@@ -12,7 +14,7 @@ def test_a_rate_covers_the_window_only():
     assert window.rates() == [10.0]
 
 
-def test_a_track_keeps_a_point_a_step_for_as_long_as_it_is_drawn():
+def test_a_track_keeps_a_point_a_step_for_as_long_as_it_is_drawn() -> None:
     track = Track(seconds=60, step_s=10)
     for now in range(200):
         track.add(float(now), 1_000 * now, total=5 * now, level=now if now > 50 else None)
@@ -22,7 +24,7 @@ def test_a_track_keeps_a_point_a_step_for_as_long_as_it_is_drawn():
     assert levels == [140, 150, 160, 170, 180, 190]
 
 
-def test_a_rate_needs_two_snapshots():
+def test_a_rate_needs_two_snapshots() -> None:
     window = Window(10)
     assert window.rates() == []
     window.add(0, [7])
@@ -39,5 +41,5 @@ def test_a_rate_needs_two_snapshots():
         ([0, 0, 3], 0.5, 3.0),
     ],
 )
-def test_quantiles_are_interpolated_inside_their_bucket(counts, q, expected):
+def test_quantiles_are_interpolated_inside_their_bucket(counts: list[Any], q: float, expected: float | None) -> None:
     assert quantile(q, [1.0, 3.0], counts) == (None if expected is None else pytest.approx(expected))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from worker.monitoring.health import Health
@@ -11,50 +13,50 @@ def vitals(moved_at: float = 0.0, *, stable: bool = True, reachable: bool = True
     return Vitals({"poll": moved_at, "compute": moved_at}, stable, lambda: reachable)
 
 
-def look(diagnosis: Diagnosis, seconds: range, **kwargs) -> list[tuple[int, str]]:
+def look(diagnosis: Diagnosis, seconds: range, **kwargs: Any) -> list[tuple[int, str]]:
     found = [(now, diagnosis.stalled(vitals(now, **kwargs), now)) for now in seconds]
     return [(now, reason) for now, reason in found if reason]
 
 
-def test_all_is_well():
+def test_all_is_well() -> None:
     assert look(Diagnosis(SETTINGS, 0), range(1, 500)) == []
 
 
-def test_a_thread_that_does_not_move_is_named():
+def test_a_thread_that_does_not_move_is_named() -> None:
     diagnosis = Diagnosis(SETTINGS, 0)
     reasons = [diagnosis.stalled(Vitals({"poll": now, "compute": 5}, True, bool), now) for now in range(1, 70)]
     first = next(index for index, reason in enumerate(reasons) if reason)
     assert reasons[first] == "the compute thread has not moved for 61 s (watchdog.stalled_s)"
 
 
-def test_a_group_that_stays_unstable_with_a_reachable_broker_ends_the_process():
+def test_a_group_that_stays_unstable_with_a_reachable_broker_ends_the_process() -> None:
     (now, reason), *_ = look(Diagnosis(SETTINGS, 0), range(1, 60), stable=False)
     assert now == 32
     assert "group has not been stable for 31 s" in reason
 
 
-def test_an_outage_is_waited_out_and_the_group_gets_its_time_after_it():
+def test_an_outage_is_waited_out_and_the_group_gets_its_time_after_it() -> None:
     diagnosis = Diagnosis(SETTINGS, 0)
     assert look(diagnosis, range(1, 300), stable=False, reachable=False) == []
     (now, _), *_ = look(diagnosis, range(300, 400), stable=False)
     assert now > 300
 
 
-def test_a_short_rebalance_is_forgotten():
+def test_a_short_rebalance_is_forgotten() -> None:
     diagnosis = Diagnosis(SETTINGS, 0)
     assert look(diagnosis, range(1, 20), stable=False) == []
     assert look(diagnosis, range(20, 21)) == []
     assert look(diagnosis, range(21, 50), stable=False) == []
 
 
-def test_a_process_that_was_frozen_as_a_whole_is_not_blamed():
+def test_a_process_that_was_frozen_as_a_whole_is_not_blamed() -> None:
     diagnosis = Diagnosis(SETTINGS, 0)
     assert diagnosis.stalled(vitals(0), 0.5) is None
     assert diagnosis.stalled(vitals(0.5), 1_000) is None
     assert diagnosis.stalled(vitals(1_000.1), 1_000.5) is None
 
 
-def test_how_near_the_end_is_can_be_seen_before_it_comes():
+def test_how_near_the_end_is_can_be_seen_before_it_comes() -> None:
     diagnosis = Diagnosis(SETTINGS, 0)
     look(diagnosis, range(1, 2))
     assert diagnosis.nearness(vitals(1), 1) == 0
@@ -65,7 +67,7 @@ def test_how_near_the_end_is_can_be_seen_before_it_comes():
 
 
 @pytest.mark.timeout(20)
-def test_livez_is_red_before_the_process_ends(monkeypatch):
+def test_livez_is_red_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.monitoring.watchdog.CHECK_INTERVAL_S", 0.001)
     monkeypatch.setattr("worker.monitoring.watchdog.RED_BEFORE_EXIT_S", 0.0)
     health, codes = Health(), []
@@ -84,7 +86,7 @@ def test_livez_is_red_before_the_process_ends(monkeypatch):
 
 
 @pytest.mark.timeout(20)
-def test_a_process_that_is_ended_leaves_its_group_first(monkeypatch):
+def test_a_process_that_is_ended_leaves_its_group_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.monitoring.watchdog.CHECK_INTERVAL_S", 0.001)
     monkeypatch.setattr("worker.monitoring.watchdog.RED_BEFORE_EXIT_S", 0.0)
     done: list[object] = []

@@ -35,7 +35,7 @@ def slices_of(tenure: Tenure, sizes: list[int]) -> list[BatchSlice]:
     return slices
 
 
-def test_nothing_is_committed_before_its_receipt(tenure):
+def test_nothing_is_committed_before_its_receipt(tenure: Tenure) -> None:
     (read,) = slices_of(tenure, [2])
     read.written.receipts().vectors.acknowledged(4)
     assert tenure.settle() == []
@@ -45,7 +45,7 @@ def test_nothing_is_committed_before_its_receipt(tenure):
     assert tenure.commit == Commit(12, format_note(Note(6)))
 
 
-def test_what_may_be_committed_moves_over_the_contiguous_prefix_only(tenure):
+def test_what_may_be_committed_moves_over_the_contiguous_prefix_only(tenure: Tenure) -> None:
     first, second, third = slices_of(tenure, [1, 1, 1])
     third.written.receipts().vectors.acknowledged(8)
     second.written.receipts().vectors.acknowledged(7)
@@ -56,7 +56,7 @@ def test_what_may_be_committed_moves_over_the_contiguous_prefix_only(tenure):
     assert tenure.in_flight == 0
 
 
-def test_a_failed_output_holds_what_may_be_committed_for_good(tenure):
+def test_a_failed_output_holds_what_may_be_committed_for_good(tenure: Tenure) -> None:
     first, second = slices_of(tenure, [2, 1])
     first.written.receipts().vectors.acknowledged(4)
     first.written.receipts().vectors.failed(ClientError("refused"))
@@ -66,7 +66,7 @@ def test_a_failed_output_holds_what_may_be_committed_for_good(tenure):
     assert tenure.failure() is first
 
 
-def test_a_share_without_outputs_is_done_at_once(tenure):
+def test_a_share_without_outputs_is_done_at_once(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(Superseded(FakeRecord(offset=10)))
     tenure.num_consumed += 1
@@ -75,7 +75,7 @@ def test_a_share_without_outputs_is_done_at_once(tenure):
     assert tenure.commit == Commit(11, format_note(Note(4)))
 
 
-def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(tenure):
+def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(Rejection(FakeRecord(offset=10), Reason.INVALID_FIELD, "decode", ""))
     tenure.num_consumed += 1
@@ -85,7 +85,7 @@ def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(ten
     assert tenure.commit == Commit(11, format_note(Note(4)))
 
 
-def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure):
+def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(Rejection(FakeRecord(offset=10), Reason.INVALID_FIELD, "decode", ""))
     read.written.expect(len(read.newest) + len(read.rejections), lambda: None)
@@ -94,7 +94,7 @@ def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure):
     assert tenure.failure() is read
 
 
-def test_the_newest_input_of_an_item_stands_for_all_in_a_slice(tenure):
+def test_the_newest_input_of_an_item_stands_for_all_in_a_slice(tenure: Tenure) -> None:
     read = tenure.open_slice()
     added = [
         read.add(entry) for entry in (item("a", 10), item("b", 11), item("a", 12), Delete(FakeRecord(offset=13), "b"))
@@ -105,7 +105,7 @@ def test_the_newest_input_of_an_item_stands_for_all_in_a_slice(tenure):
     assert (read.num_records, read.num_same_batch, read.next_offset) == (4, 2, 14)
 
 
-def test_everyone_is_told_once_when_a_share_is_finished(tenure):
+def test_everyone_is_told_once_when_a_share_is_finished(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(item("a", 10))
     told = []
@@ -116,7 +116,7 @@ def test_everyone_is_told_once_when_a_share_is_finished(tenure):
     assert told == [1]
 
 
-def test_a_finished_share_is_freed_at_once_and_its_records_with_it(tenure):
+def test_a_finished_share_is_freed_at_once_and_its_records_with_it(tenure: Tenure) -> None:
     """Without the help of the garbage collector, which hardly ever runs in the worker."""
 
     class Watched:
@@ -136,7 +136,7 @@ def test_a_finished_share_is_freed_at_once_and_its_records_with_it(tenure):
         gc.enable()
 
 
-def test_retiring_gives_up_what_is_not_settled(tenure):
+def test_retiring_gives_up_what_is_not_settled(tenure: Tenure) -> None:
     first, _ = slices_of(tenure, [2, 3])
     first.written.receipts().vectors.acknowledged(4)
     first.written.receipts().vectors.acknowledged(5)
@@ -146,7 +146,7 @@ def test_retiring_gives_up_what_is_not_settled(tenure):
     assert tenure.in_flight == 0
 
 
-def test_what_finishes_after_retirement_does_not_count_again(tenure):
+def test_what_finishes_after_retirement_does_not_count_again(tenure: Tenure) -> None:
     first, second = slices_of(tenure, [1, 1])
     first.written.receipts().vectors.acknowledged(4)
     assert tenure.retire() == 2
@@ -159,23 +159,23 @@ def test_what_finishes_after_retirement_does_not_count_again(tenure):
     ("note", "vectors_end"),
     [("vectors_end=17", 17), ("", None), ("something", None), ("vectors_end=", None), ("vectors_end=-1", None)],
 )
-def test_notes_of_others_are_not_taken_for_ours(note, vectors_end):
+def test_notes_of_others_are_not_taken_for_ours(note: str, vectors_end: int | None) -> None:
     assert parse_note(note) == (None if vectors_end is None else Note(vectors_end))
     if vectors_end is not None:
         assert format_note(Note(vectors_end)) == note
 
 
-def test_a_note_names_the_logs_that_a_commit_belongs_to():
+def test_a_note_names_the_logs_that_a_commit_belongs_to() -> None:
     note = Note(17, InputLog("aZ-_9", 3), "outputs-id", "state-id")
     assert parse_note(format_note(note)) == note
 
 
-def test_what_a_later_version_says_in_a_note_is_passed_over():
+def test_what_a_later_version_says_in_a_note_is_passed_over() -> None:
     assert parse_note("vectors_end=4 log=abc weather=fair") == Note(4, InputLog("abc"))
 
 
 @pytest.mark.parametrize("note", ["vectors_end=4 era=x", "vectors_end=4 era=-1", "vectors_end=\u0664"])
-def test_a_note_with_a_number_that_is_none_says_nothing(note):
+def test_a_note_with_a_number_that_is_none_says_nothing(note: str) -> None:
     assert parse_note(note) is None
 
 
@@ -183,12 +183,12 @@ def begin(tenure: Tenure, offset: int, note: Note, *, is_remembered: bool = True
     tenure.begin_at(offset, note, is_remembered=is_remembered)
 
 
-def test_the_first_share_in_a_log_remembers_it_and_no_other(tenure):
+def test_the_first_share_in_a_log_remembers_it_and_no_other(tenure: Tenure) -> None:
     begin(tenure, 0, Note(4, InputLog("x", 1)), is_remembered=False)
     assert [tenure.open_slice().log, tenure.open_slice().log] == [InputLog("x", 1), None]
 
 
-def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_finished(tenure):
+def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_finished(tenure: Tenure) -> None:
     begin(tenure, 0, Note(4, InputLog("x", 1)))
     assert tenure.has_news()
     assert parse_note(tenure.commit.metadata) == Note(4, InputLog("x", 1))
@@ -196,7 +196,7 @@ def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_fi
     assert not tenure.has_news()
 
 
-def test_commits_go_on_naming_the_logs(tenure):
+def test_commits_go_on_naming_the_logs(tenure: Tenure) -> None:
     begin(tenure, 3, Note(4, InputLog("x", 1), "outputs", "state"))
     (read,) = slices_of(tenure, [2])
     read.written.expect(1, lambda: None)
@@ -205,7 +205,7 @@ def test_commits_go_on_naming_the_logs(tenure):
     assert tenure.commit == Commit(5, format_note(Note(9, InputLog("x", 1), "outputs", "state")))
 
 
-def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure):
+def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure: Tenure) -> None:
     (read,) = slices_of(tenure, [1])
     tenure.position = 14
     tenure.pass_over()
@@ -217,7 +217,7 @@ def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure):
     assert tenure.commit.offset == 14
 
 
-def test_outputs_made_again_are_named_once_everything_is_in_them(tenure):
+def test_outputs_made_again_are_named_once_everything_is_in_them(tenure: Tenure) -> None:
     begin(tenure, 10, Note(4, InputLog("x"), "old", "state"))
     tenure.committed(tenure.commit)
     tenure.new_outputs_id = "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def tensor(*values: float) -> Tensor:
     return Tensor.from_numpy(vector / np.linalg.norm(vector), "f4")
 
 
-def item_vector(item_id: str, *values: float, **fields) -> ItemVector:
+def item_vector(item_id: str, *values: float, **fields: Any) -> ItemVector:
     defaults = {
         "revision": 1, "event_time_ms": 1_000, "space_id": SPACE, "modalities": ("text",), "produced_at_ms": 2_000,
         "vector": tensor(*values),
@@ -24,7 +25,7 @@ def item_vector(item_id: str, *values: float, **fields) -> ItemVector:
     return ItemVector(item_id=item_id, **{**defaults, **fields})
 
 
-def user_vector(user_id: str, *values: float, **fields) -> UserVector:
+def user_vector(user_id: str, *values: float, **fields: Any) -> UserVector:
     defaults = {
         "event_time_ms": 5_000, "num_events": 3, "space_id": SPACE, "produced_at_ms": 6_000, "vector": tensor(*values),
     }  # fmt: skip

@@ -1,5 +1,7 @@
 """What is recommended is what evaluation ranked: the same vectors through the wire give the same list."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from worker.recommend.published import Activity, LeftOut, collect_items, collect
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_recommendations_are_the_ranking_of_the_evaluation(tmp_path, prior):
+def test_recommendations_are_the_ranking_of_the_evaluation(tmp_path: Path, prior: bool) -> None:
     data, split = planted()
     space = command.create(tmp_path / "space", {"text": 12, "image": 8}, 32, event_weights={"like": 1.0})
     embedded = embed_items(AlignRuntime(space, device="cpu", dtype="float32", threads=1), data)

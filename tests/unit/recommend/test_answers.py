@@ -1,5 +1,7 @@
 """Which items are the answer, and what is said where there is none."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,18 +13,18 @@ from worker.recommend.published import LeftOut, collect_activity, collect_items,
 ITEMS, USERS, EVENTS = world()
 
 
-def ask(question, how=None, items=None):
+def ask(question: Any, how: Any = None, items: Any = None) -> Any:
     """The ids of the answer."""
     items = items or published()
     (found,) = answer([question], items, how or Search())
     return [items.item_ids[hit.item] for hit in found.hits]
 
 
-def published(alone=("text", "image")):
+def published(alone: Any = ("text", "image")) -> Any:
     return collect_items(ITEMS, SPACE, alone)
 
 
-def user(name, activity=True):
+def user(name: Any, activity: Any = True) -> Any:
     left_out = LeftOut()
     return of_user(
         name, collect_users(USERS, SPACE, 2, left_out), collect_activity(EVENTS, left_out) if activity else None,
@@ -30,18 +32,18 @@ def user(name, activity=True):
     )  # fmt: skip
 
 
-def test_a_user_is_not_shown_what_was_seen_liked_or_not():
+def test_a_user_is_not_shown_what_was_seen_liked_or_not() -> None:
     assert ask(user("ada"), Search(score="cosine")) == ["rightish", "upish"]
     assert ask(user("ada", activity=False), Search(score="cosine")) == ["right", "rightish", "upish", "up"]
 
 
-def test_the_prior_counts_for_a_user_unless_told_otherwise():
+def test_the_prior_counts_for_a_user_unless_told_otherwise() -> None:
     assert ask(user("ada")) == ["upish", "rightish"]
     assert ask(like_item("right", published(), None)) == ["rightish", "upish", "up"]
     assert ask(like_item("right", published(), None), Search(score="cosine+prior"))[0] == "upish"
 
 
-def test_what_is_told_of_a_user():
+def test_what_is_told_of_a_user() -> None:
     told = user("ada").told
     assert told["num_seen"] == 2
     assert [each["item_id"] for each in told["latest"]] == ["up", "right"]
@@ -49,20 +51,20 @@ def test_what_is_told_of_a_user():
     assert "num_seen" not in user("ada", activity=False).told
 
 
-def test_one_modality_of_an_item_among_another_of_all():
+def test_one_modality_of_an_item_among_another_of_all() -> None:
     items = published()
     assert ask(like_item("rightish", items, "text"), Search(among="image")) == ["right", "up"]
     assert ask(like_item("rightish", items, "image"), Search(among="image")) == ["up", "right"]
     assert ask(like_item("rightish", items, "image"), Search(among="text"))[:2] == ["up", "upish"]
 
 
-def test_the_shelf_of_new_items():
+def test_the_shelf_of_new_items() -> None:
     """Those in whose vector behaviour took no part."""
     assert ask(user("bob"), Search(lacking="behavior")) == ["rightish", "right"]
     assert ask(user("bob"), Search(lacking="text")) == []
 
 
-def test_answers_are_in_the_order_of_the_questions_whatever_their_scores():
+def test_answers_are_in_the_order_of_the_questions_whatever_their_scores() -> None:
     items = published()
     asked = [like_item("up", items, None), user("ada"), like_item("right", items, None)]
     answers = answer(asked, items, Search(count=1))
@@ -71,7 +73,7 @@ def test_answers_are_in_the_order_of_the_questions_whatever_their_scores():
     assert [items.item_ids[each.hits[0].item] for each in answers] == ["upish", "upish", "rightish"]
 
 
-def test_unknown_users_items_and_modalities_are_named():
+def test_unknown_users_items_and_modalities_are_named() -> None:
     with pytest.raises(ConfigError, match=r"--user 'eve': there is no vector of this user in space 0123"):
         user("eve")
     with pytest.raises(ConfigError, match=r"--like 'down': there is no vector of this item"):
@@ -84,7 +86,7 @@ def test_unknown_users_items_and_modalities_are_named():
         ask(like_item("up", published(), None), Search(among="behavior"), published(alone=("behavior",)))
 
 
-def test_vectors_of_another_space_are_ignored_and_counted():
+def test_vectors_of_another_space_are_ignored_and_counted() -> None:
     other = [item_vector(f"far-{n}", 1, 0, 0, space_id="other") for n in range(9)]
     items = collect_items([*other, *ITEMS], SPACE)
     assert len(items.item_ids) == 4
@@ -94,34 +96,34 @@ def test_vectors_of_another_space_are_ignored_and_counted():
     assert left_out.other_spaces == {"other": 1}
 
 
-def test_without_a_space_the_one_with_most_items_is_taken():
+def test_without_a_space_the_one_with_most_items_is_taken() -> None:
     other = [item_vector(f"far-{n}", 1, 0, 0, space_id="other") for n in range(9)]
     items = collect_items([*ITEMS, *other])
     assert (items.space_id, len(items.item_ids)) == ("other", 9)
     assert items.left_out.other_spaces == {SPACE: 4}
 
 
-def test_nothing_of_the_space_is_an_error():
+def test_nothing_of_the_space_is_an_error() -> None:
     with pytest.raises(DataError, match="there is no item vector of space other; there are 4 of other spaces"):
         collect_items(ITEMS, "other")
     with pytest.raises(DataError, match=r"there is no item vector$"):
         collect_items([])
 
 
-def test_a_vector_of_other_dims_is_counted_and_harms_no_other():
+def test_a_vector_of_other_dims_is_counted_and_harms_no_other() -> None:
     items = collect_items([*ITEMS, item_vector("odd", 1, 2, 3)], SPACE)
     assert len(items.item_ids) == 4
     assert items.left_out.first_unreadable == "item 'odd': not a vector of 2 elements"
 
 
-def test_halves_are_searched_as_float32():
+def test_halves_are_searched_as_float32() -> None:
     half = [each.model_copy(update={"vector": type(each.vector).from_numpy(each.vector.to_numpy())}) for each in ITEMS]
     items = collect_items(half, SPACE)
     assert items.vectors_ID.numpy().dtype == np.float32
     assert ask(like_item("right", items, None), items=items) == ["rightish", "upish", "up"]
 
 
-def test_only_the_latest_events_are_told_and_each_id_once():
+def test_only_the_latest_events_are_told_and_each_id_once() -> None:
     events = [event("ada", f"item-{n}", n) for n in range(20)]
     activity = collect_activity([*events[::-1], *events], LeftOut())["ada"]
     assert [each.item_id for each in activity.latest] == [f"item-{n}" for n in range(15, 20)]

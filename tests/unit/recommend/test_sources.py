@@ -1,5 +1,7 @@
 """What is read from topics and files is the same, and what cannot be read is told."""
 
+from pathlib import Path
+
 import pytest
 
 from schemas import UserEvent, encode
@@ -31,7 +33,7 @@ def topics(cluster: FakeCluster) -> Topics:
     return Topics(FakeClient(cluster), TopicSettings())
 
 
-def test_topics_are_read_whole_and_of_users_only_those_asked_for(cluster):
+def test_topics_are_read_whole_and_of_users_only_those_asked_for(cluster: FakeCluster) -> None:
     source, (items, users, events) = topics(cluster), world()
     read = [each.vector for each in source.item_vectors()]
     assert sorted(read, key=lambda each: each.item_id) == sorted(items, key=lambda each: each.item_id)
@@ -40,7 +42,7 @@ def test_topics_are_read_whole_and_of_users_only_those_asked_for(cluster):
     assert len(list(source.events(None))) == 3
 
 
-def test_the_newest_of_an_item_counts_whatever_the_order(cluster):
+def test_the_newest_of_an_item_counts_whatever_the_order(cluster: FakeCluster) -> None:
     source = topics(cluster)
     for offset, values in ((7, (0, 1)), (5, (1, 0)), (7, (0, 1))):
         cluster.append("item-vectors", 0, b"again", encode(item_vector("again", *values, source_offset=offset)))
@@ -52,7 +54,7 @@ def test_the_newest_of_an_item_counts_whatever_the_order(cluster):
     assert items.vectors_ID[0].tolist() == [0, 1]
 
 
-def test_a_key_in_two_partitions_is_told_and_the_newest_counts_in_either_order(cluster):
+def test_a_key_in_two_partitions_is_told_and_the_newest_counts_in_either_order(cluster: FakeCluster) -> None:
     """Its producers have different partitioners: offsets of two partitions say nothing of each other."""
     source = topics(cluster)
     for old, new in ((0, 1), (1, 0)):
@@ -74,7 +76,7 @@ def test_a_key_in_two_partitions_is_told_and_the_newest_counts_in_either_order(c
     )
 
 
-def test_what_is_no_vector_is_left_out_and_told(cluster):
+def test_what_is_no_vector_is_left_out_and_told(cluster: FakeCluster) -> None:
     for key, value in ((b"x", b"\xc1"), (b"other", encode(item_vector("x", 1, 0))), (b"\xff", None)):
         cluster.append("item-vectors", 0, key, value)
     cluster.append("user-vectors", 0, b"ada", None)
@@ -86,12 +88,12 @@ def test_what_is_no_vector_is_left_out_and_told(cluster):
     assert [type(each) for each in source.user_vectors({"ada"})].count(Unreadable) == 1
 
 
-def test_a_topic_that_is_missing_is_named_with_its_setting(cluster):
+def test_a_topic_that_is_missing_is_named_with_its_setting(cluster: FakeCluster) -> None:
     with pytest.raises(TopicError, match=r"topics\.item_vectors: topic 'nowhere' does not exist"):
         list(Topics(FakeClient(cluster), TopicSettings(item_vectors="nowhere")).item_vectors())
 
 
-def test_saved_topics_are_files_that_say_the_same(cluster, tmp_path):
+def test_saved_topics_are_files_that_say_the_same(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.append("item-vectors", 0, b"up", None, [header(3)])
     cluster.append("item-vectors", 0, b"x", b"\xc1")
     cluster.append("user-vectors", 1, b"bob", encode(user_vector("bob", 1, 1)))
@@ -109,14 +111,14 @@ def test_saved_topics_are_files_that_say_the_same(cluster, tmp_path):
     assert collect_activity(files.events(None), LeftOut()) == collect_activity(source.events(None), LeftOut())
 
 
-def test_without_the_users_topics_there_are_items_to_save(cluster, tmp_path):
+def test_without_the_users_topics_there_are_items_to_save(cluster: FakeCluster, tmp_path: Path) -> None:
     names = TopicSettings(user_vectors="none", events="none-either")
     files = Topics(FakeClient(cluster), names).save(tmp_path)
     assert (files.user_files, files.event_files) == ([], [])
     assert len(collect_items(files.item_vectors()).item_ids) == 4
 
 
-def test_files_of_several_parts_are_one(tmp_path):
+def test_files_of_several_parts_are_one(tmp_path: Path) -> None:
     items, users, events = world()
     for number, each in enumerate(items):
         write_encoded(tmp_path / f"items-{number}.msgpack.zst", [encode(each)])
@@ -128,7 +130,7 @@ def test_files_of_several_parts_are_one(tmp_path):
     assert list(files.events(None)) == events
 
 
-def test_files_of_something_else_are_refused(tmp_path):
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     write_events(tmp_path / "events.msgpack", [event("ada", "up", 1)])
     for read in (read_item_vectors, read_user_vectors):
         with pytest.raises(DataError, match=r"events\.msgpack: .*Vector 1, at byte 0"):
@@ -136,7 +138,7 @@ def test_files_of_something_else_are_refused(tmp_path):
     assert len(list(read_events(tmp_path / "events.msgpack"))) == 1
 
 
-def test_a_deletion_from_another_writer_is_taken_as_it_lies_in_the_log():
+def test_a_deletion_from_another_writer_is_taken_as_it_lies_in_the_log() -> None:
     items = collect_items([item_vector("a", 1, 0, source_offset=9), item_vector("b", 1, 0), Gone("a", None)])
     assert items.item_ids == ["b"]
 

@@ -19,7 +19,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return taken
 
 
-def test_a_new_type_is_told_of_at_once_with_the_types_that_count(unused, caplog):
+def test_a_new_type_is_told_of_at_once_with_the_types_that_count(
+    unused: UnusedTypes, caplog: pytest.LogCaptureFixture
+) -> None:
     unused.add({"buy": 3, "cart": 1}, 0.0)
     first, second = lines(caplog)
     assert first.startswith("3 events of type 'buy' are not used: the space gives a weight to like, view alone")
@@ -27,7 +29,9 @@ def test_a_new_type_is_told_of_at_once_with_the_types_that_count(unused, caplog)
     assert unused.totals == {"buy": 3, "cart": 1}
 
 
-def test_it_is_told_of_again_after_ten_minutes_with_what_came_meanwhile(unused, caplog):
+def test_it_is_told_of_again_after_ten_minutes_with_what_came_meanwhile(
+    unused: UnusedTypes, caplog: pytest.LogCaptureFixture
+) -> None:
     for now in (0.0, 1.0, TOLD_EVERY_S - 1):
         unused.add({"buy": 2}, now)
     assert len(lines(caplog)) == 1
@@ -37,7 +41,9 @@ def test_it_is_told_of_again_after_ten_minutes_with_what_came_meanwhile(unused, 
     assert unused.totals == {"buy": 7}
 
 
-def test_the_number_of_types_is_bounded_whatever_producers_write(unused, caplog):
+def test_the_number_of_types_is_bounded_whatever_producers_write(
+    unused: UnusedTypes, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(1_000):
         unused.add({f"type-{number}": 1}, number / 100)
     assert len(unused.totals) == MOST_TYPES + 1
@@ -46,7 +52,9 @@ def test_the_number_of_types_is_bounded_whatever_producers_write(unused, caplog)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "x" * 128, "\u202eabc"])
-def test_a_type_that_no_log_or_label_should_hold_is_made_harmless(unused, caplog, name):
+def test_a_type_that_no_log_or_label_should_hold_is_made_harmless(
+    unused: UnusedTypes, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     unused.add({name: 1}, 0.0)
     (label,) = unused.totals
     assert label.isprintable()

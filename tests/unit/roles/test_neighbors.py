@@ -1,5 +1,7 @@
 """Graph fusion as it is served: who takes part, and that the rest of the batch makes no difference."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Space:
     return create_space(tmp_path_factory.mktemp("spaces") / "space", SPEC, seed=1)
 
 
-def fusion(space: Space, sizes: PaddedSizes, dtype="float32") -> NeighborFusion:
+def fusion(space: Space, sizes: PaddedSizes, dtype: Any = "float32") -> NeighborFusion:
     table = ItemTable(SPEC.dim, dtype, "cpu")
     table.apply([ItemUpdate(name, None, vector) for name, vector in VECTORS.items()])
     return NeighborFusion(space, table, sizes, "cpu")
@@ -46,7 +48,7 @@ def by_hand(space: Space, vector_D: np.ndarray, names: list[str]) -> np.ndarray:
     return attention(torch.from_numpy(vector_D[None]), neighbors_1ND, torch.ones(1, len(names)).bool())[0].numpy()
 
 
-def test_the_first_neighbours_that_have_a_vector_take_part(space):
+def test_the_first_neighbours_that_have_a_vector_take_part(space: Space) -> None:
     named = [["gone", "n3", "n1", "lost", "n2", "n9", "n8", "n7"], [], ["gone"], ["n4"]]
     given_BD = units(4, 1)
     moved = fusion(space, rising_sizes(8))(given_BD, named)
@@ -59,7 +61,7 @@ def test_the_first_neighbours_that_have_a_vector_take_part(space):
 
 
 @pytest.mark.parametrize(("sizes", "atol"), [(PaddedSizes((32,)), 0.0), (rising_sizes(32), 1e-6)], ids=["one", "many"])
-def test_the_rest_of_the_batch_makes_no_difference(space, sizes, atol):
+def test_the_rest_of_the_batch_makes_no_difference(space: Space, sizes: PaddedSizes, atol: float) -> None:
     dice = np.random.default_rng(2)
     given_BD = units(32, 3)
     named = [dice.choice(NAMES, dice.integers(0, 8), replace=False).tolist() for _ in range(32)]
@@ -71,7 +73,7 @@ def test_the_rest_of_the_batch_makes_no_difference(space, sizes, atol):
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float16", 5e-4), ("bfloat16", 4e-3)])
-def test_a_table_in_half_precision_is_near(space, dtype, atol):
+def test_a_table_in_half_precision_is_near(space: Space, dtype: str, atol: float) -> None:
     given_BD, named = units(32, 4), [NAMES[n : n + 4] for n in range(32)]
     exact = fusion(space, rising_sizes(32))(given_BD, named).vectors_BD
     near = fusion(space, rising_sizes(32), dtype)(given_BD, named).vectors_BD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ def element_bytes(draw: st.DrawFn, dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 @st.composite
-def tensor_fields(draw: st.DrawFn, shapes: st.SearchStrategy[tuple[int, ...]] = shapes) -> dict:
+def tensor_fields(draw: st.DrawFn, shapes: st.SearchStrategy[tuple[int, ...]] = shapes) -> dict[str, Any]:
     dtype, shape = draw(dtypes), draw(shapes)
     scale = draw(scales) if dtype == "i1" else None
     return {"dtype": dtype, "shape": shape, "data": draw(element_bytes(dtype, shape)), "scale": scale}

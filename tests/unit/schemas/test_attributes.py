@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgpack
 import pytest
@@ -16,7 +17,7 @@ def packed(**attributes: object) -> bytes:
     )
 
 
-def test_each_kind_of_value_comes_back_as_it_was_sent():
+def test_each_kind_of_value_comes_back_as_it_was_sent() -> None:
     values = {
         "price": 9.5, "stock": 3, "sold_out": False, "brand": "Grüße", "tags": ("a", ""), "none": (), "min": -(2**63)
     }  # fmt: skip
@@ -26,13 +27,13 @@ def test_each_kind_of_value_comes_back_as_it_was_sent():
     assert [type(each) for each in found.values()] == [type(each) for each in values.values()]
 
 
-def test_an_item_without_attributes_has_the_bytes_it_always_had():
+def test_an_item_without_attributes_has_the_bytes_it_always_had() -> None:
     fields = {"schema_version": 1, "item_id": "i", "revision": 1, "event_time_ms": 5}
     assert encode(NewItem(item_id="i", revision=1, event_time_ms=5, attributes={})) == msgpack.packb(fields)
     assert decode(NewItem, msgpack.packb({**fields, "attributes": None})).attributes == {}
 
 
-def test_an_attribute_that_is_nil_is_not_there():
+def test_an_attribute_that_is_nil_is_not_there() -> None:
     assert decode(NewItem, packed(price=None, stock=1)).attributes == {"stock": 1}
 
 
@@ -52,14 +53,14 @@ def test_an_attribute_that_is_nil_is_not_there():
         (["y"] * 65, Reason.TOO_LARGE, "attributes.x: has more than 64 entries"),
     ],
 )
-def test_a_value_of_no_kind_or_over_a_bound_is_refused_by_its_name(value, reason, text):
+def test_a_value_of_no_kind_or_over_a_bound_is_refused_by_its_name(value: Any, reason: Reason, text: str) -> None:
     with pytest.raises(SchemaError, match=text) as caught:
         decode(NewItem, packed(x=value))
     assert caught.value.reason is reason
 
 
 @pytest.mark.parametrize("name", ["", "n" * 129, "shape"])
-def test_a_name_is_bounded_like_others_and_any_name_may_have_any_value(name):
+def test_a_name_is_bounded_like_others_and_any_name_may_have_any_value(name: str) -> None:
     if name == "shape":
         with pytest.raises(SchemaError) as caught:
             decode(NewItem, packed(shape=["y"] * 65))
@@ -69,12 +70,12 @@ def test_a_name_is_bounded_like_others_and_any_name_may_have_any_value(name):
             decode(NewItem, packed(**{name: 1}))
 
 
-def test_no_more_than_the_limit_of_attributes():
+def test_no_more_than_the_limit_of_attributes() -> None:
     with pytest.raises(SchemaError) as caught:
         decode(NewItem, packed(**{str(number): number for number in range(65)}))
     assert caught.value.reason is Reason.TOO_LARGE
 
 
-def test_an_item_vector_has_them_too():
+def test_an_item_vector_has_them_too() -> None:
     assert "attributes" in ItemVector.optional
     assert "attributes" in ItemVector.maps

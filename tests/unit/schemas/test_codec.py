@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import msgpack
 import pytest
@@ -42,23 +43,23 @@ LETTER = DeadLetter(
 )  # fmt: skip
 
 
-def refusal(data: bytes, message=NewItem, **options) -> SchemaError:
+def refusal(data: bytes, message: Any = NewItem, **options: Any) -> SchemaError:
     with pytest.raises(SchemaError) as caught:
         decode(message, data, **options)
     return caught.value
 
 
-def item_with(**fields) -> bytes:
+def item_with(**fields: Any) -> bytes:
     return msgpack.packb({**ITEM, **fields})
 
 
-def feature_with(**fields) -> bytes:
+def feature_with(**fields: Any) -> bytes:
     return item_with(features={"image": {**FEATURE, **fields}})
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 @given(data=st.data())
-def test_any_message_comes_back(name, data):
+def test_any_message_comes_back(name: str, data: Any) -> None:
     message = data.draw(strategies.BY_NAME[name])
     encoded = encode(message)
     decoded = decode(MESSAGES[name], encoded)
@@ -68,25 +69,25 @@ def test_any_message_comes_back(name, data):
 
 @pytest.mark.parametrize("name", MESSAGES)
 @given(data=st.data(), more=unknown_fields)
-def test_unknown_fields_are_ignored(name, data, more):
+def test_unknown_fields_are_ignored(name: str, data: Any, more: Any) -> None:
     message = data.draw(strategies.BY_NAME[name])
     assert decode(MESSAGES[name], msgpack.packb({**msgpack.unpackb(encode(message)), **more})) == message
 
 
-def test_fields_at_their_default_stay_off_the_wire():
+def test_fields_at_their_default_stay_off_the_wire() -> None:
     fields = msgpack.unpackb(encode(NewItem(item_id="i", revision=1, event_time_ms=2)))
     assert list(fields) == ["schema_version", "item_id", "revision", "event_time_ms"]
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 @given(data=st.data())
-def test_nil_stands_for_the_default_of_every_field_that_has_one(name, data):
+def test_nil_stands_for_the_default_of_every_field_that_has_one(name: str, data: Any) -> None:
     message = data.draw(strategies.BY_NAME[name])
     fields = msgpack.unpackb(encode(message))
     assert decode(MESSAGES[name], msgpack.packb(with_nils(MESSAGES[name], fields))) == message
 
 
-def with_nils(model: type[BaseModel], fields: dict) -> dict:
+def with_nils(model: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with nil for every one that is left out, at every depth, and for one more entry of every map."""
     nils = {name: None for name, field in model.model_fields.items() if not field.is_required()}
     filled = {**nils, **fields}
@@ -107,7 +108,7 @@ def models_in(declared: object) -> list[type[BaseModel]]:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_nil_for_a_required_field_names_it(name):
+def test_nil_for_a_required_field_names_it(name: str) -> None:
     message = MESSAGES[name]
     fields = msgpack.unpackb(encode(EXAMPLES[name]))
     for field in message.model_fields:
@@ -117,7 +118,7 @@ def test_nil_for_a_required_field_names_it(name):
             assert "nil" in str(error) or field == "reason"  # which is one of two things
 
 
-def test_an_item_of_nothing_but_nils_beside_its_ids_is_whole_and_empty():
+def test_an_item_of_nothing_but_nils_beside_its_ids_is_whole_and_empty() -> None:
     nils = dict.fromkeys(("features", "content", "neighbors", "partial"))
     item = decode(NewItem, item_with(**nils))
     assert item == NewItem(item_id="i", revision=1, event_time_ms=2)
@@ -143,7 +144,7 @@ def test_an_item_of_nothing_but_nils_beside_its_ids_is_whole_and_empty():
         (True, "should be an int, got bool"),
     ],
 )
-def test_a_time_that_is_none_is_refused_and_its_unit_named(message, time, words):
+def test_a_time_that_is_none_is_refused_and_its_unit_named(message: Callable[..., Any], time: Any, words: str) -> None:
     fields = {
         "schema_version": 1,
         **dict.fromkeys(("event_id", "user_id", "item_id", "event_type"), "a"),
@@ -155,11 +156,11 @@ def test_a_time_that_is_none_is_refused_and_its_unit_named(message, time, words)
 
 
 @pytest.mark.parametrize("time", [0, 1, 1_767_225_600, 1_767_225_600_000, MAX_TIME_MS])
-def test_a_time_in_milliseconds_is_taken(time):
+def test_a_time_in_milliseconds_is_taken(time: int) -> None:
     assert decode(NewItem, item_with(event_time_ms=time)).event_time_ms == time
 
 
-def test_a_time_that_is_missing_is_missing():
+def test_a_time_that_is_missing_is_missing() -> None:
     fields = {key: value for key, value in ITEM.items() if key != "event_time_ms"}
     assert str(refusal(msgpack.packb(fields))) == "event_time_ms: is missing"
 
@@ -218,14 +219,14 @@ def test_a_time_that_is_missing_is_missing():
         (item_with(content={"text": {"text": "", "uri": "u"}}), Reason.INVALID_FIELD, "content.text", "exactly one"),
     ],
 )  # fmt: skip
-def test_a_refusal_names_the_field_and_what_is_wrong(data, reason, field, words):
+def test_a_refusal_names_the_field_and_what_is_wrong(data: bytes, reason: Reason, field: str, words: str) -> None:
     error = refusal(data)
     assert (error.reason, error.field) == (reason, field)
     assert words in str(error)
     assert str(error).startswith(field)
 
 
-def test_errors_quote_no_payload():
+def test_errors_quote_no_payload() -> None:
     secret = "hunter2" * 50
     for data in (
         item_with(revision=secret),
@@ -244,19 +245,19 @@ def test_errors_quote_no_payload():
 
 
 @pytest.mark.parametrize("modality", ["m" * 128, "two\nlines", "\x1b[31m", "\u202e", "b" * 1000])
-def test_names_from_the_payload_fit_a_log_line(modality):
+def test_names_from_the_payload_fit_a_log_line(modality: str) -> None:
     error = refusal(item_with(features={modality: 7}))
     assert str(error).isprintable()
     assert len(str(error)) < 200
 
 
-def test_an_error_of_a_modality_called_shape_is_not_taken_for_one_of_a_shape():
+def test_an_error_of_a_modality_called_shape_is_not_taken_for_one_of_a_shape() -> None:
     assert refusal(item_with(features={"shape": {**FEATURE, "encoder": "e" * 129}})).reason is Reason.TOO_LARGE
     huge = {**FEATURE, "dtype": "i1", "shape": [4], "scale": 1e40}
     assert refusal(item_with(features={"shape": huge})).reason is Reason.INVALID_FIELD
 
 
-def test_check_values_false_leaves_out_the_finite_check_alone():
+def test_check_values_false_leaves_out_the_finite_check_alone() -> None:
     data = feature_with(data=NAN)
     assert refusal(data).reason is Reason.NON_FINITE
     assert not decode(NewItem, data, check_values=False).features["image"].is_finite()
@@ -265,12 +266,12 @@ def test_check_values_false_leaves_out_the_finite_check_alone():
 
 
 @pytest.mark.parametrize("buffer", [bytes, bytearray, memoryview])
-def test_any_buffer_of_bytes_can_be_decoded(buffer):
+def test_any_buffer_of_bytes_can_be_decoded(buffer: Callable[..., Any]) -> None:
     item = decode(NewItem, buffer(item_with()))
     assert isinstance(item.features["image"].data, bytes)
 
 
-def test_encode_refuses_what_decode_would():
+def test_encode_refuses_what_decode_would() -> None:
     bad = Feature(dtype="f2", shape=(2,), data=NAN, encoder="e")
     with pytest.raises(SchemaError, match=r"features\.image\.data: has elements that are NaN") as caught:
         encode(NewItem(item_id="i", revision=1, event_time_ms=2, features={"image": bad}))
@@ -285,7 +286,7 @@ def test_encode_refuses_what_decode_would():
         encode(LETTER.model_copy(update={"reason": "from_the_future"}))
 
 
-def test_a_string_that_utf8_cannot_hold_is_refused():
+def test_a_string_that_utf8_cannot_hold_is_refused() -> None:
     for build in (
         lambda: encode(NewItem(item_id="\ud800", revision=1, event_time_ms=2)),
         lambda: encode(NewItem(item_id="i", revision=1, event_time_ms=2, content={"text": Content(text="\ud800")})),
@@ -296,12 +297,12 @@ def test_a_string_that_utf8_cannot_hold_is_refused():
         assert not isinstance(caught.value, UnicodeError)
 
 
-def test_a_dead_letter_holds_a_whole_record():
+def test_a_dead_letter_holds_a_whole_record() -> None:
     letter = LETTER.model_copy(update={"value": bytes(17 * 2**20), "headers": (("traceparent", b"00"), ("null", None))})
     assert decode(DeadLetter, encode(letter)) == letter
 
 
-def test_a_reason_of_a_newer_writer_can_be_read():
+def test_a_reason_of_a_newer_writer_can_be_read() -> None:
     fields = msgpack.unpackb(encode(LETTER))
     letter = decode(DeadLetter, msgpack.packb({**fields, "reason": "from_the_future"}))
     assert letter.reason == "from_the_future"
@@ -322,8 +323,18 @@ def test_a_reason_of_a_newer_writer_can_be_read():
     attributes=strategies.attributes,
 )
 def test_encode_item_vector_gives_the_bytes_of_encode(
-    vector, item_id, revision, times, space_id, modalities, source_offset, prior, named, moved, attributes
-):
+    vector: Any,
+    item_id: Any,
+    revision: Any,
+    times: Any,
+    space_id: Any,
+    modalities: Any,
+    source_offset: Any,
+    prior: Any,
+    named: Any,
+    moved: Any,
+    attributes: Any,
+) -> None:
     fast = encode_item_vector(
         item_id, revision, times[0], space_id, vector["dtype"], vector["shape"], vector["data"], modalities, times[1],
         source_offset, prior, None if named is None else dict.fromkeys(named, vector["data"]),
@@ -346,7 +357,9 @@ def test_encode_item_vector_gives_the_bytes_of_encode(
     times=st.tuples(strategies.times, strategies.times),
     space_id=strategies.names,
 )
-def test_encode_user_vector_gives_the_bytes_of_encode(vector, user_id, num_events, times, space_id):
+def test_encode_user_vector_gives_the_bytes_of_encode(
+    vector: Any, user_id: Any, num_events: Any, times: Any, space_id: Any
+) -> None:
     fast = encode_user_vector(
         user_id, times[0], num_events, space_id, vector["dtype"], vector["shape"], vector["data"], times[1]
     )

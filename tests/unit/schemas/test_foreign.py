@@ -10,6 +10,8 @@ import lzma
 import pickle
 import time
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import pytest
@@ -70,7 +72,7 @@ CASES = [(name, value) for name, values in FOREIGN.items() for value in values]
 
 @pytest.mark.parametrize("message", [NewItem, UserEvent])
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}, {index}" for index, (name, _) in enumerate(CASES)])
-def test_a_value_in_another_format_is_refused_by_its_name(message, name, value):
+def test_a_value_in_another_format_is_refused_by_its_name(message: Callable[..., Any], name: str, value: bytes) -> None:
     with pytest.raises(SchemaError) as caught:
         decode(message, value)
     assert caught.value.reason is Reason.NOT_MSGPACK
@@ -83,19 +85,19 @@ def test_a_value_in_another_format_is_refused_by_its_name(message, name, value):
     ("inner", "name"),
     [(MESSAGE, "a msgpack map, packed a second time"), (JSON, "JSON"), (gzip.compress(MESSAGE), "gzip")],
 )
-def test_a_value_that_was_packed_twice_is_refused_as_that(inner, name):
+def test_a_value_that_was_packed_twice_is_refused_as_that(inner: bytes, name: str) -> None:
     with pytest.raises(SchemaError, match=f"should be a map, got bin, which looks like {name}") as caught:
         decode(NewItem, msgpack.packb(inner))
     assert caught.value.reason is Reason.INVALID_FIELD
 
 
-def test_a_str_that_holds_json_is_refused_as_that():
+def test_a_str_that_holds_json_is_refused_as_that() -> None:
     with pytest.raises(SchemaError, match="should be a map, got str, which looks like JSON"):
         decode(NewItem, msgpack.packb(JSON.decode()))
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_message_that_was_cut_off_is_not_taken_for_another_format(name):
+def test_a_message_that_was_cut_off_is_not_taken_for_another_format(name: str) -> None:
     data = encode(EXAMPLES[name])
     for end in range(1, len(data)):
         with pytest.raises(SchemaError) as caught:
@@ -103,7 +105,7 @@ def test_a_message_that_was_cut_off_is_not_taken_for_another_format(name):
         assert "looks like" not in str(caught.value)
 
 
-def test_a_large_value_is_told_by_its_beginning_and_quickly():
+def test_a_large_value_is_told_by_its_beginning_and_quickly() -> None:
     large = json.dumps({"item_id": "i", "vector": [0.123456] * 500_000}).encode()
     assert len(large) > 100 * LOOKED_AT
     started = time.thread_time()

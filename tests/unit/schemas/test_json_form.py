@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from schemas import ItemVector, Reason, SchemaError, Tensor, UserVector, as_json
 from tests.unit.schemas import strategies
 
 
-def tensor(*values: float, dtype="f2") -> Tensor:
+def tensor(*values: float, dtype: Any = "f2") -> Tensor:
     return Tensor(dtype=dtype, shape=(len(values),), data=np.array(values, f"<{dtype}").tobytes())
 
 
@@ -26,7 +27,7 @@ ITEM = ItemVector(
 USER = UserVector(user_id="u", event_time_ms=5, num_events=2, space_id="5f2c", vector=tensor(1, 0), produced_at_ms=9)
 
 
-def test_a_document_has_the_fields_of_the_message_and_a_vector_is_an_array_of_numbers():
+def test_a_document_has_the_fields_of_the_message_and_a_vector_is_an_array_of_numbers() -> None:
     assert json.loads(as_json(encode(ITEM))) == {
         "schema_version": 1, "item_id": "sku-1", "revision": 7, "event_time_ms": 5, "space_id": "5f2c",
         "vector": pytest.approx([0.6, -0.8], abs=1e-3), "modalities": ["text"], "prior": -0.25,
@@ -35,7 +36,7 @@ def test_a_document_has_the_fields_of_the_message_and_a_vector_is_an_array_of_nu
     }  # fmt: skip
 
 
-def test_base64_holds_float32_elements_little_endian():
+def test_base64_holds_float32_elements_little_endian() -> None:
     vector = json.loads(as_json(encode(ITEM), elements="base64"))["vector"]
     assert np.frombuffer(base64.b64decode(vector), "<f4").tolist() == ITEM.vector.to_numpy().astype("f4").tolist()
 
@@ -71,14 +72,14 @@ def check_connect(schema: dict, value: object) -> None:
 
 @pytest.mark.parametrize("elements", ["numbers", "base64"])
 @pytest.mark.parametrize("message", [ITEM, USER], ids=["item", "user"])
-def test_the_envelope_of_connect_says_what_is_in_it(message, elements):
+def test_the_envelope_of_connect_says_what_is_in_it(message: ItemVector | UserVector, elements: str) -> None:
     document = json.loads(as_json(encode(message), "connect_json", elements))
     assert document.keys() == {"schema", "payload"}
     check_connect(document["schema"], document["payload"])
     assert document["payload"]["space_id"] == "5f2c"
 
 
-def test_attributes_are_text_in_the_envelope_because_values_of_several_types_have_no_schema():
+def test_attributes_are_text_in_the_envelope_because_values_of_several_types_have_no_schema() -> None:
     payload = json.loads(as_json(encode(ITEM), "connect_json"))["payload"]
     assert json.loads(payload["attributes"])["price"] == 9.5
 
@@ -87,7 +88,7 @@ def test_attributes_are_text_in_the_envelope_because_values_of_several_types_hav
 @pytest.mark.parametrize("envelope", ["json", "connect_json"])
 @settings(max_examples=25)
 @given(data=st.data())
-def test_what_is_written_is_read_back_to_the_same_values(envelope, elements, data):
+def test_what_is_written_is_read_back_to_the_same_values(envelope: str, elements: str, data: Any) -> None:
     message = data.draw(strategies.BY_NAME[data.draw(st.sampled_from(["ItemVector", "UserVector"]))])
     found = decode_vector(type(message), as_json(encode(message), envelope, elements))
     for name in type(message).model_fields:
@@ -100,7 +101,7 @@ def test_what_is_written_is_read_back_to_the_same_values(envelope, elements, dat
             assert after == before
 
 
-def test_msgpack_is_read_as_ever():
+def test_msgpack_is_read_as_ever() -> None:
     assert decode_vector(ItemVector, encode(ITEM)) == ITEM
 
 
@@ -113,7 +114,7 @@ def test_msgpack_is_read_as_ever():
         b'{"schema": {}, "payload": {"attributes": "{"}}',
     ],
 )  # fmt: skip
-def test_json_that_is_no_vector_is_refused_and_nothing_else_is_raised(value):
+def test_json_that_is_no_vector_is_refused_and_nothing_else_is_raised(value: bytes) -> None:
     with pytest.raises(SchemaError) as caught:
         decode_vector(ItemVector, value)
     assert caught.value.reason in set(Reason)

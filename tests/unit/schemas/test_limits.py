@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -21,11 +23,11 @@ from schemas import (
 from schemas.limits import CROWDED_BYTES
 
 
-def item(**more) -> NewItem:
+def item(**more: Any) -> NewItem:
     return NewItem(item_id="item", revision=1, event_time_ms=2, **more)
 
 
-def letter(**more) -> DeadLetter:
+def letter(**more: Any) -> DeadLetter:
     return DeadLetter(
         topic="items", partition=0, offset=1, timestamp=2, reason="not_msgpack", stage="decode", worker_version="1",
         failed_at_ms=4, **more,
@@ -41,7 +43,7 @@ def with_unknown(message: NewItem, unknown: object) -> bytes:
     return msgpack.packb({**msgpack.unpackb(encode(message)), "unknown": unknown})
 
 
-CROWD = [[]] * 50 + [bytes(CROWDED_BYTES)]
+CROWD: list[Any] = [[]] * 50 + [bytes(CROWDED_BYTES)]
 EXACTLY = {
     "message_bytes": (NewItem, encode(item()), len(encode(item()))),
     "dead_letter_bytes": (DeadLetter, encode(letter()), len(encode(letter()))),
@@ -65,14 +67,14 @@ EXACTLY = {
 """A message that has exactly so much of what each limit bounds."""
 
 
-def test_every_limit_is_tried():
+def test_every_limit_is_tried() -> None:
     assert list(EXACTLY) == [field.name for field in fields(Limits)]
 
 
 @pytest.mark.parametrize("name", EXACTLY)
-def test_a_stricter_reader_takes_what_meets_its_limit_and_refuses_one_more(name):
+def test_a_stricter_reader_takes_what_meets_its_limit_and_refuses_one_more(name: str) -> None:
     message, data, size = EXACTLY[name]
-    contract = decode(message, data)
+    contract: Any = decode(message, data)
     assert decode(message, data, limits=replace(DEFAULT_LIMITS, **{name: size})) == contract
     with pytest.raises(SchemaError) as caught:
         decode(message, data, limits=replace(DEFAULT_LIMITS, **{name: size - 1}))
@@ -81,7 +83,7 @@ def test_a_stricter_reader_takes_what_meets_its_limit_and_refuses_one_more(name)
 
 @pytest.mark.parametrize("name", EXACTLY)
 @pytest.mark.parametrize("change", [1, -(10**9)])
-def test_no_reader_is_laxer_than_the_contract(name, change):
+def test_no_reader_is_laxer_than_the_contract(name: str, change: int) -> None:
     value = max(0, getattr(DEFAULT_LIMITS, name) + change)
     with pytest.raises(ValueError, match=rf"limits\.{name} must be between 1 and"):
         Limits(**{name: value})
@@ -100,7 +102,7 @@ def test_no_reader_is_laxer_than_the_contract(name, change):
         ("vectors", lambda size: item(features={"image": feature(size, 3)})),
     ],
 )
-def test_writers_are_bound_by_the_contract(name, build):
+def test_writers_are_bound_by_the_contract(name: str, build: Callable[..., Any]) -> None:
     size = getattr(DEFAULT_LIMITS, name)
     largest = build(size)
     assert decode(NewItem, encode(largest)) == largest
@@ -125,7 +127,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_no_message_takes_much_more_memory_than_its_size(name):
+def test_no_message_takes_much_more_memory_than_its_size(name: str) -> None:
     data = BOMBS[name][:LARGEST]
     tracemalloc.start()
     try:
@@ -137,8 +139,8 @@ def test_no_message_takes_much_more_memory_than_its_size(name):
     assert peak < 128 * 2**20
 
 
-def test_arrays_in_a_small_message_are_not_counted():
-    crowd = [[]] * 1_000
+def test_arrays_in_a_small_message_are_not_counted() -> None:
+    crowd: list[Any] = [[]] * 1_000
     assert decode(NewItem, with_unknown(item(), [crowd] * 50)) == item()
     with pytest.raises(SchemaError, match="more than 2048 maps and arrays"):
         decode(NewItem, with_unknown(item(), [crowd] * 50 + [bytes(CROWDED_BYTES)]))

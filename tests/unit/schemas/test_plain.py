@@ -78,7 +78,7 @@ def assert_same_event(data: bytes) -> Any:
 
 
 @pytest.mark.parametrize("where", [*ITEM, "partial", "neighbors", "attributes", "content", "unknown"])
-def test_an_item_with_any_value_anywhere_is_what_the_model_makes_of_it(where):
+def test_an_item_with_any_value_anywhere_is_what_the_model_makes_of_it(where: str) -> None:
     assert_same_item(msgpack.packb(ITEM))  # the form of a good one is known
     for value in ODD:
         assert_same_item(msgpack.packb({**ITEM, where: value}))
@@ -86,7 +86,7 @@ def test_an_item_with_any_value_anywhere_is_what_the_model_makes_of_it(where):
 
 
 @pytest.mark.parametrize("where", [*BYTES, "unknown"])
-def test_a_feature_with_any_value_anywhere_is_what_the_model_makes_of_it(where):
+def test_a_feature_with_any_value_anywhere_is_what_the_model_makes_of_it(where: str) -> None:
     for feature in (FEATURE, BYTES):
         assert isinstance(assert_same_item(msgpack.packb({**ITEM, "features": {"image": feature}})), PlainItem)
         for value in ODD:
@@ -96,13 +96,13 @@ def test_a_feature_with_any_value_anywhere_is_what_the_model_makes_of_it(where):
 
 
 @pytest.mark.parametrize("where", [*EVENT, "value", "unknown"])
-def test_an_event_with_any_value_anywhere_is_what_the_model_makes_of_it(where):
+def test_an_event_with_any_value_anywhere_is_what_the_model_makes_of_it(where: str) -> None:
     for value in ODD:
         assert_same_event(msgpack.packb({**EVENT, where: value}))
     assert_same_event(msgpack.packb({name: given for name, given in EVENT.items() if name != where}))
 
 
-def test_broken_messages_are_refused_word_for_word_alike():
+def test_broken_messages_are_refused_word_for_word_alike() -> None:
     seeds = [encode(EXAMPLES["NewItem"]), encode(EXAMPLES["UserEvent"]), msgpack.packb(ITEM), msgpack.packb(EVENT)]
     for case in range(3_000):
         data = broken(random.Random(case), [seeds[case % 4]])
@@ -115,25 +115,25 @@ def test_broken_messages_are_refused_word_for_word_alike():
 @pytest.mark.parametrize(
     "more", [{}, {"partial": True}, {"neighbors": ("n", "m")}, {"attributes": {"price": 3, "tags": ("a",)}}]
 )
-def test_usual_items_come_without_models(dtype, shape, more):
+def test_usual_items_come_without_models(dtype: str, shape: int | tuple[Any, ...], more: dict[str, Any]) -> None:
     feature = Feature.from_numpy(np.ones(shape), dtype=dtype, encoder="e")
     item = NewItem(item_id="ä", revision=2**63 - 1, event_time_ms=3, features={"text": feature, "b": feature}, **more)
     assert isinstance(assert_same_item(encode(item)), PlainItem)
 
 
 @pytest.mark.parametrize("value", [None, 2.5])
-def test_usual_events_come_without_models(value):
+def test_usual_events_come_without_models(value: float | None) -> None:
     assert isinstance(assert_same_event(encode(UserEvent(**{**EVENT, "value": value}))), PlainEvent)
 
 
-def test_a_stricter_reader_s_limits_hold_as_well():
+def test_a_stricter_reader_s_limits_hold_as_well() -> None:
     limits = Limits(dims=1)
     with pytest.raises(SchemaError, match=r"limits\.dims"):
         decode_item(msgpack.packb(ITEM), limits)
     assert isinstance(decode_item(msgpack.packb(ITEM), DEFAULT_LIMITS), PlainItem)
 
 
-def test_forms_that_were_seen_once_do_not_fill_the_memory():
+def test_forms_that_were_seen_once_do_not_fill_the_memory() -> None:
     from schemas import plain
 
     for number in range(plain._MAX_FORMS + 10):
@@ -141,7 +141,7 @@ def test_forms_that_were_seen_once_do_not_fill_the_memory():
     assert len(plain._forms) <= plain._MAX_FORMS
 
 
-def test_a_plain_feature_is_equal_to_the_model_with_its_fields():
+def test_a_plain_feature_is_equal_to_the_model_with_its_fields() -> None:
     plain = PlainFeature("clip", "f2", (2,), b"\0\x3c\0\x40")
     model = as_model(plain)
     assert isinstance(model, Feature)
@@ -152,7 +152,7 @@ def test_a_plain_feature_is_equal_to_the_model_with_its_fields():
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "bf2"])
 @pytest.mark.parametrize("shape", [(8,), (3, 8)])
-def test_suspects_are_the_items_with_something_wrong_in_whatever_company(dtype, shape):
+def test_suspects_are_the_items_with_something_wrong_in_whatever_company(dtype: str, shape: tuple[Any, ...]) -> None:
     rng = np.random.default_rng(0)
 
     def made(values: Any) -> Feature:
@@ -170,7 +170,7 @@ def test_suspects_are_the_items_with_something_wrong_in_whatever_company(dtype, 
     assert suspects(items[:1]) == suspects([]) == suspects([{}]) == []
 
 
-def test_integers_are_suspects_for_their_scale():
+def test_integers_are_suspects_for_their_scale() -> None:
     def made(scale: float) -> Feature:
         return Feature(encoder="e", dtype="i1", shape=(3,), data=b"\1\2\3", scale=scale)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ P0 = TopicPartition("item-vectors", 0)
 class Sink:
     """A sink on a thread, from entry to exit of the block."""
 
-    def __init__(self, cluster: FakeCluster, store: MemoryStore, *, until_caught_up=False, settings=SETTINGS) -> None:
+    def __init__(
+        self, cluster: FakeCluster, store: MemoryStore, *, until_caught_up: Any = False, settings: Any = SETTINGS
+    ) -> None:
         self.client, self.store = FakeClient(cluster), store
         self.service = SinkService(settings, "memory", store, self.client, until_caught_up=until_caught_up)
         self.error: BaseException | None = None
@@ -76,11 +79,20 @@ class Sink:
         )
 
     @property
-    def totals(self):
+    def totals(self) -> Any:
         return self.service.metrics["items"].accounting.totals
 
 
-def put(cluster: FakeCluster, item_id: str, source: int, value: float = 1.0, *, partition=0, space="x", **more) -> None:
+def put(
+    cluster: FakeCluster,
+    item_id: str,
+    source: int,
+    value: float = 1.0,
+    *,
+    partition: Any = 0,
+    space: Any = "x",
+    **more: Any,
+) -> None:
     vector = ItemVector(
         item_id=item_id, revision=source, event_time_ms=1, space_id=space, modalities=("text",), produced_at_ms=source,
         vector=Tensor(dtype="f4", shape=(2,), data=np.array([value, 0], "<f4").tobytes()), source_offset=source, **more,
@@ -88,7 +100,7 @@ def put(cluster: FakeCluster, item_id: str, source: int, value: float = 1.0, *, 
     cluster.append("item-vectors", partition, item_id.encode(), encode(vector))
 
 
-def delete(cluster: FakeCluster, item_id: str, source: int, *, partition=0) -> None:
+def delete(cluster: FakeCluster, item_id: str, source: int, *, partition: Any = 0) -> None:
     cluster.append("item-vectors", partition, item_id.encode(), None, [(HEADER, b"%d" % source)])
 
 
@@ -105,7 +117,7 @@ def values(store: MemoryStore, collection=IN_X) -> dict[str, float]:
     }
 
 
-def test_what_is_in_the_topic_is_in_the_index_and_then_committed_and_every_record_is_counted():
+def test_what_is_in_the_topic_is_in_the_index_and_then_committed_and_every_record_is_counted() -> None:
     cluster, store = FakeCluster(), MemoryStore()
     for number in range(30):
         put(cluster, f"i{number % 10}", number, float(number), partition=number % 2)
@@ -123,7 +135,7 @@ def test_what_is_in_the_topic_is_in_the_index_and_then_committed_and_every_recor
     assert sum(totals.superseded.values()) + totals.published["upsert"] == 31
 
 
-def test_a_stale_record_and_a_sink_that_begins_again_undo_nothing():
+def test_a_stale_record_and_a_sink_that_begins_again_undo_nothing() -> None:
     cluster, store = FakeCluster(1), MemoryStore()
     put(cluster, "a", 5, 5.0)
     put(cluster, "b", 1, 1.0)
@@ -141,7 +153,7 @@ def test_a_stale_record_and_a_sink_that_begins_again_undo_nothing():
     assert sum(sink.totals.superseded.values()) == 5
 
 
-def test_a_late_vector_of_a_deleted_item_finds_that_it_was_deleted():
+def test_a_late_vector_of_a_deleted_item_finds_that_it_was_deleted() -> None:
     cluster, store = FakeCluster(1), MemoryStore()
     put(cluster, "a", 1)
     delete(cluster, "a", 5)
@@ -155,7 +167,7 @@ def test_a_late_vector_of_a_deleted_item_finds_that_it_was_deleted():
     assert values(store) == {"a": 6.0}
 
 
-def test_nothing_is_committed_and_little_is_read_while_the_index_is_down_and_all_is_written_when_it_is_back():
+def test_nothing_is_committed_and_little_is_read_while_the_index_is_down_and_all_is_written_when_it_is_back() -> None:
     cluster, store = FakeCluster(1), MemoryStore()
     settings = SETTINGS.model_copy(update={"sink": SETTINGS.sink.model_copy(update={"connect_timeout_s": 60})})
     with Sink(cluster, store, settings=settings) as sink:
@@ -174,7 +186,7 @@ def test_nothing_is_committed_and_little_is_read_while_the_index_is_down_and_all
     assert waiting_s(sink) == 0
 
 
-def test_what_the_index_refuses_and_what_is_no_vector_are_dead_letters_and_the_rest_of_their_batch_is_written():
+def test_what_the_index_refuses_and_what_is_no_vector_are_dead_letters_and_the_rest_of_their_batch_is_written() -> None:
     cluster, store = FakeCluster(1), MemoryStore(refuses=lambda row: row.id == "odd")
     for name in ("a", "odd", "b", "c", "d"):
         put(cluster, name, len(cluster.log[P0]))
@@ -192,7 +204,7 @@ def test_what_the_index_refuses_and_what_is_no_vector_are_dead_letters_and_the_r
     assert sum(sink.totals.dead_lettered.values()) == 2
 
 
-def test_a_dead_letter_that_cannot_be_written_holds_the_batch_until_it_can():
+def test_a_dead_letter_that_cannot_be_written_holds_the_batch_until_it_can() -> None:
     cluster, store = FakeCluster(1), MemoryStore()
     sink = Sink(cluster, store)
     refuse = threading.Event()
@@ -207,7 +219,7 @@ def test_a_dead_letter_that_cannot_be_written_holds_the_batch_until_it_can():
     assert len(cluster.records("dead-letters")) == 1
 
 
-def test_it_ends_by_itself_once_it_has_caught_up():
+def test_it_ends_by_itself_once_it_has_caught_up() -> None:
     cluster, store = FakeCluster(), MemoryStore()
     for number in range(20):
         put(cluster, f"i{number}", number, partition=number % 2)
@@ -217,7 +229,7 @@ def test_it_ends_by_itself_once_it_has_caught_up():
     assert len(values(store)) == 20
 
 
-def test_partitions_that_go_are_committed_as_far_as_they_are_written_and_what_is_left_is_not_lost():
+def test_partitions_that_go_are_committed_as_far_as_they_are_written_and_what_is_left_is_not_lost() -> None:
     cluster, store = FakeCluster(), MemoryStore()
     with Sink(cluster, store) as sink:
         for number in range(40):
@@ -231,7 +243,7 @@ def test_partitions_that_go_are_committed_as_far_as_they_are_written_and_what_is
     assert len(values(store)) == 41
 
 
-def test_a_topic_that_was_made_again_is_read_from_its_beginning():
+def test_a_topic_that_was_made_again_is_read_from_its_beginning() -> None:
     cluster, store = FakeCluster(1), MemoryStore()
     cluster.topic_ids["item-vectors"] = "first"
     for number in range(5):
@@ -245,7 +257,7 @@ def test_a_topic_that_was_made_again_is_read_from_its_beginning():
     assert values(store)["i0"] == 9.0
 
 
-def test_a_topic_that_is_missing_and_an_index_that_never_answers_end_it_on_one_line():
+def test_a_topic_that_is_missing_and_an_index_that_never_answers_end_it_on_one_line() -> None:
     cluster, store = FakeCluster(1, topics=["items", "dead-letters"]), MemoryStore()
     missing = r"topics.item_vectors: topic 'item-vectors' does not exist"
     with pytest.raises(TopicError, match=missing), Sink(cluster, store) as sink:
@@ -255,7 +267,7 @@ def test_a_topic_that_is_missing_and_an_index_that_never_answers_end_it_on_one_l
         sink.join()
 
 
-def test_what_no_retry_would_mend_ends_the_process():
+def test_what_no_retry_would_mend_ends_the_process() -> None:
     class Wrong(MemoryStore):
         def prepare(self, collection: Collection) -> None:
             raise ConfigError("table item_vectors_x holds vectors of 3 dimensions")

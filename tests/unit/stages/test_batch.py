@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def items(*names: str, start: int = 0, timestamp: int = 1_000, num_bytes: int = 
     ]
 
 
-def test_a_batch_closes_when_full():
+def test_a_batch_closes_when_full() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", "b", "c"), now_ms=1_000)
     assert batcher.due_reason(1_000, backlog=False) is None
@@ -34,7 +36,7 @@ def test_a_batch_closes_when_full():
     assert batcher.num_records == 1
 
 
-def test_a_batch_closes_on_bytes():
+def test_a_batch_closes_on_bytes() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", "b", num_bytes=600), now_ms=1_000)
     assert batcher.due_reason(1_000, backlog=False) == "bytes"
@@ -42,7 +44,7 @@ def test_a_batch_closes_on_bytes():
     assert (batcher.num_records, batcher.num_bytes) == (0, 0)
 
 
-def test_age_counts_from_the_kafka_timestamp_in_live_mode():
+def test_age_counts_from_the_kafka_timestamp_in_live_mode() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", timestamp=1_000), now_ms=1_015)
     assert batcher.due_reason(1_019, backlog=False) is None
@@ -50,20 +52,20 @@ def test_age_counts_from_the_kafka_timestamp_in_live_mode():
     assert batcher.due_reason(1_020, backlog=False) == "age"
 
 
-def test_the_oldest_record_of_any_partition_sets_the_deadline():
+def test_the_oldest_record_of_any_partition_sets_the_deadline() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(0), items("a", timestamp=1_015), now_ms=1_015)
     batcher.add(tenure(1), items("b", timestamp=1_000), now_ms=1_015)
     assert batcher.due_reason(1_020, backlog=False) == "age"
 
 
-def test_a_timestamp_in_the_future_does_not_delay_a_batch():
+def test_a_timestamp_in_the_future_does_not_delay_a_batch() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", timestamp=10**12), now_ms=1_000)
     assert batcher.due_reason(1_020, backlog=False) == "age"
 
 
-def test_backlog_mode_waits_for_a_full_batch_but_not_for_ever():
+def test_backlog_mode_waits_for_a_full_batch_but_not_for_ever() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", timestamp=0), now_ms=1_000)
     assert batcher.due_reason(1_100, backlog=True) is None
@@ -87,7 +89,7 @@ def test_draining_closes_what_there_is():
     assert batcher.due_reason(1_000, backlog=True, draining=True) == "drain"
 
 
-def test_repeated_items_do_not_use_up_a_batch():
+def test_repeated_items_do_not_use_up_a_batch() -> None:
     batcher = MicroBatcher(SETTINGS)
     batcher.add(tenure(), items("a", "a", "a", "b", "c", "d", "e"), now_ms=1_000)
     batch = batcher.take("full")
@@ -96,7 +98,7 @@ def test_repeated_items_do_not_use_up_a_batch():
     assert batch.slices[0].next_offset == 6
 
 
-def test_discarding_a_tenure_keeps_the_others():
+def test_discarding_a_tenure_keeps_the_others() -> None:
     batcher, first, second = MicroBatcher(SETTINGS), tenure(0), tenure(1)
     batcher.add(first, items("a", "b"), now_ms=0)
     batcher.add(second, items("c"), now_ms=0)
@@ -109,7 +111,7 @@ def test_discarding_a_tenure_keeps_the_others():
     st.lists(st.tuples(st.integers(0, 2), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)), max_size=12),
     st.integers(1, 6),
 )
-def test_every_record_is_in_exactly_one_share_and_in_order(chunks, max_records):
+def test_every_record_is_in_exactly_one_share_and_in_order(chunks: Any, max_records: Any) -> None:
     settings = BatchSettings(max_records=max_records, queue_records=100)
     batcher, tenures, ends = MicroBatcher(settings), [tenure(n) for n in range(3)], [0, 0, 0]
     for partition, names in chunks:
@@ -130,6 +132,6 @@ def test_every_record_is_in_exactly_one_share_and_in_order(chunks, max_records):
     assert (batcher.num_records, batcher.num_bytes) == (0, 0)
 
 
-def test_the_wait_is_asked_for_only_with_records():
+def test_the_wait_is_asked_for_only_with_records() -> None:
     with pytest.raises(ValueError, match="min"):
         MicroBatcher(SETTINGS).wait_ms(0, backlog=False)

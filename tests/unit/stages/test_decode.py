@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,19 +34,19 @@ def unchecked(fill: float) -> bytes:
     return good.replace(feature(fill=3.0).data, feature(fill=fill).data)
 
 
-def message(**fields) -> bytes:
+def message(**fields: Any) -> bytes:
     return encode(
         NewItem(**{"item_id": "a", "revision": 1, "event_time_ms": 5, "features": {"text": feature()}, **fields})
     )
 
 
-def test_a_good_item(decoder):
+def test_a_good_item(decoder: ItemDecoder) -> None:
     (item,) = decoder.decode([record(message())]).entries
     assert isinstance(item, Item)
     assert (item.id, item.revision, item.event_time_ms, list(item.features)) == ("a", 1, 5, ["text"])
 
 
-def test_a_null_value_is_a_delete(decoder):
+def test_a_null_value_is_a_delete(decoder: ItemDecoder) -> None:
     (entry,) = decoder.decode([record(None)]).entries
     assert isinstance(entry, Delete)
     assert entry.id == "a"
@@ -68,7 +70,9 @@ def test_a_null_value_is_a_delete(decoder):
         (unchecked(float("-inf")), b"a", Reason.NON_FINITE, "features.text.data"),
     ],
 )
-def test_a_bad_record_is_rejected_with_its_reason(decoder, value, key, reason, detail):
+def test_a_bad_record_is_rejected_with_its_reason(
+    decoder: ItemDecoder, value: bytes | None, key: bytes | None, reason: Reason, detail: str
+) -> None:
     bad = record(value, key, offset=1)
     before, rejection, after = decoder.decode([record(message()), bad, record(message(), offset=2)]).entries
     assert isinstance(before, Item)
@@ -79,20 +83,20 @@ def test_a_bad_record_is_rejected_with_its_reason(decoder, value, key, reason, d
     assert detail in rejection.detail
 
 
-def test_a_modality_that_the_space_lacks_is_left_out_and_counted(decoder):
+def test_a_modality_that_the_space_lacks_is_left_out_and_counted(decoder: ItemDecoder) -> None:
     decoded = decoder.decode([record(message(features={"text": feature(), "smell": feature()}))])
     assert list(decoded.entries[0].features) == ["text"]
     assert decoded.num_features_ignored == 1
 
 
-def test_raw_content_is_counted_where_no_feature_stands_for_it(decoder):
+def test_raw_content_is_counted_where_no_feature_stands_for_it(decoder: ItemDecoder) -> None:
     content = {"text": Content(text="hello"), "image": Content(data=b"\x89PNG")}
     decoded = decoder.decode([record(message(content=content))])
     assert isinstance(decoded.entries[0], Item)
     assert decoded.num_content_ignored == 1
 
 
-def test_decoding_together_equals_decoding_one_by_one(decoder):
+def test_decoding_together_equals_decoding_one_by_one(decoder: ItemDecoder) -> None:
     records = [
         record(value, offset=offset)
         for offset, value in enumerate(
@@ -117,7 +121,9 @@ def event_at(time_ms: int, timestamp: int = NOW_MS, event_type: str = "like") ->
 
 
 @pytest.mark.parametrize("ahead_ms", [HOUR_MS + 1, 2 * HOUR_MS, YEAR_MS, MAX_TIME_MS - NOW_MS])
-def test_a_time_too_far_after_the_kafka_timestamp_is_rejected_for_items_and_events(decoder, ahead_ms):
+def test_a_time_too_far_after_the_kafka_timestamp_is_rejected_for_items_and_events(
+    decoder: ItemDecoder, ahead_ms: int
+) -> None:
     events = EventDecoder(["like"])
     for rejection in (
         decoder.decode([at(NOW_MS + ahead_ms)]).entries[0],
@@ -132,7 +138,7 @@ def test_a_time_too_far_after_the_kafka_timestamp_is_rejected_for_items_and_even
 
 @pytest.mark.parametrize("timestamp", [0, NOW_MS])
 @pytest.mark.parametrize("seconds", [NOW_MS // 1000, 100_000_000, 9_999_999_999])
-def test_a_time_in_seconds_is_rejected_by_that_name(decoder, seconds, timestamp):
+def test_a_time_in_seconds_is_rejected_by_that_name(decoder: ItemDecoder, seconds: int, timestamp: int) -> None:
     for rejection in (
         decoder.decode([at(seconds, timestamp)]).entries[0],
         EventDecoder(["like"]).decode([event_at(seconds, timestamp)]).entries[0],
@@ -143,23 +149,23 @@ def test_a_time_in_seconds_is_rejected_by_that_name(decoder, seconds, timestamp)
 
 
 @pytest.mark.parametrize("time_ms", [0, 99_999_999, 10_000_000_000])
-def test_a_time_that_is_no_second_of_our_days_is_taken(decoder, time_ms):
+def test_a_time_that_is_no_second_of_our_days_is_taken(decoder: ItemDecoder, time_ms: int) -> None:
     assert isinstance(decoder.decode([at(time_ms)]).entries[0], Item)
 
 
-def test_the_detail_says_how_far(decoder):
+def test_the_detail_says_how_far(decoder: ItemDecoder) -> None:
     (rejection,) = decoder.decode([at(NOW_MS + YEAR_MS)]).entries
     assert rejection.detail.startswith("event_time_ms: lies 365.0 days after")
     assert "at most 60.0 minutes are allowed" in rejection.detail
 
 
 @pytest.mark.parametrize("ahead_ms", [-YEAR_MS, -1, 0, 1, HOUR_MS])
-def test_a_time_before_that_is_taken(decoder, ahead_ms):
+def test_a_time_before_that_is_taken(decoder: ItemDecoder, ahead_ms: int) -> None:
     assert isinstance(decoder.decode([at(NOW_MS + ahead_ms)]).entries[0], Item)
     assert isinstance(EventDecoder(["like"]).decode([event_at(NOW_MS + ahead_ms)]).entries[0], Action)
 
 
-def test_the_bound_is_a_setting_and_what_a_replay_finds_does_not_depend_on_the_clock():
+def test_the_bound_is_a_setting_and_what_a_replay_finds_does_not_depend_on_the_clock() -> None:
     strict = ItemDecoder(Contract(SPEC), max_future_s=0.5)
     assert isinstance(strict.decode([at(NOW_MS + 501)]).entries[0], Rejection)
     assert isinstance(strict.decode([at(NOW_MS + 500)]).entries[0], Item)
@@ -168,11 +174,11 @@ def test_the_bound_is_a_setting_and_what_a_replay_finds_does_not_depend_on_the_c
 
 
 @pytest.mark.parametrize("timestamp", [-1, 0])
-def test_without_a_kafka_timestamp_there_is_no_future(decoder, timestamp):
+def test_without_a_kafka_timestamp_there_is_no_future(decoder: ItemDecoder, timestamp: int) -> None:
     assert isinstance(decoder.decode([at(MAX_TIME_MS, timestamp)]).entries[0], Item)
 
 
-def test_unused_types_are_counted():
+def test_unused_types_are_counted() -> None:
     records = [event_at(NOW_MS, event_type=kind) for kind in ("like", "buy", "cart", "buy")]
     decoded = EventDecoder(["like"]).decode(records)
     assert decoded.unused_types == {"buy": 2, "cart": 1}
@@ -187,7 +193,9 @@ def test_unused_types_are_counted():
         {"features": {}},
     ],
 )
-def test_a_partial_message_of_nothing_the_space_uses_is_left_to_what_is_known_of_the_item(fields):
+def test_a_partial_message_of_nothing_the_space_uses_is_left_to_what_is_known_of_the_item(
+    fields: dict[str, Any],
+) -> None:
     decoder = ItemDecoder(Contract(SPEC))
     (unused,) = decoder.decode([record(message(partial=True, **fields))]).entries
     assert isinstance(unused, Unused)
@@ -196,7 +204,7 @@ def test_a_partial_message_of_nothing_the_space_uses_is_left_to_what_is_known_of
     assert rejection == unused.rejection._replace(record=rejection.record)
 
 
-def of(values) -> Feature:
+def of(values: Any) -> Feature:
     return Feature.from_numpy(values, dtype="f4", encoder="clip")
 
 
@@ -204,7 +212,7 @@ ZERO_TEXT, GOOD_TEXT = of(np.zeros(4)), of([1.0, 2.0, 3.0, 4.0])
 GOOD_IMAGE, ZERO_IMAGE = of(np.arange(6.0)), of(np.zeros(6))
 
 
-def test_a_feature_that_says_nothing_is_no_modality_and_is_counted(decoder):
+def test_a_feature_that_says_nothing_is_no_modality_and_is_counted(decoder: ItemDecoder) -> None:
     decoded = decoder.decode(
         [
             record(message(features={"text": GOOD_TEXT, "image": ZERO_IMAGE})),
@@ -219,20 +227,20 @@ def test_a_feature_that_says_nothing_is_no_modality_and_is_counted(decoder):
     assert decoded.uninformative == {"image": 2}
 
 
-def test_an_item_of_nothing_else_is_rejected(decoder):
+def test_an_item_of_nothing_else_is_rejected(decoder: ItemDecoder) -> None:
     (rejection,) = decoder.decode([record(message(features={"text": ZERO_TEXT, "image": ZERO_IMAGE}))]).entries
     assert rejection.reason is Reason.NO_MODALITY
     assert rejection.detail == "features: text, image without information (all zeros, one value, or nearly so)"
 
 
-def test_a_partial_message_of_nothing_else_displaces_nothing():
+def test_a_partial_message_of_nothing_else_displaces_nothing() -> None:
     (unused,) = (
         ItemDecoder(Contract(SPEC)).decode([record(message(features={"text": ZERO_TEXT}, partial=True))]).entries
     )
     assert isinstance(unused, Unused)
 
 
-def test_values_too_large_to_compute_with_are_rejected(decoder):
+def test_values_too_large_to_compute_with_are_rejected(decoder: ItemDecoder) -> None:
     (rejection,) = decoder.decode(
         [record(message(features={"text": of([3e38, 1, 2, 3]), "image": GOOD_IMAGE}))]
     ).entries
@@ -240,14 +248,14 @@ def test_values_too_large_to_compute_with_are_rejected(decoder):
     assert "features.text.data" in rejection.detail
 
 
-def test_the_numbers_that_popularity_is_read_from_count_as_they_are():
+def test_the_numbers_that_popularity_is_read_from_count_as_they_are() -> None:
     spec = SPEC.model_copy(update={"prior": "text"})
     (item,) = ItemDecoder(Contract(spec)).decode([record(message(features={"text": ZERO_TEXT}))]).entries
     assert isinstance(item, Item)
     assert list(item.features) == ["text"]
 
 
-def test_the_bytes_of_a_message_go_on_where_they_hold_what_is_kept_of_it_and_no_more(decoder):
+def test_the_bytes_of_a_message_go_on_where_they_hold_what_is_kept_of_it_and_no_more(decoder: ItemDecoder) -> None:
     (item,) = decoder.decode([record(message())]).entries
     assert item.message == message()
     image = Feature.from_numpy(np.arange(6), encoder="clip")

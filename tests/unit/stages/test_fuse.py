@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def no_call() -> None:
 
 
 @given(st.lists(st.sampled_from([1.0, 2.0, 3.0, POISON]), max_size=40))
-def test_a_failing_item_takes_only_itself(fills):
+def test_a_failing_item_takes_only_itself(fills: Any) -> None:
     alone = [isolate(items(fill), FakeEmbedder(POISON), no_call)[0] for fill in fills]
     together = isolate(items(*fills), FakeEmbedder(POISON), no_call)
     assert [isinstance(result, Vector) for result in together] == [fill != POISON for fill in fills]
@@ -42,13 +44,13 @@ def test_a_failing_item_takes_only_itself(fills):
         assert one == many or isinstance(one, ValueError)
 
 
-def test_a_batch_without_fault_is_computed_at_once():
+def test_a_batch_without_fault_is_computed_at_once() -> None:
     embedder = FakeEmbedder(POISON)
     isolate(items(*range(32)[:12]), embedder, no_call)
     assert embedder.batch_sizes == [12]
 
 
-def test_one_bad_item_costs_a_logarithm_of_calls():
+def test_one_bad_item_costs_a_logarithm_of_calls() -> None:
     embedder = FakeEmbedder(POISON)
     isolate(items(*[1.0] * 63, POISON), embedder, no_call)
     assert len(embedder.batch_sizes) == 1 + 2 * 6
@@ -57,13 +59,13 @@ def test_one_bad_item_costs_a_logarithm_of_calls():
 class SpoilingEmbedder(FakeEmbedder):
     """What is poison has no vector, nor have those beside it in the batch."""
 
-    def vectors(self, entries):
+    def vectors(self, entries: Any) -> Any:
         results = super().vectors(entries)
         bad = {row for row, entry in enumerate(entries) if entry.features["text"].to_numpy()[0] == POISON}
         return [None if bad & {row - 1, row, row + 1} else result for row, result in enumerate(results)]
 
 
-def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_alone():
+def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_alone() -> None:
     fills = [1.0, POISON, 2.0, 3.0, POISON, POISON, 1.0, 2.0]
     embedder = SpoilingEmbedder()
     together = isolate(items(*fills), embedder, no_call)
@@ -71,7 +73,7 @@ def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_a
     assert embedder.batch_sizes == [len(fills)] + [1] * 7
 
 
-def test_rejections_say_what_happened():
+def test_rejections_say_what_happened() -> None:
     batch = batch_of(1.0, POISON, 2.0)
     fused = fuse(batch, FakeEmbedder(POISON), no_call)
     ((read, results),) = fused.slices
@@ -83,7 +85,7 @@ def test_rejections_say_what_happened():
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([None, 1.0, 2.0, POISON])), min_size=1, max_size=12))
-def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
+def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs: Any) -> None:
     """As if each input had been a batch of its own: the last good one of an item is what remains."""
     read = Tenure(TopicPartition("items", 0), Commit(0)).open_slice()
     for offset, (name, fill) in enumerate(inputs):
@@ -95,9 +97,9 @@ def test_a_failed_input_does_not_take_the_older_one_that_it_displaced(inputs):
     assert read.num_records == len(read.newest) + len(read.rejections) + read.num_same_batch
 
 
-def test_a_vector_that_is_not_finite_is_rejected():
+def test_a_vector_that_is_not_finite_is_rejected() -> None:
     class NotFinite(FakeEmbedder):
-        def vectors(self, entries):
+        def vectors(self, entries: Any) -> Any:
             results = zip(entries, super().vectors(entries), strict=True)
             return [None if entry.features["text"].to_numpy()[0] == 2.0 else vector for entry, vector in results]
 
@@ -106,7 +108,7 @@ def test_a_vector_that_is_not_finite_is_rejected():
     assert [rejection.detail for rejection in batch.slices[0].rejections] == ["the vector is not finite"]
 
 
-def test_a_broken_model_ends_the_process_instead_of_dead_lettering_the_topic():
+def test_a_broken_model_ends_the_process_instead_of_dead_lettering_the_topic() -> None:
     embedder = FakeEmbedder(POISON, probe_error=RuntimeError("device lost"))
     with pytest.raises(SystemicError, match="even on what is known to be good: this item breaks the model"):
         isolate(items(1.0, POISON), embedder, no_call)
@@ -117,29 +119,29 @@ class SmallMemory(FakeEmbedder):
 
     most = 2
 
-    def vectors(self, entries):
+    def vectors(self, entries: Any) -> Any:
         if len(entries) > self.most:
             raise OutOfMemoryError("no memory")
         return super().vectors(entries)
 
 
-def test_memory_that_runs_out_halves_the_batch_and_goes_on():
+def test_memory_that_runs_out_halves_the_batch_and_goes_on() -> None:
     halved = []
     results = isolate(items(*range(8)[1:]), SmallMemory(), lambda: halved.append(1))
     assert all(isinstance(result, Vector) for result in results)
     assert halved
 
 
-def test_no_memory_for_one_item_ends_the_process():
+def test_no_memory_for_one_item_ends_the_process() -> None:
     embedder = SmallMemory()
     embedder.most = 0
     with pytest.raises(SystemicError, match="batch of one"):
         isolate(items(1.0, 2.0), embedder, lambda: None)
 
 
-def test_a_systemic_error_of_the_model_is_not_blamed_on_an_item():
+def test_a_systemic_error_of_the_model_is_not_blamed_on_an_item() -> None:
     class Lost(FakeEmbedder):
-        def vectors(self, entries):
+        def vectors(self, entries: Any) -> Any:
             raise SystemicError("the device is gone")
 
     with pytest.raises(SystemicError, match="the device is gone"):

@@ -1,4 +1,5 @@
 import threading
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def fused(tenure: Tenure, *items: Item | Delete) -> Fused:
     return Fused([FusedSlice(read, results)], len(results))
 
 
-def item(item_id: str, offset: int, headers=()) -> Item:
+def item(item_id: str, offset: int, headers: Any = ()) -> Item:
     record = FakeRecord(partition=1, offset=offset, key=item_id.encode(), headers=headers)
     return Item(record, item_id, 3, 77, {"text": feature()})
 
@@ -63,7 +64,7 @@ def tenure() -> Tenure:
     return Tenure(TopicPartition("items", 1), Commit(0))
 
 
-def test_a_vector_says_where_it_comes_from(cluster, lease, tenure):
+def test_a_vector_says_where_it_comes_from(cluster: FakeCluster, lease: MembershipLease, tenure: Tenure) -> None:
     trace = [("traceparent", TRACE), ("secret", b"x"), ("tracestate", b"y")]
     publisher(cluster, lease).publish(fused(tenure, item("a", 5, trace)))
     (record,) = cluster.records("item-vectors")
@@ -74,7 +75,7 @@ def test_a_vector_says_where_it_comes_from(cluster, lease, tenure):
     assert (vector.space_id, vector.modalities, vector.vector.data) == ("space", ("text",), VECTOR.data)
 
 
-def test_receipts_finish_the_slice(cluster, lease, tenure):
+def test_receipts_finish_the_slice(cluster: FakeCluster, lease: MembershipLease, tenure: Tenure) -> None:
     publisher(cluster, lease).publish(
         fused(tenure, item("a", 0), Delete(FakeRecord(partition=1, offset=1, key=b"b"), "b"))
     )
@@ -83,14 +84,14 @@ def test_receipts_finish_the_slice(cluster, lease, tenure):
     assert tenure.commit.offset == 2
 
 
-def test_nothing_of_a_retired_tenure_is_sent(cluster, lease, tenure):
+def test_nothing_of_a_retired_tenure_is_sent(cluster: FakeCluster, lease: MembershipLease, tenure: Tenure) -> None:
     work = fused(tenure, item("a", 0))
     tenure.retire()
     publisher(cluster, lease).publish(work)
     assert cluster.records("item-vectors") == []
 
 
-def test_nothing_is_sent_without_a_lease_until_it_is_renewed(cluster, tenure):
+def test_nothing_is_sent_without_a_lease_until_it_is_renewed(cluster: FakeCluster, tenure: Tenure) -> None:
     lease, beats = MembershipLease(60), threading.Event()
     made = publisher(cluster, lease)
     made._beat = beats.set
@@ -103,7 +104,7 @@ def test_nothing_is_sent_without_a_lease_until_it_is_renewed(cluster, tenure):
     assert len(cluster.records("item-vectors")) == 1
 
 
-def test_a_lost_tenure_ends_the_wait_for_a_lease(cluster, tenure):
+def test_a_lost_tenure_ends_the_wait_for_a_lease(cluster: FakeCluster, tenure: Tenure) -> None:
     made, beats = publisher(cluster, MembershipLease(60)), threading.Event()
     made._beat = beats.set
     thread = threading.Thread(target=made.publish, args=(fused(tenure, item("a", 0)),))
@@ -115,7 +116,9 @@ def test_a_lost_tenure_ends_the_wait_for_a_lease(cluster, tenure):
     assert cluster.records("item-vectors") == []
 
 
-def test_a_vector_too_large_for_its_topic_becomes_a_dead_letter(cluster, lease, tenure):
+def test_a_vector_too_large_for_its_topic_becomes_a_dead_letter(
+    cluster: FakeCluster, lease: MembershipLease, tenure: Tenure
+) -> None:
     made = publisher(cluster, lease)
     made.limit("item-vectors", 100)
     made.publish(fused(tenure, item("a", 0)))
@@ -124,7 +127,9 @@ def test_a_vector_too_large_for_its_topic_becomes_a_dead_letter(cluster, lease, 
     assert len(tenure.settle()) == 1
 
 
-def test_what_a_refused_input_had_displaced_is_refused_with_it(cluster, lease, tenure):
+def test_what_a_refused_input_had_displaced_is_refused_with_it(
+    cluster: FakeCluster, lease: MembershipLease, tenure: Tenure
+) -> None:
     """An older message of the item is no smaller, and its record must not vanish."""
     made = publisher(cluster, lease)
     made.limit("item-vectors", 140)
@@ -142,13 +147,13 @@ def test_what_a_refused_input_had_displaced_is_refused_with_it(cluster, lease, t
     assert done.num_same_batch - done.written.num_restored == 0
 
 
-def test_a_slice_does_not_change_once_it_is_handed_over(tenure):
+def test_a_slice_does_not_change_once_it_is_handed_over(tenure: Tenure) -> None:
     work = fused(tenure, item("a", 0)).slices[0]
     with pytest.raises(AssertionError):
         work.read.reject(work.results[0][0], Reason.MODEL_FAILURE, "fuse", "")
 
 
-def test_unacknowledged_records_are_bounded_but_a_large_slice_gets_through(tenure):
+def test_unacknowledged_records_are_bounded_but_a_large_slice_gets_through(tenure: Tenure) -> None:
     unacknowledged = Unacknowledged(10)
     small, large = tenure.open_slice().written, tenure.open_slice().written
     assert unacknowledged.wait_for_room(50, 0)

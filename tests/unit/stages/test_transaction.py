@@ -2,6 +2,7 @@
 
 from collections import Counter
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -32,20 +33,20 @@ OUR_ID = f"{GROUP}-me"
 
 
 @pytest.fixture(autouse=True)
-def _no_backoff(monkeypatch):
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.stages.producers.BACKOFF_S", 0.01)
     monkeypatch.setattr("worker.loop.restore.RETRY_S", 0.01)
 
 
-def harness(cluster: FakeCluster, **changes) -> Harness:
+def harness(cluster: FakeCluster, **changes: Any) -> Harness:
     return Harness(cluster, settings=EXACTLY_ONCE, **changes)
 
 
-def expected(num_items: int, partition: int = 0) -> Counter:
+def expected(num_items: int, partition: int = 0) -> Counter[Any]:
     return Counter((f"p{partition}-{n}", 1) for n in range(num_items))
 
 
-def failing(cluster_moment: str, error: WorkerError, times: int = 1):
+def failing(cluster_moment: str, error: WorkerError, times: int = 1) -> Any:
     """For `on_commit`: fail so often at that moment."""
     left = [times]
 
@@ -64,12 +65,12 @@ def assert_once(run: Harness, cluster: FakeCluster, num_items: int) -> None:
     assert run.metrics.accounting.totals.unaccounted() == 0
 
 
-def test_outputs_changelog_and_offsets_appear_together():
+def test_outputs_changelog_and_offsets_appear_together() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 300)
     seen = []
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> None:
         seen.append(
             (len(vectors(cluster)), len(cluster.records("item-state")), cluster.commits.get(P0, Commit(0)).offset)
         )
@@ -82,7 +83,7 @@ def test_outputs_changelog_and_offsets_appear_together():
     assert run.consumer.commit_calls == []
 
 
-def test_a_dead_letter_belongs_to_its_transaction():
+def test_a_dead_letter_belongs_to_its_transaction() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 5)
     cluster.append("items", 0, b"bad", b"\xc1")
@@ -93,12 +94,12 @@ def test_a_dead_letter_belongs_to_its_transaction():
     assert Counter(vectors(cluster)) == expected(5)
 
 
-def test_the_store_takes_nothing_before_the_commit():
+def test_the_store_takes_nothing_before_the_commit() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 40)
     sizes = []
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> None:
         sizes.append((run.stores.size()[0], cluster.commits.get(P0, Commit(0)).offset))
 
     run = harness(cluster, on_commit=on_commit)
@@ -109,7 +110,7 @@ def test_the_store_takes_nothing_before_the_commit():
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_commit_of_unknown_outcome_loses_and_repeats_nothing(moment):
+def test_a_commit_of_unknown_outcome_loses_and_repeats_nothing(moment: str) -> None:
     cluster = FakeCluster(1)
     feed(cluster, 60)
     with harness(cluster, on_commit=failing(moment, CallTimeoutError("no answer in time"), times=2)) as run:
@@ -119,11 +120,11 @@ def test_a_commit_of_unknown_outcome_loses_and_repeats_nothing(moment):
     assert all(producer.closed for producer in run.client.producers)
 
 
-def test_a_refused_record_takes_its_transaction_with_it():
+def test_a_refused_record_takes_its_transaction_with_it() -> None:
     cluster, refusals = FakeCluster(1), [2]
     feed(cluster, 60)
 
-    def refuse(topic, key):
+    def refuse(topic: Any, key: Any) -> Any:
         if key == b"p0-17" and refusals[0]:
             refusals[0] -= 1
             return ClientError("the broker went away")
@@ -135,7 +136,7 @@ def test_a_refused_record_takes_its_transaction_with_it():
     assert run.metrics.transactions.labels("failed")._value.get() == 2
 
 
-def test_what_a_dead_worker_left_open_is_waited_for_and_never_seen():
+def test_what_a_dead_worker_left_open_is_waited_for_and_never_seen() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 4)
     dead = FakeTransactionalProducer(FakeClient(cluster), "dead")
@@ -143,14 +144,14 @@ def test_what_a_dead_worker_left_open_is_waited_for_and_never_seen():
     cluster.append_open("dead", "item-vectors", 0, b"p0-0", b"half")
     cluster.append_open("dead", "item-state", 0, b"p0-0", b"half")
     with harness(cluster) as run:
-        run.until(lambda: run.pipeline.assignment.all() and run.pipeline.assignment[P0].state == "restoring")
+        run.until(lambda: bool(run.pipeline.assignment.all()) and run.pipeline.assignment[P0].state == "restoring")
         assert vectors(cluster) == []
         cluster.expire("dead")
         run.until_committed()
     assert_once(run, cluster, 4)
 
 
-def test_a_worker_that_comes_back_under_its_name_ends_what_it_left_open():
+def test_a_worker_that_comes_back_under_its_name_ends_what_it_left_open() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 4)
     dead = FakeTransactionalProducer(FakeClient(cluster), OUR_ID)
@@ -161,11 +162,11 @@ def test_a_worker_that_comes_back_under_its_name_ends_what_it_left_open():
     assert_once(run, cluster, 4)
 
 
-def test_nothing_is_committed_for_a_partition_that_has_gone():
+def test_nothing_is_committed_for_a_partition_that_has_gone() -> None:
     """The group moves on between the last poll and the commit, as when this process was frozen."""
-    cluster, moved = FakeCluster(1), []
+    cluster, moved = FakeCluster(1), list[Any]()
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> None:
         if moment == "before" and not moved:
             moved.append(True)
             cluster.generation += 1
@@ -177,7 +178,7 @@ def test_nothing_is_committed_for_a_partition_that_has_gone():
     assert run.metrics.transactions.labels("rebalance")._value.get() == 1
 
 
-def test_a_revoked_partition_is_handed_over_with_its_transaction_committed():
+def test_a_revoked_partition_is_handed_over_with_its_transaction_committed() -> None:
     cluster = FakeCluster(2)
     feed(cluster, 200, 0)
     feed(cluster, 20, 1)
@@ -193,7 +194,7 @@ def test_a_revoked_partition_is_handed_over_with_its_transaction_committed():
     assert Counter(vectors(cluster)) == expected(200, 0) + expected(20, 1)
 
 
-def test_partitions_that_are_lost_commit_nothing_more():
+def test_partitions_that_are_lost_commit_nothing_more() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 50)
     with harness(cluster) as run:
@@ -204,11 +205,11 @@ def test_partitions_that_are_lost_commit_nothing_more():
     assert_once(run, cluster, 50)
 
 
-def test_a_transaction_that_timed_out_is_done_again(monkeypatch):
+def test_a_transaction_that_timed_out_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.stages.transaction.TransactionalPublisher._is_expired", lambda self, transaction: True)
-    cluster, expired = FakeCluster(1), []
+    cluster, expired = FakeCluster(1), list[Any]()
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> None:
         if moment == "before" and len(expired) < 5:
             expired.append(True)
             cluster.expire(OUR_ID)
@@ -220,11 +221,11 @@ def test_a_transaction_that_timed_out_is_done_again(monkeypatch):
     assert run.metrics.transactions.labels("replaced")._value.get() == 5
 
 
-def test_another_process_with_the_same_id_ends_this_one():
+def test_another_process_with_the_same_id_ends_this_one() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 20)
 
-    def on_commit(moment):
+    def on_commit(moment: Any) -> None:
         if moment == "before":
             cluster.begin(OUR_ID)
 
@@ -237,7 +238,7 @@ def test_another_process_with_the_same_id_ends_this_one():
     assert vectors(cluster) == []
 
 
-def test_being_replaced_once_is_survived():
+def test_being_replaced_once_is_survived() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 20)
     with harness(cluster, on_commit=failing("before", ReplacedError("a late request"), times=2)) as run:
@@ -245,7 +246,7 @@ def test_being_replaced_once_is_survived():
     assert_once(run, cluster, 20)
 
 
-def test_a_broker_that_forbids_us_ends_the_process():
+def test_a_broker_that_forbids_us_ends_the_process() -> None:
     cluster = FakeCluster(1)
     feed(cluster, 1)
     run = harness(cluster, on_commit=lambda moment: AccessError("no ACL for the group"))
@@ -254,7 +255,7 @@ def test_a_broker_that_forbids_us_ends_the_process():
     assert isinstance(run.error, AccessError)
 
 
-def test_a_dead_letter_that_does_not_fit_leaves_its_value_in_the_log():
+def test_a_dead_letter_that_does_not_fit_leaves_its_value_in_the_log() -> None:
     cluster = FakeCluster(2)
     cluster.max_message_bytes = 2_000
     cluster.append("items", 0, b"bad", b"\xc1" * 3_000)
@@ -267,7 +268,7 @@ def test_a_dead_letter_that_does_not_fit_leaves_its_value_in_the_log():
     assert Counter(vectors(cluster)) == expected(5, 0)
 
 
-def test_after_a_change_of_owner_state_is_what_was_committed():
+def test_after_a_change_of_owner_state_is_what_was_committed() -> None:
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"a", item_value("a", 2))
     with harness(cluster) as first:
@@ -279,7 +280,7 @@ def test_after_a_change_of_owner_state_is_what_was_committed():
     assert vectors(cluster) == [("a", 2), ("b", 1)]
 
 
-def test_one_delivery_can_follow_the_other():
+def test_one_delivery_can_follow_the_other() -> None:
     """At least once had published revision 2 and not committed it: revision 1 must not come after it."""
     cluster = FakeCluster(1)
     cluster.append("items", 0, b"a", item_value("a", 1))
@@ -313,7 +314,7 @@ class Clock:
 
 
 class Setup:
-    def __init__(self, **settings) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.cluster, self.clock = FakeCluster(2), Clock()
         self.client = FakeClient(self.cluster)
         self.ended: list[WorkerError | None] = []
@@ -341,7 +342,7 @@ class Setup:
         return len(self.cluster.records("item-vectors"))
 
 
-def test_a_transaction_ends_when_it_is_old_enough():
+def test_a_transaction_ends_when_it_is_old_enough() -> None:
     setup = Setup(interval_ms=100)
     setup.publish(0)
     setup.clock.now = 0.06
@@ -358,7 +359,7 @@ def test_a_transaction_ends_when_it_is_old_enough():
     assert setup.ended == [None]
 
 
-def test_a_transaction_ends_when_it_is_large_enough():
+def test_a_transaction_ends_when_it_is_large_enough() -> None:
     setup = Setup(interval_ms=1_000, max_records=6)
     setup.publish(0, 1)
     setup.publisher.tick()
@@ -368,7 +369,7 @@ def test_a_transaction_ends_when_it_is_large_enough():
     assert setup.num_visible == 3
 
 
-def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_slices():
+def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_slices() -> None:
     setup = Setup(interval_ms=1)
     setup.publish(0)
     setup.replace()
@@ -381,7 +382,7 @@ def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_slices(
     assert setup.num_visible == 0
 
 
-def test_a_retired_tenure_is_not_committed():
+def test_a_retired_tenure_is_not_committed() -> None:
     setup = Setup(interval_ms=1)
     setup.publish(0)
     setup.tenure.retire()
@@ -392,7 +393,7 @@ def test_a_retired_tenure_is_not_committed():
     assert setup.publisher.take_failure() is None
 
 
-def test_two_places_in_the_group_are_never_mixed(monkeypatch):
+def test_two_places_in_the_group_are_never_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.stages.transaction.MEMBERSHIP_WAIT_S", 0.05)
     setup = Setup(interval_ms=1)
     other = Tenure(TopicPartition("items", 0), Commit(0))
@@ -405,7 +406,7 @@ def test_two_places_in_the_group_are_never_mixed(monkeypatch):
     assert abort_reason(setup.publisher.take_failure()) == "rebalance"
 
 
-def test_nothing_after_a_slice_that_failed_is_committed():
+def test_nothing_after_a_slice_that_failed_is_committed() -> None:
     setup = Setup(interval_ms=1)
     setup.publisher.limit("dead-letters", 10)
     setup.publisher.limit("item-state", 10)
@@ -418,7 +419,7 @@ def test_nothing_after_a_slice_that_failed_is_committed():
     assert isinstance(setup.tenure.failure().written.error, RecordTooLargeError)
 
 
-def test_an_old_transaction_that_is_shut_out_has_timed_out():
+def test_an_old_transaction_that_is_shut_out_has_timed_out() -> None:
     setup = Setup(interval_ms=1, timeout_ms=2_000)
     for attempt in range(5):
         setup.replace()
@@ -429,7 +430,7 @@ def test_an_old_transaction_that_is_shut_out_has_timed_out():
         assert isinstance(setup.publisher.take_failure(), ReplacedError)
 
 
-def test_ids_belong_to_the_group_and_are_made_up_where_none_is_given():
+def test_ids_belong_to_the_group_and_are_made_up_where_none_is_given() -> None:
     named = Settings(transaction=TransactionSettings(id="pod-1"), kafka=KafkaSettings(group_instance_id="static"))
     static = Settings(kafka=KafkaSettings(group_instance_id="static"))
     assert transactional_id(named, GROUP) == "align-worker-pod-1"
@@ -439,7 +440,7 @@ def test_ids_belong_to_the_group_and_are_made_up_where_none_is_given():
     assert all(each.startswith("align-worker-") for each in made_up)
 
 
-def test_a_refused_record_ends_its_transaction_and_is_not_heard_of_before():
+def test_a_refused_record_ends_its_transaction_and_is_not_heard_of_before() -> None:
     """Else the producer would be replaced before it is known that another process has taken its place."""
     setup = Setup(interval_ms=1)
     setup.client.refuse = lambda topic, key: ReplacedError("there is a newer producer")

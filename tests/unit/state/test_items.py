@@ -1,6 +1,8 @@
 """Items in parts: the state depends on the messages, not on their order."""
 
+from collections.abc import Mapping
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +39,7 @@ def content(state: ItemState | None) -> dict[str, float]:
     return {} if state is None else {name: float(each.to_numpy()[0]) for name, each in state.features.items()}
 
 
-def test_text_now_and_image_later_make_one_item():
+def test_text_now_and_image_later_make_one_item() -> None:
     text, image = message(1, 0, partial=True, text=1.0), message(2, 1, partial=True, image=2.0)
     first, both = after(text), after(text, image)
     assert content(first) == {"text": 1.0}
@@ -45,7 +47,7 @@ def test_text_now_and_image_later_make_one_item():
     assert (both.offset, both.revision, both.event_time_ms) == (1, 2, 1_002)
 
 
-def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not():
+def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not() -> None:
     state = after(message(5, partial=True, text=5.0))
     assert merge(state, message(4, partial=True, text=4.0)) is None
     late = merge(state, message(3, partial=True, image=3.0))
@@ -53,24 +55,24 @@ def test_a_stale_part_is_dropped_and_a_late_one_of_another_modality_is_not():
     assert late.revision == 5
 
 
-def test_a_whole_message_ends_what_it_does_not_bring_unless_that_is_newer():
+def test_a_whole_message_ends_what_it_does_not_bring_unless_that_is_newer() -> None:
     state = after(message(1, partial=False, text=1.0, audio=1.0), message(4, partial=True, image=4.0))
     assert content(merge(state, message(3, partial=False, text=3.0))) == {"image": 4.0, "text": 3.0}
     assert content(merge(state, message(4, partial=False, text=9.0))) == {"text": 9.0}
     assert merge(state, message(0, partial=False, text=0.0)) is None
 
 
-def test_a_whole_message_older_than_a_part_still_brings_the_rest():
+def test_a_whole_message_older_than_a_part_still_brings_the_rest() -> None:
     state = after(message(5, partial=True, image=5.0), message(3, partial=False, image=3.0, text=3.0))
     assert content(state) == {"image": 5.0, "text": 3.0}
 
 
-def test_the_same_message_again_changes_nothing():
+def test_the_same_message_again_changes_nothing() -> None:
     state = after(message(2, 7, partial=True, text=2.0))
     assert merge(state, message(2, 7, partial=True, text=2.0)) == state
 
 
-def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_none():
+def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_none() -> None:
     state = after(message(2, partial=False, neighbors=("b", "c"), text=2.0))
     assert merge(state, message(3, partial=True, text=3.0)).neighbors == Named(2, ("b", "c"))
     assert merge(state, message(3, partial=True, neighbors=("d",))).neighbors == Named(3, ("d",))
@@ -80,7 +82,7 @@ def test_neighbours_stay_until_a_message_brings_others_or_a_whole_one_brings_non
     assert merge(later, message(3, partial=True, neighbors=("b",))) is None
 
 
-def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing():
+def test_a_state_with_neighbours_is_the_same_after_it_was_written_and_marked_where_some_are_missing() -> None:
     state = after(message(1, 3, partial=False, neighbors=("b", "c"), text=1.0))
     waiting = state._replace(neighbors=Named(1, ("b", "c"), ("c",)))
     assert ItemState.decode(state.encode()) == state
@@ -93,7 +95,7 @@ MESSAGES = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES), min
 
 
 @given(MESSAGES, st.data())
-def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
+def test_any_order_of_arrival_leads_to_the_same_item(kinds: Any, data: Any) -> None:
     """Revisions are distinct, as those of one producer are."""
     messages = [
         message(
@@ -110,7 +112,7 @@ def test_any_order_of_arrival_leads_to_the_same_item(kinds, data):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), max_size=6))
-def test_of_two_messages_with_one_revision_the_later_in_the_log_counts(kinds):
+def test_of_two_messages_with_one_revision_the_later_in_the_log_counts(kinds: Any) -> None:
     """Each message in the order of revisions, and of one revision in that of the log: the rule without the law."""
     messages = [
         message(revision, place, partial=partial, **dict.fromkeys(sorted(names), float(place)))
@@ -122,7 +124,7 @@ def test_of_two_messages_with_one_revision_the_later_in_the_log_counts(kinds):
     assert content(after(*messages)) == expected
 
 
-def test_a_state_is_the_same_after_it_was_written():
+def test_a_state_is_the_same_after_it_was_written() -> None:
     state = after(message(1, 3, partial=False, text=1.0), message(2, 4, partial=True, image=0.5))
     assert ItemState.decode(state.encode()) == state
     assert len(state.without_parts().encode()) < 32
@@ -131,12 +133,12 @@ def test_a_state_is_the_same_after_it_was_written():
 
 
 @pytest.mark.parametrize("value", [b"", b"\x02\x00\x90", b"\x01\x00\xc1", b"\x01"])
-def test_what_is_no_state_is_refused(value):
+def test_what_is_no_state_is_refused(value: bytes) -> None:
     with pytest.raises(StateError):
         ItemState.decode(value)
 
 
-def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_feature():
+def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_feature() -> None:
     encoded = message(2, 1, partial=True, text=1.0)._replace(digests={"text": b"d" * 16})
     state = after(message(1, 0, partial=True, image=2.0), encoded)
     assert {name: part.digest for name, part in state.parts.items()} == {"image": None, "text": b"d" * 16}
@@ -147,15 +149,17 @@ def test_the_digest_of_content_that_was_encoded_here_is_remembered_beside_its_fe
     assert made.parts["text"].digest is None
 
 
-def priced(revision: int, offset: int = 0, *, partial: bool = True, features: tuple[str, ...] = (), **values) -> Item:
+def priced(
+    revision: int, offset: int = 0, *, partial: bool = True, features: tuple[str, ...] = (), **values: Any
+) -> Item:
     return message(revision, offset, partial=partial, **dict.fromkeys(features, 1.0))._replace(attributes=values)
 
 
-def values(state: ItemState | None) -> dict[str, object]:
+def values(state: ItemState | None) -> Mapping[str, object]:
     return {} if state is None else state.values
 
 
-def test_each_attribute_is_that_of_the_newest_message_that_brought_it_and_a_whole_one_ends_the_others():
+def test_each_attribute_is_that_of_the_newest_message_that_brought_it_and_a_whole_one_ends_the_others() -> None:
     state = after(
         priced(1, partial=False, features=("text",), price=1.0, tags=("a", "b"), stock=3),
         priced(3, price=3.0),
@@ -168,7 +172,7 @@ def test_each_attribute_is_that_of_the_newest_message_that_brought_it_and_a_whol
     assert values(merge(whole, priced(9, partial=False, features=("text",)))) == {}
 
 
-def test_attributes_are_the_same_after_they_were_written_with_neighbours_and_without():
+def test_attributes_are_the_same_after_they_were_written_with_neighbours_and_without() -> None:
     state = after(priced(1, 3, partial=False, features=("text",), a=1, b=1.5, c="c", d=True, e=("x", "y"), f=()))
     for each in (
         state,
@@ -180,14 +184,14 @@ def test_attributes_are_the_same_after_they_were_written_with_neighbours_and_wit
     assert [type(value) for value in ItemState.decode(state.encode()).values.values()][3] is bool
 
 
-def test_a_state_without_attributes_is_written_as_ever_and_one_with_them_can_be_read_by_who_knows_none():
+def test_a_state_without_attributes_is_written_as_ever_and_one_with_them_can_be_read_by_who_knows_none() -> None:
     plain = after(message(1, 3, partial=False, text=1.0))
     assert len(unpack(plain.encode())) == 5
     *_, neighbors, _attributes, _made = unpack(after(priced(1, features=("text",), price=1.0)).encode())
     assert neighbors == [-1, [], []]
 
 
-def test_a_vector_is_known_until_a_feature_or_a_neighbour_changes():
+def test_a_vector_is_known_until_a_feature_or_a_neighbour_changes() -> None:
     made = Made(b"stamp", [b"data", ["text"], None, None, 0, None])
     state = after(priced(1, partial=False, features=("text",), price=1.0))._replace(made=made)
     assert merge(state, priced(2, price=2.0)).made == made
@@ -200,7 +204,7 @@ def test_a_vector_is_known_until_a_feature_or_a_neighbour_changes():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(("price", "stock", "tags")))), min_size=1, max_size=5))
-def test_any_order_of_arrival_leads_to_the_same_attributes(kinds):
+def test_any_order_of_arrival_leads_to_the_same_attributes(kinds: Any) -> None:
     messages = [
         priced(
             revision, partial=partial, features=() if partial else ("text",), **dict.fromkeys(sorted(names), revision)
@@ -219,7 +223,7 @@ def encoded(item: Item) -> bytes | None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1)), max_size=6))
-def test_what_came_with_one_message_is_what_it_would_be_packed_anew(kinds):
+def test_what_came_with_one_message_is_what_it_would_be_packed_anew(kinds: Any) -> None:
     """After each message, whatever has come before it, and after it was written and read."""
     state = reference = None
     for offset, (revision, partial, names) in enumerate(kinds):
@@ -235,7 +239,7 @@ def test_what_came_with_one_message_is_what_it_would_be_packed_anew(kinds):
         state = ItemState.decode(state.encode()) if offset % 2 else state
 
 
-def test_a_whole_message_is_written_as_it_came_and_anything_more_is_not():
+def test_a_whole_message_is_written_as_it_came_and_anything_more_is_not() -> None:
     whole = message(3, 7, partial=False, text=1.0, image=2.0)
     state = merged(None, whole, 7, None, encoded(whole))
     assert state is not None
@@ -253,7 +257,7 @@ def test_a_whole_message_is_written_as_it_came_and_anything_more_is_not():
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_a_message_that_is_cut_short_is_refused(cut):
+def test_a_message_that_is_cut_short_is_refused(cut: int) -> None:
     whole = message(3, 7, partial=False, text=1.0)
     state = merged(None, whole, 7, None, encoded(whole))
     assert state is not None

@@ -3,7 +3,10 @@
 import errno
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,18 +21,18 @@ IDENTITY = {"group": "g", "topic": "user-state", "partition": "3"}
 LONG = "ü" * 512
 
 
-def opened(path, now_s=None, **identity) -> DiskStore:
+def opened(path: Any, now_s: Any = None, **identity: Any) -> DiskStore:
     return DiskStore(path / "store", {**IDENTITY, **identity}, time.time() if now_s is None else now_s)
 
 
 @pytest.fixture(params=["memory", "disk"])
-def store(request, tmp_path):
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     made = MemoryStore() if request.param == "memory" else opened(tmp_path)
     yield made
     made.close()
 
 
-def test_changes_and_their_offset_are_taken_over_together(store):
+def test_changes_and_their_offset_are_taken_over_together(store: Any) -> None:
     store.apply({"a": b"1", "b": b"2", LONG: b"long", "\x00": b"nul"}, 7)
     store.apply({"a": None, "b": b"3", "never": None}, 9)
     assert (store.get("a"), store.get("b"), store.get(LONG), store.get("\x00")) == (None, b"3", b"long", b"nul")
@@ -38,7 +41,7 @@ def test_changes_and_their_offset_are_taken_over_together(store):
     assert store.num_bytes() > 0
 
 
-def test_a_cleared_store_is_as_new(store):
+def test_a_cleared_store_is_as_new(store: Any) -> None:
     store.apply({"a": b"1"}, 7)
     store.clear()
     assert (store.get("a"), dict(store.items()), store.applied) == (None, {}, 0)
@@ -52,7 +55,7 @@ def test_a_cleared_store_is_as_new(store):
         st.dictionaries(st.text(min_size=1, max_size=4), st.none() | st.binary(max_size=9), max_size=5), max_size=8
     )
 )
-def test_a_disk_holds_what_memory_holds(tmp_path_factory, batches):
+def test_a_disk_holds_what_memory_holds(tmp_path_factory: pytest.TempPathFactory, batches: Any) -> None:
     disk, memory = opened(tmp_path_factory.mktemp("store")), MemoryStore()
     for number, changes in enumerate(batches):
         disk.apply(changes, number)
@@ -61,7 +64,7 @@ def test_a_disk_holds_what_memory_holds(tmp_path_factory, batches):
     disk.close()
 
 
-def test_what_was_closed_is_found_again(tmp_path):
+def test_what_was_closed_is_found_again(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
     store.close()
@@ -70,7 +73,7 @@ def test_what_was_closed_is_found_again(tmp_path):
     again.close()
 
 
-def test_a_process_that_dies_leaves_what_it_applied(tmp_path):
+def test_a_process_that_dies_leaves_what_it_applied(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:  # no close, no flush: as SIGKILL would
         opened(tmp_path).apply({"a": b"1"}, 5)
@@ -82,7 +85,9 @@ def test_a_process_that_dies_leaves_what_it_applied(tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"group": "h"}, {"topic": "item-state"}, {"partition": "4"}])
-def test_the_store_of_another_is_rebuilt(tmp_path, caplog, other):
+def test_the_store_of_another_is_rebuilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
+) -> None:
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
     store.close()
@@ -92,7 +97,9 @@ def test_the_store_of_another_is_rebuilt(tmp_path, caplog, other):
     again.close()
 
 
-def test_the_store_of_another_version_is_rebuilt(tmp_path, monkeypatch, caplog):
+def test_the_store_of_another_version_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("worker.state.disk.VERSION", 0)
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
@@ -104,7 +111,9 @@ def test_the_store_of_another_version_is_rebuilt(tmp_path, monkeypatch, caplog):
     again.close()
 
 
-def test_a_store_in_use_when_the_machine_stopped_is_rebuilt(tmp_path, monkeypatch, caplog):
+def test_a_store_in_use_when_the_machine_stopped_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
     store._environment.close()
@@ -115,7 +124,7 @@ def test_a_store_in_use_when_the_machine_stopped_is_rebuilt(tmp_path, monkeypatc
     again.close()
 
 
-def test_a_store_closed_in_an_earlier_boot_is_used(tmp_path, monkeypatch):
+def test_a_store_closed_in_an_earlier_boot_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
     store.close()
@@ -125,7 +134,9 @@ def test_a_store_closed_in_an_earlier_boot_is_used(tmp_path, monkeypatch):
     again.close()
 
 
-def test_a_store_so_old_that_tombstones_may_be_gone_is_rebuilt(tmp_path, caplog):
+def test_a_store_so_old_that_tombstones_may_be_gone_is_rebuilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 5)
     store.close()
@@ -136,19 +147,19 @@ def test_a_store_so_old_that_tombstones_may_be_gone_is_rebuilt(tmp_path, caplog)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"not a store", os.urandom(65_536)])
-def test_what_cannot_be_read_is_rebuilt(tmp_path, caplog, garbage):
+def test_what_cannot_be_read_is_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes) -> None:
     opened(tmp_path).close()
     (tmp_path / "store" / "data.mdb").write_bytes(garbage)
     again = opened(tmp_path)
     assert again.applied == 0
     again.apply({"a": b"1"}, 1)
     assert again.get("a") == b"1"
-    assert "store_rebuilt" in [record.action for record in caplog.records]
+    assert "store_rebuilt" in [record.__dict__["action"] for record in caplog.records]
     again.close()
 
 
 @pytest.mark.parametrize("num_bytes", [4_096, 8_192, 12_288, 200_000])
-def test_what_is_cut_short_is_rebuilt(tmp_path, num_bytes):
+def test_what_is_cut_short_is_rebuilt(tmp_path: Path, num_bytes: int) -> None:
     """In a process of its own, which reading what is not there would end."""
     store = opened(tmp_path)
     for number in range(10):
@@ -162,14 +173,14 @@ def test_what_is_cut_short_is_rebuilt(tmp_path, num_bytes):
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_file_in_the_place_of_a_store_is_replaced(tmp_path):
+def test_a_file_in_the_place_of_a_store_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("?")
     store = opened(tmp_path)
     store.apply({"a": b"1"}, 1)
     store.close()
 
 
-def test_a_full_store_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
+def test_a_full_store_is_an_error_that_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.state.disk._MAP_BYTES", 2**17)
     store = opened(tmp_path)
     with pytest.raises(StateError, match=r"state\.dir: the store in .* cannot be used"):
@@ -178,8 +189,10 @@ def test_a_full_store_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
     store.close()
 
 
-def test_a_disk_too_full_to_open_a_store_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
-    def no_room(*_):
+def test_a_disk_too_full_to_open_a_store_is_an_error_that_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.posix_fallocate", no_room)
@@ -190,13 +203,13 @@ def test_a_disk_too_full_to_open_a_store_is_an_error_that_names_the_setting(tmp_
         opened(tmp_path)
 
 
-def test_a_directory_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path):
+def test_a_directory_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"state\.dir: cannot use .*: Not a directory"):
         Stores(tmp_path / "file" / "below", "user-state", "g")
 
 
-def test_two_processes_cannot_share_a_directory(tmp_path):
+def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
     first = Stores(tmp_path, "user-state", "g")
     with pytest.raises(ConfigError, match="another process uses"):
         Stores(tmp_path, "user-state", "g")
@@ -208,7 +221,7 @@ def test_two_processes_cannot_share_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize("directory", [False, True], ids=["memory", "disk"])
-def test_a_store_stays_open_until_its_partition_has_gone(tmp_path, directory):
+def test_a_store_stays_open_until_its_partition_has_gone(tmp_path: Path, directory: bool) -> None:
     stores = Stores(tmp_path if directory else None, "user-state", "g")
     for partition in range(3):
         stores.open(partition).apply({"a": b"%d" % partition}, partition)
@@ -219,7 +232,7 @@ def test_a_store_stays_open_until_its_partition_has_gone(tmp_path, directory):
     stores.close()
 
 
-def test_a_store_remembers_which_log_its_values_come_from(store):
+def test_a_store_remembers_which_log_its_values_come_from(store: Any) -> None:
     assert store.log is None
     store.apply({"a": b"1"}, 1, InputLog("x", 2))
     store.apply({"b": b"2"}, 2)
@@ -229,7 +242,7 @@ def test_a_store_remembers_which_log_its_values_come_from(store):
     assert (store.log, len(store)) == (None, 0)
 
 
-def test_the_log_is_found_again_on_disk(tmp_path):
+def test_the_log_is_found_again_on_disk(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.apply({}, 1, InputLog("x", 2))
     store.close()
@@ -240,7 +253,7 @@ def test_the_log_is_found_again_on_disk(tmp_path):
 
 @pytest.mark.parametrize("directory", [False, True], ids=["memory", "disk"])
 @pytest.mark.parametrize("is_reopened", [False, True])
-def test_what_was_made_of_another_changelog_is_forgotten(tmp_path, directory, is_reopened):
+def test_what_was_made_of_another_changelog_is_forgotten(tmp_path: Path, directory: bool, is_reopened: bool) -> None:
     stores = Stores(tmp_path if directory else None, "user-state", "g")
     stores.open(0, "old").apply({"a": b"1"}, 1)
     assert stores.open(0, "old").get("a") == b"1"
@@ -253,7 +266,7 @@ def test_what_was_made_of_another_changelog_is_forgotten(tmp_path, directory, is
 
 
 @given(st.integers(0, 200), st.integers(0, 2**43), st.integers(0, 200), st.integers(0, 2**43))
-def test_places_are_ordered_by_log_and_then_by_offset(era, offset, other_era, other_offset):
+def test_places_are_ordered_by_log_and_then_by_offset(era: Any, offset: Any, other_era: Any, other_offset: Any) -> None:
     at, other = InputLog("a", era).at(offset), InputLog("b", other_era).at(other_offset)
     assert (at < other) == ((era, offset) < (other_era, other_offset))
     assert (InputLog("a").at(offset), era_of(at)) == (offset, era)

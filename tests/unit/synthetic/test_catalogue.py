@@ -17,7 +17,7 @@ def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return rows @ columns.T
 
 
-def test_the_seed_decides_every_item_however_many_are_asked_for():
+def test_the_seed_decides_every_item_however_many_are_asked_for() -> None:
     whole = [item.message(1, 2) for item in Catalogue(3).items(700)]
     assert [item.message(1, 2) for item in Catalogue(3).items(10)] == whole[:10]
     assert [item.message(1, 2) for item in Catalogue(3).items(300, start=250)] == whole[250:550]
@@ -25,20 +25,20 @@ def test_the_seed_decides_every_item_however_many_are_asked_for():
     assert len({item.item_id for item in whole}) == 700
 
 
-def test_items_are_valid_messages():
+def test_items_are_valid_messages() -> None:
     for item in Catalogue(0, max_vectors={"text": 3}).items(50):
         message = item.message(revision=1, event_time_ms=2)
         assert decode(NewItem, encode(message)) == message
 
 
-def test_some_modalities_are_missing_and_none_of_the_items_is_without():
+def test_some_modalities_are_missing_and_none_of_the_items_is_without() -> None:
     items = list(Catalogue(0, missing_share=0.4).items(2_000))
     assert all(item.features for item in items)
     for name in MODALITIES:
         assert np.mean([name not in item.features for item in items]) == pytest.approx(0.4, abs=0.06)
 
 
-def test_what_items_are_like_shows_in_every_modality():
+def test_what_items_are_like_shows_in_every_modality() -> None:
     items = list(Catalogue(0, missing_share=0.0).items(600))
     themes = np.array([item.theme for item in items])
     assert set(themes) == set(range(len(THEMES)))
@@ -49,7 +49,7 @@ def test_what_items_are_like_shows_in_every_modality():
         assert np.mean(themes[nearest] == themes[:, None]) > 0.7
 
 
-def test_a_modality_shows_the_latent_dimensions_that_it_sees_and_no_other():
+def test_a_modality_shows_the_latent_dimensions_that_it_sees_and_no_other() -> None:
     catalogue = Catalogue(0, missing_share=0.0)
     items = list(catalogue.items(3_000))
     latent = np.stack([item.latent_L for item in items])
@@ -64,11 +64,11 @@ def test_a_modality_shows_the_latent_dimensions_that_it_sees_and_no_other():
     assert np.sum(blind, axis=0).tolist() == [1] * LATENT_DIM
 
 
-def test_one_modality_alone_shows_all():
+def test_one_modality_alone_shows_all() -> None:
     assert Catalogue(0, {"text": 32}).sees("text").all()
 
 
-def test_several_vectors_of_an_item_are_about_the_same_or_clutter():
+def test_several_vectors_of_an_item_are_about_the_same_or_clutter() -> None:
     catalogue = Catalogue(0, {"image": 64}, missing_share=0.0, max_vectors={"image": 6}, clutter_share=0.5)
     items = list(catalogue.items(500))
     counts = [item.features["image"].num_vectors for item in items]
@@ -84,5 +84,5 @@ def test_several_vectors_of_an_item_are_about_the_same_or_clutter():
     assert np.corrcoef(similarity, clutter)[0, 1] < -0.6
 
 
-def test_a_modality_smaller_than_the_latent_space_is_possible():
+def test_a_modality_smaller_than_the_latent_space_is_possible() -> None:
     assert next(Catalogue(0, {"text": 4}).items(1)).features["text"].shape == (4,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from worker.data.split import split_by_time
 class World:
     """A world, what users liked before the last 30 % of its events, and what they liked then."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         self.plan = Plan(num_items=600, num_users=150, num_events=12_000, **options)
         found = self.plan.imported()
         cold_ids = {item_id for item_ids in found.lists.values() for item_id in item_ids}
@@ -65,7 +67,7 @@ def steady() -> World:
     return World(drift_days=100_000, seed=1)
 
 
-def test_cold_items_are_found_by_their_content_and_best_by_all_of_it(steady):
+def test_cold_items_are_found_by_their_content_and_best_by_all_of_it(steady: World) -> None:
     alone = [steady.rank(steady.content(name), cold=True) for name in ("text", "image", "audio")]
     together = steady.rank(steady.content("text", "image", "audio"), cold=True)
     truth = steady.rank(steady.truth(), cold=True)
@@ -74,14 +76,14 @@ def test_cold_items_are_found_by_their_content_and_best_by_all_of_it(steady):
     assert truth > together
 
 
-def test_what_users_do_together_says_more_of_warm_items_than_chance(steady):
+def test_what_users_do_together_says_more_of_warm_items_than_chance(steady: World) -> None:
     before = steady.histories(1e9)
     together = before.T @ before
     np.fill_diagonal(together, 0)
     assert steady.rank(together, cold=False) > 0.7
 
 
-def test_where_tastes_drift_what_was_liked_last_says_most():
+def test_where_tastes_drift_what_was_liked_last_says_most() -> None:
     drifting = World(drift_days=360, seed=1)
     content = drifting.content("text", "image", "audio")
     assert drifting.rank(content, cold=True, half_life=5) > drifting.rank(content, cold=True) + 0.1

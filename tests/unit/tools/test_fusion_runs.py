@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from worker.data import Features
 TRAININGS = [Training("gated", "", settings(epochs=1, seed=seed, fusion="gated")) for seed in (0, 1)]
 
 
-def runs(directory: Path, dataset=DATA) -> Trainings:
+def runs(directory: Path, dataset: Any = DATA) -> Trainings:
     return Trainings({"": dataset}, SPLIT, "cpu", 1, directory / "results.jsonl")
 
 

@@ -17,7 +17,7 @@ PATHS = [CHAOS] * 3 + ["tests/contract/test_x.py"] * 4 + [PROCESS] * 2 + [STREAM
 
 def blocks(paths: list[str], num_processes: int) -> list[list[str]]:
     """As pytest-xdist divides what it is given."""
-    order, made = in_blocks(paths, num_processes), []
+    order, made = in_blocks(paths, num_processes), list[list[str]]()
     while order:
         size = len(order) // (num_processes - len(made))
         made.append([paths[position] for position in order[:size]])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from tests.fakes import FakeClient, FakeCluster
@@ -28,12 +30,12 @@ def described(**num_partitions: int) -> dict[str, TopicDescription]:
     [(ITEMS, GOOD), (USERS, GOOD_USERS), (BOTH, GOOD | GOOD_USERS)],
     ids=["items", "users", "both"],
 )
-def test_good_topics_have_no_problems(settings, topics):
+def test_good_topics_have_no_problems(settings: Settings, topics: dict[str, Any]) -> None:
     assert problems(settings, described(**topics)) == []
     assert needed_topics(settings).keys() == described(**topics).keys()
 
 
-def test_each_missing_topic_is_named_with_its_setting():
+def test_each_missing_topic_is_named_with_its_setting() -> None:
     found = problems(BOTH, described(items=4, events=4))
     assert found == [
         f"topics.{name}: topic {name.replace('_', '-')!r} does not exist"
@@ -42,13 +44,13 @@ def test_each_missing_topic_is_named_with_its_setting():
 
 
 @pytest.mark.parametrize("name", ["item_vectors", "item_state"])
-def test_unequal_partitions_are_refused(name):
+def test_unequal_partitions_are_refused(name: str) -> None:
     (problem,) = problems(ITEMS, described(**(GOOD | {name: 6})))
     assert problem.startswith(f"topics.{name}:")
     assert "has 6 partitions, 'items' has 4" in problem
 
 
-def test_a_changelog_with_fewer_partitions_than_its_input_is_refused():
+def test_a_changelog_with_fewer_partitions_than_its_input_is_refused() -> None:
     (problem,) = problems(USERS, described(**(GOOD_USERS | {"user_state": 2})))
     assert problem == (
         "topics.user_state: topic 'user-state' has 2 partitions, 'events' has 6: they must have the same number "
@@ -57,11 +59,11 @@ def test_a_changelog_with_fewer_partitions_than_its_input_is_refused():
     )
 
 
-def told(settings, descriptions, **more):
+def told(settings: Any, descriptions: Any, **more: Any) -> Any:
     return [each.what for each in findings(settings, descriptions, **more)]
 
 
-def test_dead_letters_and_what_is_remembered_must_hold_the_largest_input():
+def test_dead_letters_and_what_is_remembered_must_hold_the_largest_input() -> None:
     descriptions = described(**GOOD)
     first, second = told(ITEMS, descriptions)
     assert "topics.item_state: topic 'item-state' takes up to 1000 bytes" in first
@@ -70,7 +72,7 @@ def test_dead_letters_and_what_is_remembered_must_hold_the_largest_input():
     assert told(ITEMS, descriptions) == []
 
 
-def as_made(settings, replication=3, **changes):
+def as_made(settings: Any, replication: Any = 3, **changes: Any) -> Any:
     """Topics as `topics create` makes them, but for the configuration given by name of the topic."""
     cluster = FakeCluster(topics=())
     client = FakeClient(cluster)
@@ -85,7 +87,7 @@ def as_made(settings, replication=3, **changes):
 
 @pytest.mark.parametrize("settings", [ITEMS, USERS, BOTH, Settings(state=StateSettings(features=False))])
 @pytest.mark.parametrize("replication", [1, 2, 3, 5])
-def test_of_what_is_made_nothing_is_found_wanting(settings, replication):
+def test_of_what_is_made_nothing_is_found_wanting(settings: Settings, replication: int) -> None:
     assert problems(settings, as_made(settings, replication)) == []
     assert findings(settings, as_made(settings, replication)) == []
 
@@ -123,7 +125,9 @@ def test_of_what_is_made_nothing_is_found_wanting(settings, replication):
          {"unclean.leader.election.enable": "false"}, False),
     ],
 )  # fmt: skip
-def test_a_configuration_that_hurts_later_is_told_with_what_helps(topic, configuration, what, changes, loses):
+def test_a_configuration_that_hurts_later_is_told_with_what_helps(
+    topic: str, configuration: dict[str, Any], what: str, changes: dict[str, Any], loses: bool
+) -> None:
     (found,) = findings(BOTH, as_made(BOTH, **{topic: configuration}))
     assert f"topics.{topic}: topic '{found.topic}' " in found.what
     assert what in found.what
@@ -136,27 +140,27 @@ def test_a_configuration_that_hurts_later_is_told_with_what_helps(topic, configu
     assert findings(BOTH, as_made(BOTH, **{topic: {**configuration, **changes}})) == []
 
 
-def test_how_far_histories_reach_back_is_for_the_space_to_say():
+def test_how_far_histories_reach_back_is_for_the_space_to_say() -> None:
     topics = as_made(USERS)
     assert findings(USERS, topics, half_life_ms=7 * 86_400_000) == []
     (found,) = findings(USERS, topics, half_life_ms=30 * 86_400_000)
     assert "keeps events for 30 days, and histories reach back 120 days" in found.what
 
 
-def test_whole_items_may_be_compacted():
+def test_whole_items_may_be_compacted() -> None:
     whole = Settings(state=StateSettings(features=False))
     assert findings(whole, as_made(whole, items={"cleanup.policy": "compact"})) == []
     (found,) = findings(whole, as_made(whole, items={"cleanup.policy": "delete"}))
     assert "keeps items for 7 days" in found.what
 
 
-def test_topics_that_need_more_copies_in_sync_than_there_are_cannot_be_used():
+def test_topics_that_need_more_copies_in_sync_than_there_are_cannot_be_used() -> None:
     (problem,) = problems(ITEMS, as_made(ITEMS, 1, item_vectors={"min.insync.replicas": "2"}))
     assert "topics.item_vectors: topic 'item-vectors' has min.insync.replicas=2 and 1 copy: nothing can be" in problem
     assert "--entity-name item-vectors --add-config min.insync.replicas=1`" in problem
 
 
-def test_of_topics_that_may_not_be_asked_about_nothing_is_said():
+def test_of_topics_that_may_not_be_asked_about_nothing_is_said() -> None:
     known = {
         name: TopicDescription(4, 9 if name == "items" else 10, replication=3)
         for name in wanted_topics(BOTH)
@@ -166,12 +170,12 @@ def test_of_topics_that_may_not_be_asked_about_nothing_is_said():
 
 
 @pytest.mark.parametrize(("brokers", "copies"), [(1, 1), (2, 2), (3, 3), (9, 3)])
-def test_there_are_as_many_copies_as_brokers_up_to_three(brokers, copies):
+def test_there_are_as_many_copies_as_brokers_up_to_three(brokers: int, copies: int) -> None:
     assert replication_for(brokers, None) == copies
     assert replication_for(brokers, 1) == 1
 
 
-def test_more_copies_than_brokers_are_refused_in_one_line():
+def test_more_copies_than_brokers_are_refused_in_one_line() -> None:
     with pytest.raises(TopicError) as raised:
         replication_for(1, 3)
     assert raised.value.one_line() == "3 replicas need 3 brokers, there is 1: give --replication 1, or leave it out"
@@ -179,7 +183,7 @@ def test_more_copies_than_brokers_are_refused_in_one_line():
         replication_for(2, 3)
 
 
-def test_nothing_is_made_beside_topics_that_do_not_fit_together():
+def test_nothing_is_made_beside_topics_that_do_not_fit_together() -> None:
     cluster = FakeCluster(4, topics=("items",))
     FakeClient(cluster).create_topics({"item-vectors": {}}, 2, 1)
     with pytest.raises(TopicError, match="'item-vectors' has 2 partitions, 'items' has 4"):
@@ -188,13 +192,13 @@ def test_nothing_is_made_beside_topics_that_do_not_fit_together():
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 250, ".", "..", "größe", "a\x1b"])
-def test_a_name_that_no_topic_can_have_is_refused(name):
+def test_a_name_that_no_topic_can_have_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"topics\.events: .* cannot be the name of a topic"):
         load({"topics.events": name})
 
 
 @pytest.mark.parametrize("settings", [ITEMS, USERS, BOTH], ids=["items", "users", "both"])
-def test_created_topics_pass_the_check(settings):
+def test_created_topics_pass_the_check(settings: Settings) -> None:
     client = FakeClient(FakeCluster(4, topics=()))
     with pytest.raises(TopicError, match="align-worker topics create"):
         check_topics(client, settings)
@@ -204,7 +208,7 @@ def test_created_topics_pass_the_check(settings):
     assert create_topics(client, settings, 4, 1) == {}
 
 
-def test_missing_topics_get_the_partitions_of_the_input_they_belong_to():
+def test_missing_topics_get_the_partitions_of_the_input_they_belong_to() -> None:
     cluster = FakeCluster(6, topics=("items",))
     create_topics(FakeClient(cluster), BOTH, num_partitions=2, replication=1)
     partitions = {topic: sum(tp.topic == topic for tp in cluster.log) for topic in {tp.topic for tp in cluster.log}}
@@ -214,19 +218,19 @@ def test_missing_topics_get_the_partitions_of_the_input_they_belong_to():
     }  # fmt: skip
 
 
-def test_partitions_must_be_positive():
+def test_partitions_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="--partitions"):
         create_topics(FakeClient(FakeCluster()), Settings(), 0, 1)
 
 
-def test_a_wanted_dead_letter_topic_takes_the_largest_wanted_item():
+def test_a_wanted_dead_letter_topic_takes_the_largest_wanted_item() -> None:
     wanted = wanted_topics(ITEMS)
     for name in ("dead-letters", "item-state"):
         assert int(wanted[name]["max.message.bytes"]) > int(wanted["items"]["max.message.bytes"])
     assert wanted["item-vectors"]["cleanup.policy"] == "compact"
 
 
-def test_items_in_parts_are_not_compacted_which_would_keep_the_last_part_alone():
+def test_items_in_parts_are_not_compacted_which_would_keep_the_last_part_alone() -> None:
     whole = Settings(state=StateSettings(features=False))
     assert wanted_topics(ITEMS)["items"]["cleanup.policy"] == "delete"
     assert wanted_topics(whole)["items"]["cleanup.policy"] == "compact"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +26,14 @@ from worker.train.start import principal_components, space_spec, starting_weight
 NO_ONE_SEEN = torch.zeros(2, 3, dtype=torch.bool)
 
 
-def features(vectors, present) -> Features:
+def features(vectors: Any, present: Any) -> Features:
     return Features("encoder", np.asarray(vectors, np.float32), np.concatenate([[0], np.cumsum(present)]))
 
 
 # ---------------------------------------------------------------------- behaviour
 
 
-def two_circles():
+def two_circles() -> Any:
     """Users 0 to 3 like items 0 to 2, users 4 to 7 items 3 to 5; item 6 has one event, item 7 none."""
     rows = [(user, item) for user in range(4) for item in range(3)]
     rows += [(user, item) for user in range(4, 8) for item in range(3, 6)]
@@ -130,7 +131,7 @@ def test_the_content_block_is_fitted_and_nothing_is_popular_yet() -> None:
         ({"graph": True}, {"graph.width": 16}),
     ],
 )
-def test_settings_shape_the_space(changes, expected) -> None:
+def test_settings_shape_the_space(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     spec = space_spec(DATA.features, settings(**changes))
     for path, value in expected.items():
         found = spec

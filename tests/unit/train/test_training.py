@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ PARITY = 2e-5
 different shapes."""
 
 
-def with_learned(learned: Learned):
+def with_learned(learned: Learned) -> Any:
     """The dataset that `evaluate` loads when it is given the parts that training wrote."""
     return replace(DATA, features=learned.features, neighbors=learned.neighbors or DATA.neighbors)
 
@@ -82,7 +83,7 @@ def test_every_fusion_learns_and_what_was_judged_is_what_is_served(tmp_path: Pat
     ],
     ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
 )
-def test_every_choice_gives_a_space_that_is_as_good_as_it_was_judged(tmp_path: Path, changes) -> None:
+def test_every_choice_gives_a_space_that_is_as_good_as_it_was_judged(tmp_path: Path, changes: dict[str, Any]) -> None:
     space, learned = trained(tmp_path / "space", epochs=2, **changes)
     assert space.manifest.evaluation == pytest.approx(figures_of(space, learned), abs=1e-9)
 
@@ -115,7 +116,7 @@ def test_the_places_of_vectors_matter_in_an_ordered_modality_alone(tmp_path: Pat
         ({"query": "sound", "fusion": "cross_attention"}, "fusion.query: 'sound' is not a modality"),
     ],
 )  # fmt: skip
-def test_a_choice_that_makes_no_space_is_named(tmp_path: Path, changes, expected: str) -> None:
+def test_a_choice_that_makes_no_space_is_named(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         trained(tmp_path / "space", **changes)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ IDS = np.array([10, 20, 30])
 TEXT = np.array([[1, 2], [3, 4], [5, 6]], np.float16)
 
 
-def vectors_of(arrays: ItemArrays, modality: str, on_bad_row=refuse) -> dict[str, list | None]:
+def vectors_of(arrays: ItemArrays, modality: str, on_bad_row: Any = refuse) -> dict[str, list[Any] | None]:
     found = {}
     for each in arrays.imported({}, "f4", on_bad_row).items:
         feature = each.item.features.get(modality)
@@ -22,7 +24,7 @@ def vectors_of(arrays: ItemArrays, modality: str, on_bad_row=refuse) -> dict[str
     return found
 
 
-def test_an_archive_has_modalities_masks_and_lists(tmp_path):
+def test_an_archive_has_modalities_masks_and_lists(tmp_path: Path) -> None:
     image = np.array([[1, 1], [0, 0], [NAN, NAN]])
     has_image = np.array([True, False, True])
     path = tmp_path / "features.npz"
@@ -34,7 +36,7 @@ def test_an_archive_has_modalities_masks_and_lists(tmp_path):
     assert set(arrays.vectors) == {"text", "image"}
 
 
-def test_several_vectors_of_an_item_where_some_have_fewer(tmp_path):
+def test_several_vectors_of_an_item_where_some_have_fewer(tmp_path: Path) -> None:
     video = np.array([[[1, 1], [2, 2]], [[3, 3], [NAN, NAN]], [[NAN, NAN], [NAN, NAN]]], np.float32)
     np.savez(tmp_path / "features.npz", item_id=IDS, video=video)
     found = vectors_of(read_archive(tmp_path / "features.npz"), "video")
@@ -42,7 +44,7 @@ def test_several_vectors_of_an_item_where_some_have_fewer(tmp_path):
 
 
 @pytest.mark.parametrize("ids_name", ["ids.txt", "ids.npy"])
-def test_a_file_for_each_modality(tmp_path, ids_name):
+def test_a_file_for_each_modality(tmp_path: Path, ids_name: str) -> None:
     np.save(tmp_path / "text.npy", TEXT)
     np.save(tmp_path / "ids.npy", np.array(["a", "b", "c"]))
     (tmp_path / "ids.txt").write_text("a\nb\nc\n")
@@ -50,7 +52,7 @@ def test_a_file_for_each_modality(tmp_path, ids_name):
     assert vectors_of(arrays, "text") == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
 
 
-def test_an_archive_that_was_cut_off_is_an_error(tmp_path):
+def test_an_archive_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "features.npz"
     np.savez_compressed(path, item_id=IDS, text=TEXT)
     data = path.read_bytes()
@@ -60,13 +62,13 @@ def test_an_archive_that_was_cut_off_is_an_error(tmp_path):
             read_archive(path)
 
 
-def test_ids_in_a_text_file_may_have_spaces(tmp_path):
+def test_ids_in_a_text_file_may_have_spaces(tmp_path: Path) -> None:
     np.save(tmp_path / "text.npy", TEXT[:2])
     (tmp_path / "ids.txt").write_text("a b\nc d\n")
     assert read_arrays(tmp_path / "ids.txt", {"text": tmp_path / "text.npy"}).item_ids == ["a b", "c d"]
 
 
-def test_the_encoder_is_the_one_named_or_the_modality():
+def test_the_encoder_is_the_one_named_or_the_modality() -> None:
     arrays = ItemArrays("here", ["a"], {"text": np.ones((1, 2)), "image": np.ones((1, 2))}, {})
     [found] = arrays.imported({"text": "minilm"}, "f2").items
     assert {name: feature.encoder for name, feature in found.item.features.items()} == {
@@ -75,7 +77,7 @@ def test_the_encoder_is_the_one_named_or_the_modality():
     }
 
 
-def test_a_bad_element_is_named_by_row_and_array(tmp_path):
+def test_a_bad_element_is_named_by_row_and_array(tmp_path: Path) -> None:
     text = TEXT.astype(np.float32)
     text[1, 1] = np.inf
     arrays = ItemArrays("features.npz", ["a", "b", "c"], {"text": text}, {})
@@ -98,14 +100,14 @@ def test_a_bad_element_is_named_by_row_and_array(tmp_path):
         ({"item_id": IDS, "text": np.array([{}, {}, {}])}, "not a NumPy archive that can be read: "),
     ],
 )
-def test_what_is_wrong_with_an_archive_is_said(tmp_path, arrays, problem):
+def test_what_is_wrong_with_an_archive_is_said(tmp_path: Path, arrays: dict[str, Any], problem: str) -> None:
     path = tmp_path / "features.npz"
     np.savez(path, **arrays)
     with pytest.raises(DataError, match=re.escape(str(path)) + ".*" + re.escape(problem)):
         read_archive(path)
 
 
-def test_files_of_another_kind_are_told(tmp_path):
+def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", TEXT)
     np.savez(tmp_path / "many.npz", item_id=IDS)
     (tmp_path / "text.npz").write_text("nothing of the kind")

@@ -42,12 +42,12 @@ FORMS = list(WRITERS)
 WITH_VECTORS = ["parquet", "jsonl"]
 
 
-def items_of(form: str, path: Path, rows: Rows, **options) -> list[TitledItem]:
+def items_of(form: str, path: Path, rows: Rows, **options: Any) -> list[TitledItem]:
     WRITERS[form](path, rows)
     return list(import_tables(form, [path], [], ItemRows(**options), EventRows()).items)
 
 
-def events_of(form: str, path: Path, rows: Rows, **options) -> list[UserEvent]:
+def events_of(form: str, path: Path, rows: Rows, **options: Any) -> list[UserEvent]:
     WRITERS[form](path, rows)
     return list(import_tables(form, [], [path], ItemRows(), EventRows(**options)).events)
 
@@ -59,7 +59,7 @@ EVENT_ROWS = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_events(tmp_path, form):
+def test_events(tmp_path: Path, form: str) -> None:
     assert events_of(form, tmp_path / "events", EVENT_ROWS) == [
         UserEvent(event_id="e1", user_id="u", item_id="7", event_type="like", event_time_ms=5, value=4.5),
         UserEvent(event_id="e2", user_id="v", item_id="8", event_type="view", event_time_ms=6),
@@ -67,7 +67,7 @@ def test_events(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_columns_may_have_other_names_and_the_type_may_be_the_same_for_all(tmp_path, form):
+def test_columns_may_have_other_names_and_the_type_may_be_the_same_for_all(tmp_path: Path, form: str) -> None:
     rows = [{"who": "u", "what": "i", "at": 5, "more": 1}, {"who": "u", "what": "i", "at": 6, "more": 2}]
     columns = {"user_id": "who", "item_id": "what", "event_time_ms": "at"}
     events = events_of(form, tmp_path / "events", rows, columns=columns, event_type="view", unit_ms=1000.0)
@@ -75,7 +75,7 @@ def test_columns_may_have_other_names_and_the_type_may_be_the_same_for_all(tmp_p
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_events_without_ids_get_the_same_ones_every_time(tmp_path, form):
+def test_events_without_ids_get_the_same_ones_every_time(tmp_path: Path, form: str) -> None:
     rows = [{**row, "event_id": None} for row in EVENT_ROWS]
     first, second = (events_of(form, tmp_path / "events", some) for some in (rows, rows[::-1]))
     assert {event.event_id for event in first} == {event.event_id for event in second}
@@ -83,7 +83,7 @@ def test_events_without_ids_get_the_same_ones_every_time(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", WITH_VECTORS)
-def test_items_with_vectors(tmp_path, form):
+def test_items_with_vectors(tmp_path: Path, form: str) -> None:
     rows = [
         {"item_id": 1, "title": "One", "t": [0.5, 1.0], "frames": [[1.0, 2.0], [3.0, 4.0]], "neighbors": ["2", "3"]},
         {"item_id": 2, "title": None, "t": None, "frames": None, "neighbors": None},
@@ -104,7 +104,7 @@ def test_items_with_vectors(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_items_with_raw_text(tmp_path, form):
+def test_items_with_raw_text(tmp_path: Path, form: str) -> None:
     rows = [{"item_id": "a", "revision": 3, "plot": "It rains."}, {"item_id": "b", "revision": 4, "plot": None}]
     found = items_of(form, tmp_path / "items", rows, texts={"text": "plot"})
     assert [each.item.content for each in found] == [{"text": Content(text="It rains.")}, {}]
@@ -114,7 +114,7 @@ def test_items_with_raw_text(tmp_path, form):
 @pytest.mark.parametrize(
     "kind", [pa.list_(pa.float16()), pa.list_(pa.float32()), pa.list_(pa.float64(), 2), pa.large_list(pa.float32())]
 )
-def test_parquet_vectors_of_any_kind_of_list(tmp_path, kind):
+def test_parquet_vectors_of_any_kind_of_list(tmp_path: Path, kind: Any) -> None:
     values = [np.array([1, 2], np.float16), None, np.array([3, 4], np.float16)]
     values = [None if value is None else list(value.astype(kind.value_type.to_pandas_dtype())) for value in values]
     table = pa.table({"item_id": ["a", "b", "c"], "v": pa.array(values, kind)})
@@ -126,7 +126,7 @@ def test_parquet_vectors_of_any_kind_of_list(tmp_path, kind):
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
-def test_parquet_times_have_their_unit_with_them(tmp_path, unit, zone):
+def test_parquet_times_have_their_unit_with_them(tmp_path: Path, unit: str, zone: str | None) -> None:
     moment = datetime(2023, 12, 25, 12, tzinfo=UTC)
     times = pa.array([int(moment.timestamp())], pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp(unit))
     table = pa.table({"user_id": ["u"], "item_id": ["i"], "event_type": ["view"]})
@@ -135,7 +135,7 @@ def test_parquet_times_have_their_unit_with_them(tmp_path, unit, zone):
     assert event.event_time_ms == moment.timestamp() * 1000
 
 
-def test_lines_need_not_have_the_same_keys(tmp_path):
+def test_lines_need_not_have_the_same_keys(tmp_path: Path) -> None:
     rows = [{"item_id": "a"}, {"item_id": "b", "v": [1.0]}]
     found = items_of("jsonl", tmp_path / "items", rows, vectors={"text": "v"})
     assert [list(each.item.features) for each in found] == [[], ["text"]]
@@ -145,7 +145,7 @@ def test_lines_need_not_have_the_same_keys(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_bad_cell_is_named_by_row_and_column(tmp_path, form):
+def test_a_bad_cell_is_named_by_row_and_column(tmp_path: Path, form: str) -> None:
     rows = [*EVENT_ROWS, {**EVENT_ROWS[0], "event_time_ms": -1}]
     path = tmp_path / "events"
     with pytest.raises(DataError, match=re.escape(f"{path}: row 3, column event_time_ms: should be ")):
@@ -153,29 +153,29 @@ def test_a_bad_cell_is_named_by_row_and_column(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_column_is_named_as_the_table_names_it(tmp_path, form):
+def test_the_column_is_named_as_the_table_names_it(tmp_path: Path, form: str) -> None:
     row = {"user_id": "u", "sku": None, "event_type": "view", "event_time_ms": 5}
     with pytest.raises(DataError, match="row 1, column sku: is missing"):
         events_of(form, tmp_path / "events", [row], columns={"item_id": "sku"})
 
 
 @pytest.mark.parametrize("form", WITH_VECTORS)
-def test_a_bad_vector_is_named_by_row_and_column(tmp_path, form):
+def test_a_bad_vector_is_named_by_row_and_column(tmp_path: Path, form: str) -> None:
     rows = [{"item_id": "a", "v": [1.0, 2.0]}, {"item_id": "b", "v": [1.0, 1e9]}]
     with pytest.raises(DataError, match=r"row 2, column v: .* too large for f2; use bf2 or f4"):
         items_of(form, tmp_path / "items", rows, vectors={"text": "v"})
     assert len(items_of(form, tmp_path / "items", rows, vectors={"text": "v"}, dtype="f4")) == 2
 
 
-def test_bad_text_is_named_by_the_column_that_it_is_in(tmp_path):
+def test_bad_text_is_named_by_the_column_that_it_is_in(tmp_path: Path) -> None:
     for plot, problem in (("x" * 300_000, "at most 262144 characters"), (7, "should be text, got int")):
         with pytest.raises(DataError, match=f"row 1, column plot: .*{problem}"):
             items_of("jsonl", tmp_path / "items", [{"item_id": "a", "plot": plot}], texts={"text": "plot"})
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_bad_rows_can_be_left_out(tmp_path, form):
-    path, bad = tmp_path / "events", []
+def test_bad_rows_can_be_left_out(tmp_path: Path, form: str) -> None:
+    path, bad = tmp_path / "events", list[Any]()
     WRITERS[form](path, [EVENT_ROWS[0], {**EVENT_ROWS[0], "user_id": ""}, EVENT_ROWS[1]])
     events = import_tables(form, [], [path], ItemRows(), EventRows(), bad.append).events
     assert [event.event_id for event in events] == ["e1", "e2"]
@@ -183,13 +183,13 @@ def test_bad_rows_can_be_left_out(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_missing_column_is_named_with_those_that_there_are(tmp_path, form):
+def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path, form: str) -> None:
     with pytest.raises(DataError, match="there is no column 'vector'; there are 'item_id', 'title'"):
         items_of(form, tmp_path / "items", [{"item_id": "a", "title": "A"}], vectors={"text": "vector"})
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_missing_file_is_named(tmp_path, form):
+def test_a_missing_file_is_named(tmp_path: Path, form: str) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         list(READERS[form](tmp_path / "none", set()))
 
@@ -204,7 +204,7 @@ def test_a_missing_file_is_named(tmp_path, form):
         ("csv", b"\xff\xfe", "not a CSV file in UTF-8"),
     ],
 )
-def test_a_file_of_another_kind_is_an_error(tmp_path, form, content, problem):
+def test_a_file_of_another_kind_is_an_error(tmp_path: Path, form: str, content: bytes, problem: str) -> None:
     path = tmp_path / "items"
     path.write_bytes(content)
     with pytest.raises(DataError, match=problem):
