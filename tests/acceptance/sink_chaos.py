@@ -309,7 +309,7 @@ def _settled(scene: Scene) -> Verdict:
     while True:
         records = list(read_topic(scene.options, TOPICS["item_vectors"]))
         inputs = {record.partition: record.offset for record in read_topic(scene.options, TOPICS["items"])}
-        done = {}
+        done: dict[Any, Any] = {}
         for record in records:
             value = None if record.value is None else decode_vector(ItemVector, record.value)
             source = int(dict(record.headers)[HEADER]) if value is None else (value.source_offset or 0)

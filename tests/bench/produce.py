@@ -37,8 +37,8 @@ class Receipts:
         self._error: WorkerError | None = None
         self._settled = threading.Event()
 
-    def acknowledged(self, offset: int) -> None:
-        self._num_left -= 1
+    def acknowledged(self, offset: int, count: int = 1) -> None:
+        self._num_left -= count
         if self._num_left == 0:
             self._settled.set()
 

@@ -49,7 +49,7 @@ def qdrant() -> Iterator[Index]:
     def read(store: Store) -> Held:
         points, _ = client.scroll("item_vectors_5f2c", limit=1_000, with_vectors=True)
         nearest = client.query_points("item_vectors_5f2c", [1.0, 0, 0, 0], using=VECTOR, limit=1_000).points
-        found = {
+        found: Held = {
             each.payload["item_id"]: (each.vector[VECTOR][0], each.payload["attributes"].get("price"))
             for each in points
             if not each.payload["deleted"]

@@ -236,19 +236,19 @@ def test_what_behind_a_broken_batch_is_not_there_to_be_seen_is_what_the_batch_sa
     assert Read(GOOD + torn[:-1] + b"!").error.next_offset is None
 
 
-def test_offsets_out_of_place_stop_a_partition_though_no_checksum_covers_them():
+def test_offsets_out_of_place_stop_a_partition_though_no_checksum_covers_them() -> None:
     assert Read(GOOD + batch(2**40, simple(b"a")), highwater=2, ahead=2**40 + 1).error.fault == "records"
     assert Read(GOOD + batch(1, simple(b"a")), highwater=2).errors == []
 
 
-def test_what_was_appended_while_the_broker_read_is_left_to_the_next_fetch():
+def test_what_was_appended_while_the_broker_read_is_left_to_the_next_fetch() -> None:
     found = Read(GOOD + batch(1, simple(b"a", b"b")) + batch(3, simple(b"c")), highwater=1)
     assert (found.values, found.next_offset, found.met_ahead) == ([b"before"], 1, [3])
     assert found.errors == []
     assert Read(GOOD + batch(1, simple(b"a", b"b")), highwater=1, ahead=3).error.fault == "records"
 
 
-def test_records_before_the_break_in_a_batch_are_read():
+def test_records_before_the_break_in_a_batch_are_read() -> None:
     records = [record(number, b"k", b"v%d" % number) for number in range(10)]
     found = Read(batch(0, [*records, b"\xff\xff"], count=11, last_delta=10))
     assert len(found.records) == 10

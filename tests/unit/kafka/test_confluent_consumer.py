@@ -119,7 +119,7 @@ def consumer(library: Library, monkeypatch: pytest.MonkeyPatch) -> ConfluentCons
     made.subscribe([TOPIC], Listener())
     library.assign_new(0, 1)
     assert made.poll(0, 10) == {}
-    assert records.Message is Message
+    assert vars(records)["Message"] is Message
     return made
 
 

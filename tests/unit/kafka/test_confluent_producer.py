@@ -24,8 +24,8 @@ class Receipt:
         self.fates: list[int | WorkerError] = []
         self.settled = threading.Event()
 
-    def acknowledged(self, offset: int) -> None:
-        self.fates.append(offset)
+    def acknowledged(self, offset: int, count: int = 1) -> None:
+        self.fates += range(offset - count + 1, offset + 1) if offset >= 0 else [offset]
         self.settled.set()
 
     def failed(self, error: WorkerError) -> None:

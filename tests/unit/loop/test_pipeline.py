@@ -144,7 +144,7 @@ def test_every_item_is_published_once_to_its_partition_and_committed() -> None:
     assert (totals.consumed, totals.published["upsert"], totals.in_flight, totals.unaccounted()) == (50, 50, 0, 0)
 
 
-def test_a_record_waits_for_no_others_where_the_log_has_none():
+def test_a_record_waits_for_no_others_where_the_log_has_none() -> None:
     cluster = FakeCluster(1)
     patient = SETTINGS.model_copy(update={"batch": SETTINGS.batch.model_copy(update={"max_age_ms": 1_000_000})})
     feed(cluster, 3)
@@ -155,7 +155,7 @@ def test_a_record_waits_for_no_others_where_the_log_has_none():
     assert len(vectors(cluster)) == 4
 
 
-def test_newer_revisions_win_and_deletes_publish_tombstones():
+def test_newer_revisions_win_and_deletes_publish_tombstones() -> None:
     cluster = FakeCluster(1)
     for name, revision in (("a", 2), ("a", 1), ("b", 1), ("a", 3)):
         cluster.append("items", 0, name.encode(), item_value(name, revision))

@@ -143,7 +143,7 @@ def test_a_deletion_from_another_writer_is_taken_as_it_lies_in_the_log() -> None
     assert items.item_ids == ["b"]
 
 
-def test_events_in_json_are_read_by_their_mapping(cluster, tmp_path):
+def test_events_in_json_are_read_by_their_mapping(cluster: FakeCluster, tmp_path: Path) -> None:
     mapping = tmp_path / "shop.yaml"
     mapping.write_text("events: {user_id: u, item_id: i, event_type: {value: view}, event_time: t, skip: bot}")
     for name, key in (("a", b"a"), ("b", b"b"), ("a", b"other")):

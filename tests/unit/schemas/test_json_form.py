@@ -47,13 +47,14 @@ CONNECT_TYPES = {
 }  # fmt: skip
 
 
-def check_connect(schema: dict, value: object) -> None:
+def check_connect(schema: dict[str, Any], value: Any) -> None:
     """As Connect's JsonConverter with `schemas.enable=true` does: every field of the payload is in the schema, has
     its type, and is there unless it is optional."""
     if value is None:
         assert schema.get("optional", False)
         return
-    assert isinstance(value, CONNECT_TYPES[schema["type"]]), (schema, value)
+    kind: Any = CONNECT_TYPES[schema["type"]]
+    assert isinstance(value, kind), (schema, value)
     if schema["type"] == "array":
         for each in value:
             check_connect(schema["items"], each)

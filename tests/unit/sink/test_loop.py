@@ -111,7 +111,7 @@ def waiting_s(sink: Sink) -> float:
     return value
 
 
-def values(store: MemoryStore, collection=IN_X) -> dict[str, float]:
+def values(store: MemoryStore, collection: Any = IN_X) -> dict[str, float]:
     return {
         name: float(row.vector[0]) for name, row in store.held.get(collection, {}).items() if row.vector is not None
     }

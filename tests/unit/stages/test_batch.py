@@ -72,7 +72,7 @@ def test_backlog_mode_waits_for_a_full_batch_but_not_for_ever() -> None:
     assert batcher.due_reason(1_000 + BACKLOG_MAX_WAIT_MS, backlog=True) == "age"
 
 
-def test_with_nothing_more_on_its_way_a_batch_is_what_there_is():
+def test_with_nothing_more_on_its_way_a_batch_is_what_there_is() -> None:
     batcher = MicroBatcher(SETTINGS)
     assert batcher.due_reason(1_000, backlog=False, more_is_coming=False) is None
     batcher.add(tenure(), items("a"), now_ms=1_000)
@@ -82,7 +82,7 @@ def test_with_nothing_more_on_its_way_a_batch_is_what_there_is():
     assert batcher.due_reason(1_000, backlog=False, more_is_coming=False) == "full"
 
 
-def test_draining_closes_what_there_is():
+def test_draining_closes_what_there_is() -> None:
     batcher = MicroBatcher(SETTINGS)
     assert batcher.due_reason(1_000, backlog=False, draining=True) is None
     batcher.add(tenure(), items("a"), now_ms=1_000)

@@ -13,13 +13,13 @@ def batches() -> BatchQueue:
     return BatchQueue(settings, clock_ms=lambda: 1_000.0)
 
 
-def test_what_waits_is_taken_at_once_when_nothing_more_is_expected(batches):
+def test_what_waits_is_taken_at_once_when_nothing_more_is_expected(batches: BatchQueue) -> None:
     batches.put(tenure(), items("a"))
     batch = batches.take(0)
     assert (batch.reason, batch.num_outputs) == ("idle", 1)
 
 
-def test_a_batch_that_is_not_full_waits_while_more_is_expected(batches):
+def test_a_batch_that_is_not_full_waits_while_more_is_expected(batches: BatchQueue) -> None:
     batches.expect_more(True)
     batches.put(tenure(), items("a"))
     assert batches.take(0) is None
@@ -27,7 +27,7 @@ def test_a_batch_that_is_not_full_waits_while_more_is_expected(batches):
     assert batches.take(0).reason == "full"
 
 
-def test_what_was_waited_for_is_taken_when_it_does_not_come(batches):
+def test_what_was_waited_for_is_taken_when_it_does_not_come(batches: BatchQueue) -> None:
     batches.expect_more(True)
     batches.put(tenure(), items("a"))
     assert batches.take(0) is None
