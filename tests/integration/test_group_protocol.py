@@ -82,3 +82,16 @@ def test_a_session_that_the_brokers_end_earlier_is_refused(stream: Stream) -> No
     assert isinstance(error, ConfigError)
     assert "kafka.session_timeout_ms=6900" in error.one_line()
     assert "group.consumer.session.timeout.ms=7000" in error.one_line()
+
+
+def test_a_killed_member_that_comes_back_at_once_waits_for_its_name(
+    make_stream: Callable[..., Stream], real_kafka: Broker
+) -> None:
+    """The group keeps it until the session of the dead one ends, and by itself the library would give up."""
+    stream = make_stream(real_kafka, 1)
+    settings = stream.settings({**NEW, "kafka.group_instance_id": "same"})
+    with WorkerProcess(settings) as killed:
+        killed.wait_ready()
+        killed.kill()
+    with WorkerThread(settings) as successor:
+        successor.until(lambda: num_held(successor) == 1)

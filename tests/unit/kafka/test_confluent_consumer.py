@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
-from worker.errors import ClientError
+from worker.errors import ClientError, FencedError
 from worker.kafka.confluent_kafka import records
 from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
 from worker.kafka.confluent_kafka.statistics import Answers
@@ -75,6 +75,8 @@ class Library:
     def consume(self, count: int, timeout: float) -> list[Message]:
         step = self.steps.pop(0) if self.steps else []
         return step(self) if callable(step) else step
+
+    def close(self) -> None: ...
 
     def list_topics(self, *_: Any, **__: Any) -> Any:
         return type("Metadata", (), {"topics": {}})
@@ -203,3 +205,43 @@ def test_a_paused_partition_hands_over_nothing_and_goes_on_where_it_was(
     library.steps = [[Message(0, 6)], [Message(0, 7, KafkaError._PARTITION_EOF)]]
     assert consumer.poll(0, 10) == {}
     assert consumer.position(P0) == 6
+
+
+class Nameless(Message):
+    """What the library says of itself."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(0, 0)
+        self._error = KafkaError(KafkaError._FATAL, reason)
+
+    def topic(self) -> Any:
+        return None
+
+
+STILL_USED = "Fatal error: Broker: The instance ID is still used by another member in the consumer group"
+
+
+def test_a_name_that_a_killed_member_still_has_is_waited_for(
+    library: Library, consumer: ConfluentConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With KIP-848 the group keeps it until the session of the dead one ends."""
+    opened: list[Library] = []
+    monkeypatch.setattr("worker.kafka.confluent_kafka.consumer.NAME_RETRY_S", 0.0)
+    monkeypatch.setattr(consumer, "_open", lambda: opened.append(Library()) or opened[-1])
+    library.steps = [[Nameless(STILL_USED)]]
+    assert consumer.poll(0, 10) == {}
+    assert consumer.poll(0, 10) == {}
+    (other,) = opened
+    other.assign_new(0)
+    consumer.poll(0, 10)
+    other.steps = [[Message(0, 5)]]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+
+
+def test_a_name_that_does_not_become_free_is_another_process(
+    library: Library, consumer: ConfluentConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.kafka.confluent_kafka.consumer.NAME_FREE_S", -1.0)
+    library.steps = [[Nameless(STILL_USED)]]
+    with pytest.raises(FencedError, match=r"kafka\.group_instance_id"):
+        consumer.poll(0, 10)

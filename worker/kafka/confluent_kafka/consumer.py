@@ -49,6 +49,9 @@ _ACCESS = codes(
 )
 CLOSE_MARGIN_S = 0.5
 FENCED_MARGIN_S = 10.0
+NAME_RETRY_S = 0.5
+NAME_FREE_S = 90.0
+"""Twice the session that brokers give by themselves."""
 
 
 class ConfluentConsumer:
@@ -73,6 +76,8 @@ class ConfluentConsumer:
         self._caller = Caller("kafka-calls")
         self._listener: PartitionListener | None = None
         self._topics: Sequence[str] = ()
+        self._name_taken_since: float | None = None
+        """Monotonic time since when the group has had our name for a member that is not us."""
         self._is_to_open = False
         """The consumer is of no use any more, and another one would be."""
         self._is_joined = False
@@ -124,6 +129,7 @@ class ConfluentConsumer:
             log.info("%s", error, extra={"action": "assign_refused"})
         self._is_joined = True
         self._new |= set(new)
+        self._name_taken_since = None
         if self._listener is not None:
             self._listener.assigned(new)
 
@@ -295,7 +301,18 @@ class ConfluentConsumer:
 
     def _end(self, reason: str) -> None:
         """The library's consumer is of no use any more, and says why in words only."""
-        if "fenced" in reason:
+        if "still used" in reason:
+            # With the new protocol a member that was killed keeps its name until its session ends: we are waiting for
+            # our own former self, or else another process has the name.
+            now = time.monotonic()
+            self._name_taken_since = self._name_taken_since or now
+            if now - self._name_taken_since < NAME_FREE_S:
+                self._is_to_open = True
+            else:
+                self._failed = FencedError(
+                    f"another process runs with this kafka.group_instance_id: give every member its own ({reason})"
+                )
+        elif "fenced" in reason:
             since_s = time.monotonic() - self._answers.unanswered_at
             if since_s < 2 * self._settings.session_timeout_ms / 1000 + FENCED_MARGIN_S:
                 self._is_to_open = True  # a request to join that came late has shut out the one behind it
@@ -311,7 +328,9 @@ class ConfluentConsumer:
             self._failed = StalledError(f"the Kafka client cannot go on: {reason}")
 
     def _open_again(self) -> None:
-        log.warning("the group has shut out one of our own requests: joining anew", extra={"action": "join_anew"})
+        log.warning("the group has shut us out as a member of before: joining anew", extra={"action": "join_anew"})
+        if self._name_taken_since is not None:
+            time.sleep(NAME_RETRY_S)
         held, listener = list(self._positions), self._listener
         consumer, self._consumer = self._consumer, self._open()
         threading.Thread(target=consumer.close, name="kafka-close", daemon=True).start()
