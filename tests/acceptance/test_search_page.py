@@ -1,4 +1,4 @@
-"""docs/search.md does what it prints."""
+"""worker/sink/README.md does what it prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.worker_process import ROOT, WorkerProcess
 from worker.kafka.embedded import EmbeddedBroker
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.embedded]
-PAGE = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "worker" / "sink" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

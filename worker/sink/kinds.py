@@ -10,24 +10,22 @@ from worker.sink.port import Store
 
 KINDS = ("pgvector", "milvus", "qdrant", "elasticsearch", "opensearch", "files")
 _DRIVERS = {
-    "pgvector": ("psycopg", "pgvector"),
-    "milvus": ("pymilvus", "milvus"),
-    "qdrant": ("qdrant_client", "qdrant"),
-    "files": ("pyarrow", "parquet"),
+    "pgvector": ("psycopg", "pip install 'align-worker[pgvector]'"),
+    "milvus": ("pymilvus", "pip install 'align-worker[milvus]'"),
+    "qdrant": ("qdrant_client", "pip install 'align-worker[qdrant]'"),
+    "files": ("pyarrow", "pip install 'align-worker[parquet]'"),
 }
-"""The module that a kind needs, and the extra that brings it."""
+"""The module that a kind needs, and what brings it."""
 
 
 def make_store(kind: str, settings: SinkSettings) -> Store:
     """The store, not connected yet. Raises `ConfigError` on one line for a driver that is not installed."""
     if kind in _DRIVERS:
-        module, extra = _DRIVERS[kind]
+        module, cure = _DRIVERS[kind]
         try:
             import_module(module)
         except ImportError as error:
-            raise ConfigError(
-                f"sink {kind}: {module} is not installed ({error}): pip install 'align-worker[{extra}]'"
-            ) from None
+            raise ConfigError(f"sink {kind}: {module} is not installed ({error}): {cure}") from None
     if kind == "pgvector":
         from worker.sink.pgvector import PgVector
 

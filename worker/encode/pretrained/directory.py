@@ -108,8 +108,9 @@ class ModelDirectory:
         return self.json("preprocessor_config.json") or (whole if isinstance(whole, dict) else {})
 
     @property
-    def _extra(self) -> str:
-        return "library" if self.kind == "library" else "encoders"
+    def _cure(self) -> str:
+        is_library = self.kind == "library"
+        return "pip install 'align-worker[library]'" if is_library else "pip install 'align-worker[encoders]'"
 
     @property
     def has_tokenizer(self) -> bool:
@@ -194,8 +195,7 @@ class ModelDirectory:
             yield {"local_files_only": True, "trust_remote_code": False}
         except ImportError as error:
             raise ConfigError(
-                f"encode.encoders: {self.path} needs {error.name or 'a library'}: "
-                f"pip install 'align-worker[{self._extra}]'"
+                f"encode.encoders: {self.path} needs {error.name or 'a library'}: {self._cure}"
             ) from error
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
             said = " ".join(str(error).split())
