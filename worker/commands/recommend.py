@@ -21,7 +21,6 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.align import Space
-    from worker.mapping.inputs import foreign_events
     from worker.recommend.answers import Question
     from worker.recommend.published import Activity, PublishedItems
     from worker.recommend.sources import Files, Source
@@ -163,6 +162,7 @@ def _require_sense(arguments: argparse.Namespace) -> None:
 
 
 def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
+    from worker.mapping.inputs import foreign_events
     from worker.recommend.sources import Files, Topics
 
     if arguments.item_vectors:

@@ -1,12 +1,16 @@
-"""The kinds of indexes, by name. Their drivers are extras, loaded when one is asked for."""
+"""The kinds of indexes, by name. Their drivers are extras, and loaded, as all else is, when one is asked for: the names
+are in the help of the command, which is quick."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from worker.errors import ConfigError
 from worker.settings import SinkSettings
-from worker.sink.port import Store
+
+if TYPE_CHECKING:
+    from worker.sink.port import Store
 
 KINDS = ("pgvector", "milvus", "qdrant", "elasticsearch", "opensearch", "files")
 _DRIVERS = {
