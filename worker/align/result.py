@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 VectorType = Literal["f2", "f4"]
 
 NUM_FUSED = 3
-"""ModelOutputs of the model before those of single modalities: vectors, lengths, priors."""
+"""Outputs of the model before those of single modalities: vectors, lengths, priors."""
 NO_MODALITY = "features: the item has no modality of the space"
 
 UNIT_TOLERANCE: Mapping[str, float] = {"f2": 5e-4, "f4": 2e-6}

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 30.0
 NUM_CHECKED = 256
-"""ModelOutputs that are read in any case, to see whether they are of this space and this log."""
+"""Outputs that are read in any case, to see whether they are of this space and this log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ class Progress:
 
     epochs: tuple[EpochReport, ...] = ()
     best: Weights | None = None
-    """The parameters of the epoch of most selection_metric. None before the first."""
+    """The parameters of the epoch with the greatest selection metric. None before the first."""
 
     @property
     def best_epoch(self) -> EpochReport | None:
-        """The first of those of most selection_metric."""
+        """The first of those with the greatest."""
         return max(self.epochs, key=lambda each: each.selection_metric, default=None)
 
     def after(self, report: EpochReport, weights: Weights) -> Progress:
