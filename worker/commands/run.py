@@ -14,16 +14,22 @@ def add_run(commands: Any) -> None:
     run = add_command(
         commands,
         "run",
-        _run,
+        serve_until_told,
         "consume items and publish their vectors until SIGTERM",
         example="--kafka.bootstrap_servers localhost:9092 --space.path ./space",
     )
-    run.add_argument(
+    add_run_flags(run, "; items first, then users")
+    add_settings(run)
+
+
+def add_run_flags(command: argparse.ArgumentParser, in_order: str = "") -> None:
+    """The flags of a process that may end by itself. `in_order`: what is done first then."""
+    command.add_argument(
         "--until-caught-up",
         action="store_true",
-        help="end with 0 once everything is done that was there at the start; items first, then users",
+        help=f"end with 0 once everything is done that was there at the start{in_order}",
     )
-    run.add_argument(
+    command.add_argument(
         "--max-refused",
         type=share,
         default=MAX_SHARE,
@@ -31,10 +37,10 @@ def add_run(commands: Any) -> None:
         help="with --until-caught-up: end with 13 if more than this share became dead letters, or all (default: "
         "%(default)s)",
     )
-    add_settings(run)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def serve_until_told(arguments: argparse.Namespace) -> int:
+    """The process, until a signal or until it has caught up; returns its exit code."""
     from worker.monitoring import logs
     from worker.process.signals import NOT_DONE, StopSignals
 

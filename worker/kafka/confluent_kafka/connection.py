@@ -11,7 +11,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from worker.errors import AccessError, ConfigError, UnreachableError, WorkerError
+from worker.errors import AccessError, ConfigError, WorkerError
+from worker.kafka.advice import ConnectWait
 from worker.kafka.certificates import check_certificates
 from worker.kafka.confluent_kafka.diagnosis import diagnose
 from worker.kafka.confluent_kafka.translation import codes, kafka_error, translate
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 10.0
 ATTEMPT_S = 5.0
 CONNECT_RETRY_S = 0.5
-TELL_AGAIN_S = 15.0
 PATIENT_S = 5.0
 """For how long a broker may behave like one that does not let us in: so does one that is just going down or coming up.
 """
@@ -151,10 +151,9 @@ def wait_for_broker(settings: KafkaSettings, config: Properties) -> None:
 
     Raises as `ClientPort.connect` does.
     """
-    deadline = time.monotonic() + settings.connect_timeout_s
+    waiting, why = ConnectWait(settings), ""
     refused_since: float | None = None
-    told, told_at, why = "", -TELL_AGAIN_S, ""
-    while (remaining_s := deadline - time.monotonic()) > 0:
+    while (remaining_s := waiting.remaining_s) > 0:
         why = unreachable_because(settings.bootstrap_servers)
         if why:
             time.sleep(min(CONNECT_RETRY_S, remaining_s))
@@ -171,18 +170,8 @@ def wait_for_broker(settings: KafkaSettings, config: Properties) -> None:
                     raise AccessError(refusal.advice)
                 time.sleep(min(CONNECT_RETRY_S, remaining_s))
             why = errors[-1].str() if errors else ""
-        now = time.monotonic()
-        if why != told or now - told_at >= TELL_AGAIN_S:
-            told, told_at = why, now
-            log.warning(
-                "no broker answers yet%s",
-                f": {why}" if why else "",
-                extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - now))},
-            )
-    raise UnreachableError(
-        f"no broker answered at kafka.bootstrap_servers={settings.bootstrap_servers} within "
-        f"kafka.connect_timeout_s={settings.connect_timeout_s:g}{f': {why}' if why else ''}"
-    )
+        waiting.tell(why)
+    raise waiting.error(why)
 
 
 def _is_answered(config: Properties, timeout_s: float) -> bool:

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
 from worker.errors import CallTimeoutError, UnreadableError, WorkerError
+from worker.kafka.advice import stuck
 from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
 from worker.kafka.confluent_kafka.consumer import UNREADABLE
 from worker.kafka.confluent_kafka.records import unpacked
@@ -101,10 +102,7 @@ class ConfluentLog:
             if position > previous:
                 deadline = time.monotonic() + timeout_s
             elif time.monotonic() > deadline:
-                raise CallTimeoutError(
-                    f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}; if it "
-                    f"stays there, the brokers have left a transaction open: kafka-transactions.sh find-hanging"
-                )
+                raise stuck(partition, position, end)
 
     def _go_behind(self, consumer: Consumer, partition: TopicPartition, found: UnreadableError) -> int:
         """Where what cannot be read is left out; else it is raised."""

@@ -17,6 +17,7 @@ from worker.errors import (
     ReplacedError,
     WorkerError,
 )
+from worker.kafka.advice import FORBIDDEN, FORBIDDEN_TRANSACTIONAL_ID, SAME_INSTANCE_ID
 
 _ACCESS = (
     "_AUTHENTICATION _SSL TOPIC_AUTHORIZATION_FAILED GROUP_AUTHORIZATION_FAILED CLUSTER_AUTHORIZATION_FAILED "
@@ -44,13 +45,12 @@ _FINAL = (
 )
 
 _ADVICE = {
-    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "the broker's access control forbids our transactional id: grant the "
-    "ACL on transactional ids that begin with the name of the group, or set transaction.id to one that is allowed",
-    "TOPIC_AUTHORIZATION_FAILED": "the broker's access control forbids it to our user: grant the ACL",
-    "GROUP_AUTHORIZATION_FAILED": "the broker's access control forbids it to our user: grant the ACL",
-    "CLUSTER_AUTHORIZATION_FAILED": "the broker's access control forbids it to our user: grant the ACL",
-    "FENCED_INSTANCE_ID": "another process runs with this kafka.group_instance_id: give every member its own",
-    "UNRELEASED_INSTANCE_ID": "another process runs with this kafka.group_instance_id: give every member its own",
+    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": FORBIDDEN_TRANSACTIONAL_ID,
+    "TOPIC_AUTHORIZATION_FAILED": FORBIDDEN,
+    "GROUP_AUTHORIZATION_FAILED": FORBIDDEN,
+    "CLUSTER_AUTHORIZATION_FAILED": FORBIDDEN,
+    "FENCED_INSTANCE_ID": SAME_INSTANCE_ID,
+    "UNRELEASED_INSTANCE_ID": SAME_INSTANCE_ID,
 }
 
 

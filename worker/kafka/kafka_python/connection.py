@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,18 +11,16 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from worker.errors import AccessError, UnreachableError
+from worker.errors import AccessError
+from worker.kafka.advice import ConnectWait
 from worker.kafka.certificates import check_certificates
 from worker.kafka.kafka_python.diagnosis import LogTail, diagnose, suspect
 from worker.kafka.kafka_python.translation import translate
 from worker.kafka.reachability import unreachable_because
 from worker.settings import KafkaSettings
 
-log = logging.getLogger(__name__)
-
 BOOTSTRAP_TIMEOUT_MS = 5_000
 CONNECT_RETRY_S = 1.0
-TELL_AGAIN_S = 15.0
 NUM_PATIENT_ATTEMPTS = 2  # the first may meet a broker that is just restarting
 RETRY_BACKOFF_MS = 20
 CALL_TIMEOUT_MS = 10_000
@@ -66,11 +63,10 @@ def wait_for_broker(settings: KafkaSettings, config: Mapping[str, Any]) -> None:
 
     Raises as `ClientPort.connect` does.
     """
-    deadline = time.monotonic() + settings.connect_timeout_s
+    waiting, why = ConnectWait(settings), ""
     num_attempts = 0
-    told, told_at, why = "", -TELL_AGAIN_S, ""
     with LogTail() as tail:
-        while (remaining_s := deadline - time.monotonic()) > 0:
+        while (remaining_s := waiting.remaining_s) > 0:
             why = unreachable_because(settings.bootstrap_servers)
             if why:
                 time.sleep(min(CONNECT_RETRY_S, remaining_s))
@@ -82,20 +78,10 @@ def wait_for_broker(settings: KafkaSettings, config: Mapping[str, Any]) -> None:
                 num_attempts += 1
                 if num_attempts >= NUM_PATIENT_ATTEMPTS and (cause := suspect(tail.lines(), settings)):
                     raise cause
-            now = time.monotonic()
-            if why != told or now - told_at >= TELL_AGAIN_S:
-                told, told_at = why, now
-                log.warning(
-                    "no broker answers yet%s",
-                    f": {why}" if why else "",
-                    extra={"action": "connect_wait", "remaining_s": max(0, round(deadline - now))},
-                )
+            waiting.tell(why)
         if cause := suspect(tail.lines(), settings):
             raise cause
-    raise UnreachableError(
-        f"no broker answered at kafka.bootstrap_servers={settings.bootstrap_servers} within "
-        f"kafka.connect_timeout_s={settings.connect_timeout_s:g}{f': {why}' if why else ''}"
-    )
+    raise waiting.error(why)
 
 
 def _is_answered(config: Mapping[str, Any], timeout_ms: int) -> bool:

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from worker.errors import CallTimeoutError, UnreadableError
+from worker.kafka.advice import stuck
 from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
 from worker.kafka.kafka_python.structs import kafka_partition
 from worker.kafka.kafka_python.translation import translated
@@ -74,10 +75,7 @@ class KafkaPythonLog:
                 if position > previous:
                     deadline = time.monotonic() + timeout_s
                 elif time.monotonic() > deadline:
-                    raise CallTimeoutError(
-                        f"reading {partition.topic}/{partition.partition}: stuck at offset {position} of {end}; if it "
-                        f"stays there, the brokers have left a transaction open: kafka-transactions.sh find-hanging"
-                    )
+                    raise stuck(partition, position, end)
 
     def unreadable(self, partition: TopicPartition, offset: int, timeout_s: float) -> UnreadableError | None:
         tp, timeout_ms = kafka_partition(partition), _call_timeout_ms(timeout_s)

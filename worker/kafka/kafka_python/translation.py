@@ -17,6 +17,7 @@ from worker.errors import (
     ReplacedError,
     WorkerError,
 )
+from worker.kafka.advice import FORBIDDEN, FORBIDDEN_TRANSACTIONAL_ID, SAME_INSTANCE_ID
 
 _ACCESS = (
     "AuthorizationError IllegalSaslStateError SaslAuthenticationFailedError UnsupportedSaslMechanismError "
@@ -31,10 +32,9 @@ _TOO_LARGE = "MessageSizeTooLargeError RecordListTooLargeError"
 _TIMEOUT = "KafkaTimeoutError RequestTimedOutError"
 
 _ADVICE = {
-    "TransactionalIdAuthorizationFailedError": "the broker's access control forbids our transactional id: grant the "
-    "ACL on transactional ids that begin with the name of the group, or set transaction.id to one that is allowed",
-    "AuthorizationError": "the broker's access control forbids it to our user: grant the ACL",
-    "FencedInstanceIdError": "another process runs with this kafka.group_instance_id: give every member its own",
+    "TransactionalIdAuthorizationFailedError": FORBIDDEN_TRANSACTIONAL_ID,
+    "AuthorizationError": FORBIDDEN,
+    "FencedInstanceIdError": SAME_INSTANCE_ID,
 }
 
 _TABLE: dict[str, type[WorkerError]] = {
