@@ -3,8 +3,11 @@
     U users   I items   E events   F factors
 
 The matrix of who liked what, each entry divided by the root of the user's and of the item's number of events, is
-factored; an item's vector is its F factors, scaled by the roots of their singular values, and one element more: the
-logarithm of its number of events, standardised, from which a prior can be read.
+factored; an item's vector is its F factors, scaled by the roots of their singular values and by (n - 1) / (n - 1 + s)
+for an item with n events, and one element more: the logarithm of n, standardised, from which a prior can be read.
+
+The shrinkage s is there because an event is in the factors that are to predict it: what one user's event says of an
+item with no other is that user, which a model would learn to rely on and never see again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ SEED = 0  # of the factoring; not that of the training, so that spaces of severa
 OVERSAMPLING, POWER_ITERATIONS = 16, 4  # of the randomised factoring (Halko et al. 2011)
 
 
-def behavior_features(events: Interactions, num_users: int, num_items: int, *, dim: int, min_events: int) -> Features:
+def behavior_features(
+    events: Interactions, num_users: int, num_items: int, *, dim: int, min_events: int, shrink: float
+) -> Features:
     """The modality, with `dim` factors, from the events that may be learned from.
 
     Items with fewer than `min_events` lack it. Equal arguments give equal vectors, on one kind of processor. Its
@@ -31,13 +36,15 @@ def behavior_features(events: Interactions, num_users: int, num_items: int, *, d
     present_I = count_I >= min_events
     vectors_NK = np.zeros((0, dim + 1), np.float32)
     if present_I.any():
-        factors_IF = _factors(events, num_users, num_items, dim)
+        others_N1 = count_I[present_I, None] - 1.0
+        worth_N1 = others_N1 / np.maximum(others_N1 + shrink, 1.0)
+        factors_NF = _factors(events, num_users, num_items, dim)[present_I] * (worth_N1 if shrink else 1.0)
         logarithm_N = np.log(count_I[present_I])
         spread = float(logarithm_N.std())
         standard_N = (logarithm_N - logarithm_N.mean()) / spread if spread > 0 else np.zeros(len(logarithm_N))
-        vectors_NK = np.column_stack([factors_IF[present_I], standard_N]).astype(np.float32)
+        vectors_NK = np.column_stack([factors_NF, standard_N]).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum(present_I)]).astype(np.int64)
-    return Features(f"behavior-{_fingerprint(events, (dim, min_events))}", vectors_NK, starts)
+    return Features(f"behavior-{_fingerprint(events, (dim, min_events, shrink))}", vectors_NK, starts)
 
 
 def _factors(events: Interactions, num_users: int, num_items: int, dim: int) -> Floats:
@@ -67,7 +74,7 @@ def _signs(left_IF: torch.Tensor) -> torch.Tensor:
     return left_IF[largest_F, torch.arange(left_IF.shape[1])].sign()
 
 
-def _fingerprint(events: Interactions, choices: tuple[int, int]) -> str:
+def _fingerprint(events: Interactions, choices: tuple[int, int, float]) -> str:
     pairs = np.unique(np.stack([events.users_E, events.items_E]), axis=1)
     digest = blake2b(str(choices).encode(), digest_size=6)
     digest.update(np.ascontiguousarray(pairs).data)

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from worker.data.dataset import Bools, Features, Interactions, Ints
 from worker.evaluate.sparse import sparse_matrix
 
-SHRINK = 10.0  # pseudo-events in the denominator of a cosine: few events in common prove little
+SHRINK = 10.0  # average events in the denominator of a cosine: few events in common prove little
 ITEMS_AT_ONCE = 512
 
 Neighbors = Sequence[tuple[int, ...]]
@@ -35,17 +35,23 @@ def neighbors_of(
 
 
 def _by_events(events: Interactions, num_users: int, num_items: int, most: int) -> list[tuple[int, ...]]:
-    """By shrunk cosine of who liked them; empty for an item without events."""
+    """By shrunk cosine of who liked them; empty for an item without events.
+
+    An event counts for one over the number of its user's: who likes everything says of no two items that they are
+    alike, and would otherwise decide, as pairs grow by the square of the events.
+    """
     indices = torch.from_numpy(np.stack([events.items_E, events.users_E]))
-    ones_E = torch.ones(len(events))
-    likes_IU = sparse_matrix(indices, ones_E, (num_items, num_users)).coalesce()
-    count_I = torch.from_numpy(np.bincount(events.items_E, minlength=num_items)).float()
+    count_U = np.bincount(events.users_E, minlength=num_users)
+    worth_E = torch.from_numpy(1 / np.maximum(count_U[events.users_E], 1)).float()
+    likes_IU = sparse_matrix(indices, worth_E.sqrt(), (num_items, num_users)).coalesce()
+    count_I = torch.zeros(num_items).index_add(0, torch.from_numpy(events.items_E), worth_E)
+    shrink = SHRINK * float(worth_E.mean()) if len(worth_E) else SHRINK
     found: list[tuple[int, ...]] = []
     for start in range(0, num_items, ITEMS_AT_ONCE):
         some_B = torch.arange(start, min(start + ITEMS_AT_ONCE, num_items))
         some_BU = likes_IU.index_select(0, some_B).to_dense()
         common_BI = torch.sparse.mm(likes_IU, some_BU.T).T
-        cosine_BI = common_BI / ((count_I[some_B, None] * count_I).sqrt() + SHRINK)
+        cosine_BI = common_BI / ((count_I[some_B, None] * count_I).sqrt() + shrink)
         found += _nearest(cosine_BI, some_B, most)
     return found
 

@@ -133,6 +133,7 @@ def learn_from_events(dataset: Dataset, split: Split, settings: TrainSettings) -
             dataset.num_items,
             dim=settings.behavior_dim,
             min_events=settings.behavior_min_events,
+            shrink=settings.behavior_shrink,
         )
         if len(found.vectors_NK):
             features[settings.behavior] = found
@@ -198,6 +199,9 @@ def _data_report(dataset: Dataset, split: Split, trainer: Trainer) -> dict[str, 
         "modalities": {name: int(each.present_I.sum()) for name, each in dataset.features.items()},
         "training_events": int(split.train_E.sum()),
         "questions": trainer.num_questions,
+        "questions_of_an_epoch": trainer.num_asked,
+        "questions_of_a_user_and_epoch_at_most": trainer.most_per_user,
+        "users_to_choose_by": len(split.val_events),
         "withheld_to_choose_by": int(split.cold_val_I.sum()),
         "withheld_to_judge_by": int(split.cold_test_I.sum()),
     }

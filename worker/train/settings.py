@@ -67,8 +67,11 @@ class TrainSettings(BaseModel):
     """Name of the modality that is made of events."""
     behavior_dim: int = Field(64, ge=0, le=4_096)
     """Factors of an item. 0: no such modality."""
-    behavior_min_events: int = Field(3, ge=1)
+    behavior_min_events: int = Field(1, ge=1)
     """Items with fewer training events have none."""
+    behavior_shrink: float = Field(3.0, ge=0)
+    """Of an item with n training events the factors are worth (n - 1) / (n - 1 + this): one event alone says how often
+    an item was liked, and nothing of by whom."""
 
     # --- learning
     epochs: int = Field(25, ge=1)
@@ -76,6 +79,9 @@ class TrainSettings(BaseModel):
     """Epochs without a better validation after which training ends."""
     batch: int = Field(1_024, ge=2)
     """Questions, a user's history and what came next, per step."""
+    user_questions: int | None = Field(None, ge=1)
+    """Questions that one user is asked in an epoch at most, drawn anew in each; by itself twice as many as half of the
+    users have, at least 8."""
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     averaging: float = Field(0.97, ge=0, lt=1)

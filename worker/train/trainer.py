@@ -25,9 +25,10 @@ from worker.align.model import AlignModel, Tokens
 from worker.align.spec import SpaceSpec
 from worker.align.users import NO_ROW, Histories, UserModel
 from worker.data import Split
-from worker.data.dataset import Bools, Features, Ints
-from worker.evaluate.questions import Questions, train_questions
+from worker.data.dataset import Features, Ints
+from worker.evaluate.questions import Questions
 from worker.evaluate.spaces import neighbor_rows
+from worker.train.asked import capped, learned_from, most_per_user, num_capped
 from worker.train.items import CatalogueItems, among_neighbors, dropped, index_of
 from worker.train.losses import LogitScale, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
@@ -130,7 +131,9 @@ class Trainer:
             rows_IG = neighbor_rows(neighbors, self._items.usable_I.cpu(), spec.graph.max_neighbors)
             self._neighbors_IG = rows_IG.to(device)
         self._samples = len(self._learnable) > settings.full_softmax_items
-        self._questions = _answerable(train_questions(split), self._items.usable_I.cpu().numpy())
+        usable_I = self._items.usable_I.cpu().numpy()
+        self._questions = learned_from(split, usable_I, first_events=spec.prior is not None)
+        self.most_per_user = most_per_user(self._questions.users_Q, settings.user_questions)
         self._count_I = torch.from_numpy(
             np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
         ).to(device)
@@ -138,15 +141,22 @@ class Trainer:
 
     @property
     def num_questions(self) -> int:
-        return len(self._questions)
+        """All that can be asked of users with a history."""
+        return int((self._questions.lengths_Q > 0).sum())
+
+    @property
+    def num_asked(self) -> int:
+        """Questions of an epoch."""
+        return num_capped(self._questions.users_Q, self.most_per_user)
 
     @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
-        return math.ceil(len(self._questions) / self._settings.batch)
+        return math.ceil(self.num_asked / self._settings.batch)
 
     def epoch(self, number: int, stepped: Callable[[], object] = lambda: None) -> EpochReport:
-        """One pass over all questions, then validation. `stepped` is called after every step.
+        """One pass over questions drawn anew, at most `most_per_user` of each user, then validation. `stepped` is
+        called after every step.
 
         Its random numbers depend on the seed and its number, from 1, so a training that goes on after an interruption
         draws what it would have drawn.
@@ -155,6 +165,7 @@ class Trainer:
         torch.manual_seed(seed)  # what leaves out elements inside the model takes the global generator
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self._questions), generator=generator).numpy()
+        order = capped(self._questions.users_Q, order, self.most_per_user)
         losses = []
         self.model.train()
         for start in range(0, len(order), self._settings.batch):
@@ -321,8 +332,3 @@ def _trainable(spec: SpaceSpec, weights: Mapping[str, Tensor], input_dropout: fl
         if modality.content_dim:
             model.content(name).requires_grad_(False)
     return model
-
-
-def _answerable(questions: Questions, usable_I: Bools) -> Questions:
-    """Those with a history whose answer has a vector."""
-    return questions.where(np.flatnonzero((questions.lengths_Q > 0) & usable_I[questions.relevant_P]))

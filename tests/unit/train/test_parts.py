@@ -16,6 +16,7 @@ from tests.unit.data.builders import interactions
 from tests.unit.train.worlds import DATA, SPLIT, settings
 from worker.data import Features
 from worker.errors import ConfigError
+from worker.train.asked import capped, learned_from, most_per_user, num_capped
 from worker.train.behavior import behavior_features
 from worker.train.items import dropped
 from worker.train.losses import agreement_loss, asked_as_new, consistency_loss, next_item_loss
@@ -41,7 +42,7 @@ def two_circles() -> Any:
 
 
 def test_items_liked_by_the_same_users_are_near_each_other_and_rare_ones_have_no_behavior() -> None:
-    found = behavior_features(two_circles(), 8, 8, dim=2, min_events=3)
+    found = behavior_features(two_circles(), 8, 8, dim=2, min_events=3, shrink=3.0)
     assert found.present_I.tolist() == [True] * 6 + [False, False]
     factors_NF = found.vectors_NK[:, :2]
     unit_NF = factors_NF / np.linalg.norm(factors_NF, axis=1, keepdims=True)
@@ -53,26 +54,83 @@ def test_items_liked_by_the_same_users_are_near_each_other_and_rare_ones_have_no
 
 def test_the_last_element_of_behavior_tells_how_often_an_item_was_liked() -> None:
     rows = [(user, 0, user, 1.0) for user in range(9)] + [(user, 1, user, 1.0) for user in range(3)]
-    found = behavior_features(interactions(sorted(rows, key=lambda row: row[2])), 9, 2, dim=1, min_events=1)
+    found = behavior_features(interactions(sorted(rows, key=lambda row: row[2])), 9, 2, dim=1, min_events=1, shrink=3.0)
     assert found.vectors_NK[:, -1].tolist() == pytest.approx([1.0, -1.0])
 
 
 def test_behavior_has_room_for_more_factors_than_there_are() -> None:
-    found = behavior_features(two_circles(), 8, 8, dim=20, min_events=1)
+    found = behavior_features(two_circles(), 8, 8, dim=20, min_events=1, shrink=3.0)
     assert found.vectors_NK.shape == (7, 21)
     assert np.isfinite(found.vectors_NK).all()
 
 
 def test_behavior_is_a_function_of_the_events_and_says_so_in_its_name() -> None:
     events = two_circles()
-    first, again = (behavior_features(events, 8, 8, dim=2, min_events=3) for _ in range(2))
+    first, again = (behavior_features(events, 8, 8, dim=2, min_events=3, shrink=3.0) for _ in range(2))
     assert np.array_equal(first.vectors_NK, again.vectors_NK)
     assert first.encoder == again.encoder
-    fewer = behavior_features(events.where(np.arange(len(events) - 1)), 8, 8, dim=2, min_events=3)
+    fewer = behavior_features(events.where(np.arange(len(events) - 1)), 8, 8, dim=2, min_events=3, shrink=3.0)
     assert fewer.encoder != first.encoder
 
 
+def test_a_single_event_says_how_often_an_item_was_liked_and_nothing_of_by_whom() -> None:
+    found = behavior_features(two_circles(), 8, 8, dim=2, min_events=1, shrink=3.0)
+    plain = behavior_features(two_circles(), 8, 8, dim=2, min_events=1, shrink=0.0)
+    assert found.present_I.tolist() == [True] * 7 + [False]
+    assert not found.vectors_NK[6, :2].any()
+    assert found.vectors_NK[6, 2] < found.vectors_NK[:6, 2].min()
+    others = found.vectors_NK[:6, :2] / plain.vectors_NK[:6, :2]
+    assert others[1:] == pytest.approx(3 / (3 + 3.0))
+    assert plain.vectors_NK[6, :2].any()
+    assert found.encoder != plain.encoder
+
+
+# ---------------------------------------------------------------------- who is asked
+
+
+def test_no_user_is_asked_more_than_some_questions_whichever_are_drawn() -> None:
+    users_Q = np.array([5] * 50 + [2] + [7] * 3)
+    order = np.random.default_rng(0).permutation(len(users_Q))
+    chosen = capped(users_Q, order, 4)
+    assert np.bincount(users_Q[chosen]).tolist() == [0, 0, 1, 0, 0, 4, 0, 3]
+    assert num_capped(users_Q, 4) == len(chosen) == 8
+    place_Q = {number: place for place, number in enumerate(order.tolist())}
+    assert [place_Q[number] for number in chosen.tolist()] == sorted(place_Q[number] for number in chosen.tolist())
+    again = capped(users_Q, np.random.default_rng(1).permutation(len(users_Q)), 4)
+    assert set(again.tolist()) != set(chosen.tolist())
+
+
+def test_how_much_a_user_counts_follows_what_most_users_have() -> None:
+    few_busy = np.concatenate([np.arange(100), np.full(1_000, 100)])
+    assert most_per_user(few_busy, None) == 8
+    alike = np.repeat(np.arange(20), 30)
+    assert most_per_user(alike, None) == 60
+    assert num_capped(alike, 60) == 600
+    assert most_per_user(few_busy, 2) == 2
+
+
+def test_what_a_user_begins_with_is_asked_where_there_is_a_prior_to_learn() -> None:
+    usable_I = np.ones(len(SPLIT.warm_I), bool)
+    all_Q, later_Q = (learned_from(SPLIT, usable_I, first_events=first) for first in (True, False))
+    users = len(np.unique(SPLIT.events.users_E[SPLIT.train_E]))
+    assert len(all_Q) == SPLIT.train_E.sum() == len(later_Q) + users
+    assert (all_Q.lengths_Q == 0).sum() == users
+    assert later_Q.lengths_Q.min() > 0
+
+
 # ---------------------------------------------------------------------- neighbours
+
+
+def test_a_user_who_likes_everything_makes_no_neighbors() -> None:
+    """Three pairs of items, each liked together by three users, and four busy users who like one of each pair."""
+    rows = [
+        (user, item) for pair in range(3) for user in range(3 * pair, 3 * pair + 3) for item in (2 * pair, 2 * pair + 1)
+    ]
+    busy = [(user, item) for user in range(9, 13) for item in (0, 2, 4, *range(6, 40))]
+    events = interactions([(user, item, time, 1.0) for time, (user, item) in enumerate([*rows, *busy])])
+    content = {"text": features([[1, 0]] * 40, [1] * 40)}
+    found = neighbors_of(events, 13, content, np.ones(40, bool), most=3)
+    assert [found[item][0] for item in range(6)] == [1, 0, 3, 2, 5, 4]
 
 
 def test_neighbors_are_liked_by_the_same_users_and_of_new_items_alike_in_content() -> None:
