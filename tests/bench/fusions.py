@@ -46,7 +46,7 @@ from worker.align.weights import build_model
 from worker.data import Dataset, Features, Split, load_dataset, split_by_time
 from worker.data.dataset import Bools
 from worker.data.load import assemble
-from worker.data.withheld import split_dataset
+from worker.data.withheld import Withheld, split_dataset
 from worker.evaluate.baselines import baselines
 from worker.evaluate.baselines.choice import chosen
 from worker.evaluate.report import table
@@ -67,7 +67,7 @@ def real(source: Path, directory: Path, items: Path | None) -> tuple[Dataset, Sp
     import_ratings(source, directory)
     loaded = load_dataset([items or directory / "items.msgpack"], [directory / "events.msgpack"], {"like": 1.0})
     dataset = loaded.dataset
-    return dataset, split_dataset(dataset, directory / "cold_val.txt", directory / "cold_test.txt", 0.1, 0)
+    return dataset, split_dataset(dataset, Withheld(directory / "cold_val.txt", directory / "cold_test.txt"))
 
 
 def cluttered() -> tuple[Dataset, Split]:
@@ -79,7 +79,7 @@ def cluttered() -> tuple[Dataset, Split]:
     audience = Audience(catalogue, 400, seed=0, start_ms=0, drift_ms=10_000 * HOUR_MS)
     events = (event.message() for event in audience.events(items, 40_000, end_ms=1_000 * HOUR_MS))
     dataset = assemble((item.message(1, 0) for item in items), events, {"like": 1.0}).dataset
-    return dataset, split_dataset(dataset, None, None, 0.1, 0)
+    return dataset, split_dataset(dataset, Withheld())
 
 
 def with_means(dataset: Dataset) -> Dataset:

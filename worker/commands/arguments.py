@@ -15,9 +15,13 @@ from worker.printable import printable
 from worker.settings import Settings, load, setting_descriptions, variable
 
 if TYPE_CHECKING:
+    from worker.data.withheld import Withheld
     from worker.kafka import ClientPort
 
 Command = Callable[[argparse.Namespace], int]
+
+COLD_SHARE = 0.1
+"""Of the items, withheld for each list that nobody gives."""
 
 
 def add_command(
@@ -47,12 +51,39 @@ def add_dataset_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--cold-share",
         type=share,
-        default=0.1,
         metavar="SHARE",
-        help="of the items with events, withheld for each list that is not given (default: %(default)s)",
+        help=f"of the items with events, withheld for each list that is not given (default: {COLD_SHARE})",
     )
+    for name, purpose in (("val", "choose by, instead of the last but one of a user"), ("test", "judge by")):
+        command.add_argument(
+            f"--{name}-events",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help=f"file of events withheld from training to {purpose}, whatever their times; repeatable",
+        )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     command.add_argument("--threads", type=positive, metavar="N", help="(default: as many as there are cores)")
+
+
+def event_files(arguments: argparse.Namespace) -> list[Path]:
+    """All files of events that `add_dataset_flags` made flags for: those that are withheld belong to the data, too."""
+    return [*arguments.events, *arguments.val_events, *arguments.test_events]
+
+
+def withheld(arguments: argparse.Namespace, seed: int) -> Withheld:
+    """What is said of it by the flags of `add_dataset_flags`. `seed` is that of the share."""
+    from worker.data.withheld import Withheld
+
+    return Withheld(
+        arguments.cold_val,
+        arguments.cold_test,
+        COLD_SHARE if arguments.cold_share is None else arguments.cold_share,
+        seed,
+        arguments.val_events,
+        arguments.test_events,
+    )
 
 
 def add_settings(command: argparse.ArgumentParser) -> None:

@@ -7,12 +7,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.commands.arguments import (
     add_command,
     add_dataset_flags,
+    event_files,
     positive,
     print_json,
     print_text,
@@ -20,6 +22,7 @@ from worker.commands.arguments import (
     seconds,
     share,
     weights,
+    withheld,
 )
 from worker.errors import ConfigError, NotBetterError
 from worker.evaluate import BASELINE_NAMES
@@ -27,6 +30,8 @@ from worker.printable import printable
 
 if TYPE_CHECKING:
     from worker.align import Space
+    from worker.data.trained_on import Overlap, TrainedOn
+    from worker.data.withheld import Withheld
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -58,9 +63,14 @@ def add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--split-seed",
         type=int,
-        default=0,
         metavar="N",
-        help="of that share: the seed that the space was trained with (default: %(default)s)",
+        help="of that share: the seed that the space was trained with (default: 0; without lists and share, the items "
+        "that the spaces withheld)",
+    )
+    evaluate.add_argument(
+        "--allow-learned",
+        action="store_true",
+        help="judge a space by what it has learned, too; the report says how much that is",
     )
     evaluate.add_argument(
         "--baseline",
@@ -107,8 +117,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from worker.align import Space
     from worker.align.cores import available_cores
+    from worker.align.space import TRAINING_FOLDER
     from worker.data import load_dataset
+    from worker.data.order import order_of
+    from worker.data.trained_on import read_trained_on
     from worker.data.withheld import split_dataset
+    from worker.evaluate.evaluation import answers_seen
     from worker.evaluate.plots import draw
     from worker.evaluate.report import as_text
     from worker.evaluate.run import Options, evaluate
@@ -128,19 +142,30 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads or available_cores())
     spaces = {path: Space.load(path) for path in arguments.paths}
     say("reading items and events")
-    loaded = load_dataset(arguments.items, arguments.events, _event_weights(arguments.event, list(spaces.values())))
+    weights_by_type = _event_weights(arguments.event, list(spaces.values()))
+    loaded = load_dataset(arguments.items, event_files(arguments), weights_by_type)
     dataset = loaded.dataset
-    split = split_dataset(dataset, arguments.cold_val, arguments.cold_test, arguments.cold_share, arguments.split_seed)
+    records = {path: read_trained_on(path / TRAINING_FOLDER) for path in spaces}
+    split = split_dataset(dataset, _withheld(arguments, records))
     if not len(split.test_events) and not split.cold_test_I.any():
         raise ConfigError(
-            "--events: no user has five positive events, and no item is withheld: there is nothing to ask"
+            "--events: nobody who is asked has two positive events, and no item is withheld: there is nothing to ask"
         )
     say(
         f"{dataset.num_items:,} items, {dataset.num_users:,} users, {len(split.events):,} positive events; "
         f"{len(split.test_events):,} users asked about, {int(split.cold_test_I.sum()):,} items withheld"
     )
+    for line in order_of(split).told():
+        say(line)
+    overlaps = {
+        path: None if record is None else answers_seen(record, dataset, split) for path, record in records.items()
+    }
+    check_learned(overlaps, allowed=arguments.allow_learned)
     progress = _Progress()
     document = evaluate(spaces, dataset, split, options, progress)
+    document["seen_in_training"] = {
+        str(path): None if seen is None else asdict(seen) for path, seen in overlaps.items()
+    }
     progress.end()
     if arguments.plots is not None:
         drawn = draw(document, arguments.plots)
@@ -187,6 +212,53 @@ def require_better(document: Mapping[str, Any]) -> None:
     """Raises `NotBetterError` unless every space is worth shipping."""
     if refused := [name for name, of in document["verdict"].items() if not of["ship"]]:
         raise NotBetterError(f"{', '.join(refused)}: not better than the best baseline; the report says by how much")
+
+
+def _withheld(arguments: argparse.Namespace, records: Mapping[Path, TrainedOn | None]) -> Withheld:
+    """What is withheld: by the flags, or, where they say nothing of items, by what the spaces withheld."""
+    given = withheld(arguments, arguments.split_seed or 0)
+    of_items = (arguments.cold_val, arguments.cold_test, arguments.cold_share, arguments.split_seed)
+    lists = {(each.cold_val, each.cold_test): path for path, each in records.items() if each is not None}
+    if any(each is not None for each in of_items) or not lists:
+        return given
+    if len(lists) > 1:
+        one, other = list(lists.values())[:2]
+        raise ConfigError(
+            f"{one} and {other} withheld other items from training, so no item is new to both: judge them one by one, "
+            f"or train with --cold-val {one}/training/cold_val.txt --cold-test {one}/training/cold_test.txt"
+        )
+    ((cold_val, cold_test),) = lists
+    if cold_test:
+        say(f"asking about the {len(cold_test):,} items that were withheld from training")
+    return replace(given, cold_val=cold_val, cold_test=cold_test)
+
+
+MOST_LEARNED = 0.01
+"""Of the answers, from which on a space is not judged: late events may shift a few."""
+
+
+def check_learned(overlaps: Mapping[Path, Overlap | None], *, allowed: bool) -> None:
+    """Tell of answers that a space has seen in training. Raises `ConfigError` if these are more than a few, unless that
+    is allowed."""
+    for path, seen in overlaps.items():
+        if seen is None:
+            say(f"{path}: there is no record of what it was trained on: nobody can tell whether it learned the answers")
+            continue
+        if seen.num_learned:
+            line = f"{path} has learned {seen.num_learned:,} of the {seen.num_answers:,} answers that are asked for"
+            if seen.num_learned > MOST_LEARNED * seen.num_answers and not allowed:
+                raise ConfigError(
+                    f"{line}: its figures would be too good. Leave out --cold-val, --cold-test, --cold-share and "
+                    "--split-seed, give the events that it was trained on (--val-events and --test-events as then), "
+                    "or, if it was fitted to everything in the end, judge one trained with --no-final-fit; "
+                    "--allow-learned judges it all the same"
+                )
+            say(f"{line}: its figures are too good by what that is worth")
+        if seen.num_chosen_by > MOST_LEARNED * seen.num_answers:
+            say(
+                f"{path} was chosen by {seen.num_chosen_by:,} of the {seen.num_answers:,} answers that are asked for: "
+                "its figures may be somewhat too good"
+            )
 
 
 def _event_weights(given: Sequence[str], spaces: Sequence[Space]) -> Mapping[str, float]:

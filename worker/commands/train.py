@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from worker.commands.arguments import add_command, add_dataset_flags, print_json, say, weights
+from worker.commands.arguments import add_command, add_dataset_flags, event_files, print_json, say, weights, withheld
 from worker.errors import ConfigError
 from worker.train.settings import TrainSettings
 
@@ -84,6 +84,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.align.space import require_free
     from worker.data import load_dataset
     from worker.data.files import write_items
+    from worker.data.order import order_of
     from worker.data.withheld import split_dataset
     from worker.train.run import item_parts, train
 
@@ -94,14 +95,14 @@ def _train(arguments: argparse.Namespace) -> int:
     require_free(arguments.out)
     torch.set_num_threads(arguments.threads or available_cores())
     say("reading items and events")
-    loaded = load_dataset(arguments.items, arguments.events, settings.event_weights)
+    loaded = load_dataset(arguments.items, event_files(arguments), settings.event_weights)
     dataset = loaded.dataset
-    split = split_dataset(dataset, arguments.cold_val, arguments.cold_test, arguments.cold_share, settings.seed)
+    split = split_dataset(dataset, withheld(arguments, settings.seed))
     say(
         f"{dataset.num_items:,} items ({', '.join(dataset.features) or 'no features'}), {dataset.num_users:,} users, "
         f"{len(split.events):,} positive events, {int(split.train_E.sum()):,} to learn from"
     )
-    for line in told(loaded.left_out):
+    for line in (*told(loaded.left_out), *order_of(split).told()):
         say(line)
     space, learned = train(dataset, split, settings, arguments.out, device, _Terminal())
     if arguments.items_out is not None:

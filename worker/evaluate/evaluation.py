@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worker.align import AlignRuntime, Space
 from worker.data import Dataset, Split
+from worker.data.trained_on import Overlap, TrainedOn, overlap
 from worker.evaluate.baselines import Baseline, Popularity, Setting, chosen, known_before
 from worker.evaluate.baselines.factors import DIM
 from worker.evaluate.metrics import Ranking
@@ -89,10 +90,19 @@ def all_questions(split: Split, replayed_share: float) -> dict[str, Questions]:
         "cold": cold_questions(split, "test"),
         "cold_among_all": cold_questions(split, "test", whole_catalogue=True),
         "fresh": warm.where(np.flatnonzero(warm.lengths_Q > max(BEHIND))),
-        "streaming": replay_questions(split, replayed_share),
-        "daily": replay_questions(split, replayed_share, DAY_MS),
     }
+    if split.order == "time":  # else histories are in no order of time that could be replayed
+        kinds["streaming"] = replay_questions(split, replayed_share)
+        kinds["daily"] = replay_questions(split, replayed_share, DAY_MS)
     return {kind: questions for kind, questions in kinds.items() if len(questions)}
+
+
+def answers_seen(found: TrainedOn, dataset: Dataset, split: Split) -> Overlap:
+    """Of the answers that every model is asked for, those that a training has seen."""
+    asked = warm_questions(split, "test"), cold_questions(split, "test")
+    users = np.concatenate([np.repeat(each.users_Q, np.diff(each.starts)) for each in asked])
+    items = np.concatenate([each.candidates_C[each.relevant_P] for each in asked])
+    return overlap(found, dataset, users, items)
 
 
 def judge_baseline(
@@ -109,8 +119,11 @@ def judge_baseline(
     started, used = time.perf_counter(), seeds if baseline.seeded else seeds[:1]
     with threads_for(_size(baseline, dataset)):
         results = [chosen(baseline, dataset, split, seed, within_s / len(used), on_candidate) for seed in used]
+        by_popularity = Popularity().fit(known_before(dataset, split, "test"), 0, {})
         rankings = {
-            kind: [ask(questions[kind], each.score) for each in results] for kind in COMPARED if kind in questions
+            kind: [ask(questions[kind], or_popularity(each.score, by_popularity)) for each in results]
+            for kind in COMPARED
+            if kind in questions
         }
     seconds = (time.perf_counter() - started) / len(used)
     tried = [each.num_candidates for each in results if each.is_cut]

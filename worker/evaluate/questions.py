@@ -132,20 +132,50 @@ def _without_seen(questions: Questions, scores_QC: Tensor) -> Tensor:
 
 
 def warm_questions(split: Split, part: JudgedBy) -> Questions:
-    """One for each user with enough events: which item came next, among all? The history is everything before it."""
-    return _next_item(split, split.val_events if part == "val" else split.test_events)
+    """One for each user who is asked: which item came next, among all? The history is everything before it.
+
+    In a split that was given a user may be asked for several: all of them are relevant, and none is in the history.
+    """
+    line, place_E = _lines(split)
+    asked = split.val_events if part == "val" else split.test_events
+    asked = asked[np.argsort(place_E[asked])]  # user by user
+    users_Q, first, counts = np.unique(split.events.users_E[asked], return_index=True, return_counts=True)
+    end_Q = place_E[asked][first]
+    return Questions(
+        line=line,
+        begin_Q=np.searchsorted(line.users_E, users_Q),
+        end_Q=end_Q,
+        seen_end_Q=end_Q,
+        users_Q=users_Q,
+        candidates_C=np.arange(len(split.cold_val_I)),
+        relevant_P=split.events.items_E[asked],
+        starts=np.concatenate([[0], np.cumsum(counts)]),
+    )
 
 
 def train_questions(split: Split) -> Questions:
     """The same question about each event to learn from. That about a user's first event has no history."""
-    return _next_item(split, np.flatnonzero(split.train_E))
+    targets = np.flatnonzero(split.train_E)
+    line, place_E = _lines(split)
+    users_Q = split.events.users_E[targets]
+    return Questions(
+        line=line,
+        begin_Q=np.searchsorted(line.users_E, users_Q),
+        end_Q=place_E[targets],
+        seen_end_Q=place_E[targets],
+        users_Q=users_Q,
+        candidates_C=np.arange(len(split.cold_val_I)),
+        relevant_P=split.events.items_E[targets],
+        starts=np.arange(len(targets) + 1),
+    )
 
 
 def cold_questions(split: Split, part: JudgedBy, *, whole_catalogue: bool = False) -> Questions:
     """One for each user who liked an item that was withheld: which of those items are they?
 
-    The history is what the user did with the other items, up to what validation (or the test) asks. The withheld
-    items are the candidates; with `whole_catalogue` all are, as on a shelf that new items have to themselves or share.
+    The history is what the user did with the other items, before anything that validation (or the test) asks. The
+    withheld items are the candidates; with `whole_catalogue` all are, as on a shelf that new items have to themselves
+    or share.
     """
     line, place_E = _lines(split)
     cold_I = split.cold_val_I if part == "val" else split.cold_test_I
@@ -153,9 +183,9 @@ def cold_questions(split: Split, part: JudgedBy, *, whole_catalogue: bool = Fals
     liked = liked[np.argsort(split.events.users_E[liked], kind="stable")]
     users_Q, counts = np.unique(split.events.users_E[liked], return_counts=True)
     candidates_C = np.arange(len(cold_I)) if whole_catalogue else np.flatnonzero(cold_I)
-    asked_E = split.val_events if part == "val" else split.test_events
     end_U = np.searchsorted(line.users_E, np.arange(int(split.events.users_E.max(initial=-1)) + 1), side="right")
-    end_U[split.events.users_E[asked_E]] = place_E[asked_E]
+    asked = np.concatenate([split.val_events, split.test_events]) if part == "val" else split.test_events
+    np.minimum.at(end_U, split.events.users_E[asked], place_E[asked])
     return Questions(
         line=line,
         begin_Q=np.searchsorted(line.users_E, users_Q),
@@ -188,22 +218,6 @@ def replay_questions(split: Split, newest_share: float, refreshed_every_ms: int 
         candidates_C=np.arange(len(split.cold_val_I)),
         relevant_P=split.events.items_E[asked],
         starts=np.arange(len(asked) + 1),
-    )
-
-
-def _next_item(split: Split, targets: Ints) -> Questions:
-    """One for each of the events: which item was it, given everything before?"""
-    line, place_E = _lines(split)
-    users_Q = split.events.users_E[targets]
-    return Questions(
-        line=line,
-        begin_Q=np.searchsorted(line.users_E, users_Q),
-        end_Q=place_E[targets],
-        seen_end_Q=place_E[targets],
-        users_Q=users_Q,
-        candidates_C=np.arange(len(split.cold_val_I)),
-        relevant_P=split.events.items_E[targets],
-        starts=np.arange(len(targets) + 1),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worker.data.dataset import Bools
-from worker.evaluate.evaluation import Alone, Model
+from worker.evaluate.evaluation import COMPARED, Alone, Model
 from worker.evaluate.metrics import Estimate, Ranking, Values, difference, estimate
 from worker.evaluate.questions import Questions
 from worker.evaluate.retrieval import AMONG_FIRST, Retrieval
@@ -29,6 +29,11 @@ def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: 
             if space.is_space and (others := [model for model in models if not model.is_space])
         },
         "questions": {kind: _asked(each) for kind, each in questions.items()},
+        "lengths": {
+            kind: {name: int(chosen_Q.sum()) for name, chosen_Q in _of_length(questions[kind]).items()}
+            for kind in COMPARED
+            if kind in questions
+        },
         "models": {model.name: _model(model, questions) for model in models},
         "differences": {
             space.name: {other.name: _difference(space, other, questions) for other in models if not other.is_space}
@@ -39,6 +44,16 @@ def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: 
     }
 
 
+LENGTHS: Mapping[str, tuple[int, float]] = {
+    "0": (0, 0),
+    "1": (1, 1),
+    "2 to 4": (2, 4),
+    "5 to 9": (5, 9),
+    "10 to 19": (10, 19),
+    "20 to 49": (20, 49),
+    "50 and more": (50, np.inf),
+}
+"""Of histories, in events, from and to: where a method is good with few events and where with many."""
 JUDGED_BY = f"ndcg@{MAIN_K}"
 JUDGED_ON = ("warm", "cold")
 SURE = 2.0
@@ -94,7 +109,21 @@ def _model(model: Model, questions: Mapping[str, Questions]) -> Json:
         "seconds": round(model.seconds, 2),
         "cut": model.cut or None,
         **{kind: _figures(rankings, questions[kind]) for kind, rankings in model.rankings.items()},
+        "by_length": {
+            kind: {
+                name: _figures(rankings, questions[kind], (MAIN_K,), chosen_Q)
+                for name, chosen_Q in _of_length(questions[kind]).items()
+            }
+            for kind, rankings in model.rankings.items()
+        },
     }
+
+
+def _of_length(questions: Questions) -> dict[str, Bools]:
+    """Which questions have a history of each length; lengths that none has are left out."""
+    lengths_Q = questions.lengths_Q
+    marks = {name: (lengths_Q >= least) & (lengths_Q <= most) for name, (least, most) in LENGTHS.items()}
+    return {name: marks_Q for name, marks_Q in marks.items() if marks_Q.any()}
 
 
 def _difference(space: Model, other: Model, questions: Mapping[str, Questions]) -> Json:
@@ -210,6 +239,9 @@ KIND_TITLES = {
 }
 
 
+SHOWN_BY_LENGTH = ("warm", "cold")
+
+
 def as_text(document: Json) -> str:
     """Tables for a terminal."""
     parts = [_verdict_text(name, of, document) for name, of in document["verdict"].items()]
@@ -217,6 +249,11 @@ def as_text(document: Json) -> str:
         parts.append("\n".join(["may be better than shown here; --baseline-seconds gives them more time:", *cut]))
     parts += [
         _models_text(kind, title, document) for kind, title in KIND_TITLES.items() if kind in document["questions"]
+    ]
+    parts += [
+        _lengths_text(kind, title, document)
+        for kind, title in KIND_TITLES.items()
+        if kind in SHOWN_BY_LENGTH and kind in document["lengths"]
     ]
     parts += [_differences_text(name, others) for name, others in document["differences"].items() if others]
     parts += [text for name, each in document["spaces"].items() for text in _alone_text(name, each, document)]
@@ -253,6 +290,17 @@ def _models_text(kind: str, title: str, document: Json) -> str:
     ]
     heading = f"{title} ({asked['questions']} questions, {asked['candidates']} candidates; ± standard error over users)"
     return f"{heading}\n{table(['', *names, 'seeds'], rows)}"
+
+
+def _lengths_text(kind: str, title: str, document: Json) -> str:
+    measure, counts = f"recall@{MAIN_K}", document["lengths"][kind]
+    rows = [["questions", *map(str, counts.values())]]
+    rows += [
+        [name, *(_cell(model["by_length"][kind][length][measure]) for length in counts)]
+        for name, model in document["models"].items()
+    ]
+    heading = f"{title}: {measure} by the number of events in the history (± standard error over users)"
+    return f"{heading}\n{table(['', *counts], rows)}"
 
 
 def _differences_text(name: str, others: Json) -> str:

@@ -19,6 +19,7 @@ from worker import __version__
 from worker.align.device import device_name
 from worker.align.space import TRAINING_FOLDER, Space, require_free, write_space
 from worker.data import Dataset, Features, Loaded, Split
+from worker.data.trained_on import trained_on, write_trained_on
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
@@ -88,6 +89,7 @@ def train(
         evaluation=_figures(best),
         notes=f"trained by align-worker {__version__}, seed {settings.seed}",
     )
+    write_trained_on(folder, trained_on(dataset, split))
     write_report(
         folder,
         {

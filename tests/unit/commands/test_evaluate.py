@@ -10,6 +10,7 @@ from tests.unit.evaluate.planted import COLD_TEST, planted, write_planted
 from worker.__main__ import main
 from worker.align import Space, command
 from worker.commands.evaluate import SECONDS_BETWEEN_LINES, _Progress, require_better
+from worker.data.files import read_events, write_events
 from worker.errors import NotBetterError
 
 DATA, SPLIT = planted()
@@ -48,6 +49,95 @@ def test_spaces_of_one_shape_are_judged_together_beside_baselines(
     assert report["questions"]["warm"]["questions"] == len(SPLIT.test_events)
     assert report["questions"]["cold"]["candidates"] == COLD_TEST.sum()
     assert "40 users asked about, 6 items withheld" in output.err
+
+
+TINY = [
+    "--width", "8", "--hidden", "8", "--learned-dim", "4", "--behavior-dim", "4", "--epochs", "1", "--event", "like=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(files: Any) -> Any:
+    """Two spaces that were trained with items withheld by their seed."""
+    for seed in (0, 1):
+        name = str(files / f"trained-{seed}")
+        assert main(["train", name, *drawn(files), *TINY, "--seed", str(seed)]) == 0
+    return [str(files / f"trained-{seed}") for seed in (0, 1)]
+
+
+def drawn(files: Any) -> list[str]:
+    return [
+        "--items", f"{files}/items.msgpack", "--events", f"{files}/events.msgpack.gz", "--threads", "1",
+        "--device", "cpu",
+    ]  # fmt: skip
+
+
+QUICK = ["--baseline", "none", "--replay-share", "0", "--json"]
+
+
+def test_a_space_is_asked_about_what_it_withheld_itself(
+    files: Any, trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", trained[1], *drawn(files), *QUICK]) == 0
+    output = capsys.readouterr()
+    assert "asking about the 6 items that were withheld from training" in output.err
+    assert json.loads(output.out)["seen_in_training"][trained[1]]["num_learned"] == 0
+    assert main(["evaluate", trained[1], *drawn(files), *QUICK, "--split-seed", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--split-seed", "0"], ["--cold-share", "0.2"], ["--cold-test", "OTHER"]],
+    ids=["another seed", "another share", "another list"],
+)
+def test_a_space_is_not_asked_for_what_it_has_learned(
+    files: Any, trained: Any, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    given = [f"{files}/test.txt" if flag == "OTHER" else flag for flag in flags]
+    assert main(["evaluate", trained[1], *drawn(files), *QUICK, *given]) == 2
+    assert f"{trained[1]} has learned" in capsys.readouterr().err
+    assert main(["evaluate", trained[1], *drawn(files), *QUICK, *given, "--allow-learned"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["seen_in_training"][trained[1]]["num_learned"] > 0
+    assert "its figures are too good" in output.err
+
+
+def test_spaces_that_withheld_different_items_are_not_judged_together(
+    files: Any, trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *trained, *drawn(files), *QUICK]) == 2
+    assert f"--cold-val {trained[0]}/training/cold_val.txt" in capsys.readouterr().err
+
+
+def test_of_a_space_without_a_record_it_is_told_that_nobody_knows(
+    files: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(files, str(files / "space-0"), *QUICK)) == 0
+    assert "there is no record of what it was trained on" in capsys.readouterr().err
+
+
+def test_events_withheld_by_somebody_else_are_asked_for(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = list(read_events(files / "events.msgpack.gz"))
+    test = [event for number, event in enumerate(events) if number % 7 == 3]
+    write_events(tmp_path / "test.msgpack", test)
+    rest = [event for number, event in enumerate(events) if number % 7 != 3]
+    write_events(tmp_path / "rest.msgpack", rest)
+    data = [
+        "--items", f"{files}/items.msgpack", "--events", f"{tmp_path}/rest.msgpack", "--test-events",
+        f"{tmp_path}/test.msgpack", "--cold-share", "0", "--threads", "1", "--device", "cpu",
+    ]  # fmt: skip
+    space = str(tmp_path / "space")
+    assert main(["train", space, *data, *TINY]) == 0
+    assert main(["evaluate", space, *data, "--baseline", "ease", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["questions"]["warm"]["questions"] == len({event.user_id for event in test})
+    assert report["seen_in_training"][space] == {"num_answers": len(test), "num_learned": 0, "num_chosen_by": 0}
+    assert not report["spaces"][space]["replay"]  # there is no order of time
+    by_time = [each for each in data if each not in ("--test-events", f"{tmp_path}/test.msgpack")]
+    assert main(["evaluate", space, *by_time, "--baseline", "none"]) == 0
+    assert "was chosen by" in capsys.readouterr().err
 
 
 def test_figures_are_recorded_without_changing_the_space(files: Any, tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from tests.unit.data.builders import interactions, rows_of
 from worker.data import Split, split_by_time
-from worker.data.split import MIN_WARM_EVENTS, first_of_pairs, sample_cold_items
+from worker.data.split import (
+    MIN_ASKED_EVENTS,
+    MIN_WARM_EVENTS,
+    SHORT_SHARE,
+    GivenPairs,
+    everything_to_learn_from,
+    first_of_pairs,
+    sample_cold_items,
+    split_as_given,
+)
 
 NUM_USERS, NUM_ITEMS = 4, 12
 
@@ -32,14 +41,14 @@ def split_of(events: Any, kinds: Any) -> Split:
 def test_no_event_to_learn_from_is_after_what_its_user_is_asked(events: Any, kinds: Any) -> None:
     split = split_of(events, kinds)
     chosen = split.events
-    for val, test in zip(split.val_events, split.test_events, strict=True):
-        user = chosen.users_E[val]
-        assert chosen.users_E[test] == user
-        history = np.flatnonzero(split.train_E & (chosen.users_E == user))
-        assert (history < val).all()
-        assert val < test  # events are in order of time, so an index is a time
-        assert (chosen.times_ms_E[history] <= chosen.times_ms_E[val]).all()
-        assert chosen.times_ms_E[val] <= chosen.times_ms_E[test]
+    for user in range(NUM_USERS):  # events are in order of time, so an index is a time
+        learned, val, test = (
+            indices[chosen.users_E[indices] == user]
+            for indices in (np.flatnonzero(split.train_E), split.val_events, split.test_events)
+        )
+        for earlier, later in ((learned, val), (learned, test), (val, test)):
+            assert (earlier[:, None] < later).all()
+            assert (chosen.times_ms_E[earlier][:, None] <= chosen.times_ms_E[later]).all()
 
 
 @given(events=events_in_order, kinds=cold_masks)
@@ -56,12 +65,15 @@ def test_each_user_with_enough_warm_events_gives_one_to_each_and_the_rest_to_tra
     chosen = split.events
     warm_E = split.warm_I[chosen.items_E]
     num_warm_U = np.bincount(chosen.users_E[warm_E], minlength=NUM_USERS)
-    asked = set(np.flatnonzero(num_warm_U >= MIN_WARM_EVENTS).tolist())
-    for indices in (split.val_events, split.test_events):
-        assert len(indices) == len(asked)
-        assert set(chosen.users_E[indices].tolist()) == asked
-    left = [number - 2 if user in asked else number for user, number in enumerate(num_warm_U.tolist())]
-    assert np.bincount(chosen.users_E[split.train_E], minlength=NUM_USERS).tolist() == left
+    val_U, test_U, left_U = (
+        np.bincount(chosen.users_E[indices], minlength=NUM_USERS)
+        for indices in (split.val_events, split.test_events, split.train_E)
+    )
+    assert (left_U + val_U + test_U == num_warm_U).all()
+    is_long_U, is_single_U = num_warm_U >= MIN_WARM_EVENTS, num_warm_U < MIN_ASKED_EVENTS
+    assert ((val_U == 1) & (test_U == 1))[is_long_U].all()
+    assert (val_U + test_U <= 1)[~is_long_U].all()
+    assert (val_U + test_U == 0)[is_single_U].all()
     assert not (split.train_E & ~warm_E).any()
 
 
@@ -86,6 +98,60 @@ def test_a_repeated_favourite_is_not_asked_about_again() -> None:
     again = [*rows, (0, 0, 10, 1.0)]
     split, other = split_of(interactions(rows), ["warm"] * 12), split_of(interactions(again), ["warm"] * 12)
     assert split.events.items_E[split.test_events].tolist() == [5] == other.events.items_E[other.test_events].tolist()
+
+
+def test_users_with_few_events_are_asked_too_and_most_of_them_are_learned_from_whole() -> None:
+    events = interactions([(user, item, item, 1.0) for user in range(500) for item in range(2 + user % 3)])
+    nothing_I = np.zeros(NUM_ITEMS, bool)
+    split = split_by_time(events, nothing_I, nothing_I)
+    for indices in (split.val_events, split.test_events):
+        users = split.events.users_E[indices]
+        assert 0.7 * SHORT_SHARE < len(users) / 500 < 1.3 * SHORT_SHARE
+        assert set((2 + users % 3).tolist()) == {2, 3, 4}
+    assert not set(split.events.users_E[split.val_events]) & set(split.events.users_E[split.test_events])
+
+
+def test_who_is_asked_does_not_depend_on_who_else_there_is() -> None:
+    draws_U = np.array([0.1, 0.3, 0.9, 0.05])
+    events = interactions([(user, item, item, 1.0) for user in range(4) for item in range(3)])
+    nothing_I = np.zeros(NUM_ITEMS, bool)
+    whole = split_by_time(events, nothing_I, nothing_I, draws_U)
+    assert whole.events.users_E[whole.test_events].tolist() == [0, 3]
+    assert whole.events.users_E[whole.val_events].tolist() == [1]
+    fewer = split_by_time(events.where(events.users_E < 3), nothing_I, nothing_I, draws_U)
+    assert fewer.events.users_E[fewer.test_events].tolist() == [0]
+
+
+def given_split(val: Any) -> Split:
+    """User 0 has items 0 to 5, asked for 1 and 3; user 1 has items 0 to 2, asked for 0."""
+    events = interactions([(user, item, item, 1.0) for user, most in ((0, 6), (1, 3)) for item in range(most)])
+    nothing_I = np.zeros(NUM_ITEMS, bool)
+    test = GivenPairs(np.array([0, 0, 1]), np.array([1, 3, 0]))
+    return split_as_given(events, nothing_I, nothing_I, val, test)
+
+
+def test_a_given_split_asks_for_what_it_names_whatever_its_time() -> None:
+    split = given_split(GivenPairs(np.array([0]), np.array([2])))
+    named = [(split.events.users_E[each].tolist(), split.events.items_E[each].tolist())
+             for each in (split.train_E, split.val_events, split.test_events)]  # fmt: skip
+    assert named == [([0, 0, 0, 1, 1], [0, 4, 5, 1, 2]), ([0], [2]), ([0, 0, 1], [1, 3, 0])]
+    assert split.order == "given"
+
+
+def test_where_only_the_test_is_given_the_last_of_the_rest_is_to_choose_by() -> None:
+    events = interactions([(0, item, item, 1.0) for item in range(7)])
+    nothing_I = np.zeros(NUM_ITEMS, bool)
+    split = split_as_given(events, nothing_I, nothing_I, None, GivenPairs(np.array([0]), np.array([1])))
+    assert split.events.items_E[split.val_events].tolist() == [6]
+    assert split.events.items_E[split.train_E].tolist() == [0, 2, 3, 4, 5]
+
+
+@given(events=events_in_order, kinds=cold_masks)
+def test_what_has_been_judged_can_be_learned_from_whole(events: Any, kinds: Any) -> None:
+    whole = everything_to_learn_from(split_of(events, kinds))
+    assert whole.train_E.all()
+    assert whole.warm_I.all()
+    assert not len(whole.val_events) + len(whole.test_events)
 
 
 def test_without_events_nobody_is_asked() -> None:

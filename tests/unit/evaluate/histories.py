@@ -17,5 +17,6 @@ def events(*rows: tuple[int, int, float]) -> Interactions:
 
 
 def split_of(num_items: int, of: Interactions, cold_val: set[int], cold_test: set[int]) -> Split:
-    masks = [np.isin(np.arange(num_items), list(items)) for items in (cold_val, cold_test)]
-    return split_by_time(of, *masks)
+    cold_val_I, cold_test_I = (np.isin(np.arange(num_items), list(items)) for items in (cold_val, cold_test))
+    nobody = np.ones(int(of.users_E.max()) + 1)  # of those with few events
+    return split_by_time(of, cold_val_I, cold_test_I, nobody)

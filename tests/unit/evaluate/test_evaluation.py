@@ -16,7 +16,7 @@ from worker.evaluate.evaluation import BEHIND, Model, all_questions, judge_basel
 from worker.evaluate.metrics import Ranking
 from worker.evaluate.plots import draw
 from worker.evaluate.questions import ask
-from worker.evaluate.report import KS, as_text, report, space_figures, table, verdict
+from worker.evaluate.report import KS, LENGTHS, as_text, report, space_figures, table, verdict
 
 DATA, SPLIT = planted()
 QUESTIONS = all_questions(SPLIT, 0.9)
@@ -92,6 +92,27 @@ def test_seeds_are_averaged_and_their_deviation_shown(answers: Any, document: An
     shown = document["models"]["ours"]["cold"]["ndcg@20"]
     assert (shown["mean"], shown["sd"]) == (pytest.approx(np.mean(of_seeds)), pytest.approx(np.std(of_seeds, ddof=1)))
     assert document["models"]["content mean, text"]["cold"]["ndcg@20"]["sd"] is None
+
+
+def test_figures_by_length_are_those_of_the_questions_with_as_long_a_history(document: Any) -> None:
+    counts = document["lengths"]["warm"]
+    assert sum(counts.values()) == len(QUESTIONS["warm"])
+    lengths_Q = QUESTIONS["warm"].lengths_Q
+    assert counts == {
+        name: int(((lengths_Q >= least) & (lengths_Q <= most)).sum())
+        for name, (least, most) in LENGTHS.items()
+        if ((lengths_Q >= least) & (lengths_Q <= most)).any()
+    }
+    model = document["models"]["ours"]
+    shares = [count * model["by_length"]["warm"][name]["ndcg@20"]["mean"] for name, count in counts.items()]
+    assert sum(shares) / len(lengths_Q) == pytest.approx(model["warm"]["ndcg@20"]["mean"])
+    assert "by the number of events in the history" in as_text(document)
+
+
+def test_who_has_no_history_is_shown_what_is_popular_by_every_baseline() -> None:
+    asked = {"warm": QUESTIONS["warm"].behind(99)}
+    content, popular = (judge_baseline(each, DATA, SPLIT, [0], asked) for each in (ContentMean(["text"]), Popularity()))
+    assert (content.rankings["warm"][0].ranks_P == popular.rankings["warm"][0].ranks_P).all()
 
 
 def test_differences_are_those_of_the_means(document: Any) -> None:

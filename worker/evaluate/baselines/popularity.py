@@ -25,6 +25,6 @@ class Popularity:
         count_I = known.count_I
 
         def score(questions: Questions) -> Tensor:
-            return torch.from_numpy(count_I[questions.candidates_C]).float().expand(len(questions), -1)
+            return torch.from_numpy(count_I[questions.candidates_C]).float().repeat(len(questions), 1)
 
         return score
