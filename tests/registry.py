@@ -4,13 +4,18 @@ asking for it by id, or by subject and version."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
+import ssl
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlparse
+
+from tests.brokers.certificates import Identity
 
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
@@ -18,16 +23,23 @@ _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 class SchemaRegistry:
     """Serves within a `with` block."""
 
-    def __init__(self, credentials: str | None = None) -> None:
-        """`credentials`: `user:password`, without which it answers 401."""
+    def __init__(self, credentials: str | None = None, identity: Identity | None = None) -> None:
+        """`credentials`: `user:password`, without which it answers 401. `identity`: it speaks TLS."""
         self.credentials = credentials
         self.requests: list[str] = []
         self.status: int | None = None
         """Answered to everything, where it is set."""
+        self.nonsense: Callable[[BinaryIO], object] | None = None
+        """Written in place of every answer, where it is set; the connection ends behind it."""
         self._by_id: dict[int, dict[str, Any]] = {}
         self._serialized: dict[int, str] = {}
         self._subjects: dict[str, list[int]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._scheme = "http" if identity is None else "https"
+        if identity is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(identity.certificate, identity.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True)
 
     def __enter__(self) -> SchemaRegistry:
@@ -43,7 +55,7 @@ class SchemaRegistry:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def register(
         self,
@@ -123,6 +135,12 @@ def _handler(registry: SchemaRegistry) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, method: str) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if registry.nonsense is not None:
+                registry.requests.append(f"{method} {self.path}")
+                self.close_connection = True
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    registry.nonsense(self.wfile)
+                return
             status, value = registry.answer(method, self.path, body, self.headers.get("Authorization") or "")
             data = json.dumps(value).encode()
             self.send_response(status)

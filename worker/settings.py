@@ -357,8 +357,8 @@ class RegistrySettings(_Group):
     ssl_cafile: Path | None = None
     """Certificates that the registry's own is checked against. Default: those of this machine."""
     timeout_s: float = Field(10.0, gt=0, le=20)
-    """How long a schema may take, which is asked for at its first record. After that the process ends, and no record is
-    refused for it."""
+    """How long an answer may take. A schema is asked for at its first record, and asked for again until the registry
+    answers: its partition waits meanwhile, and no record is refused. A command that reads a topic ends after this."""
 
     @model_validator(mode="before")
     @classmethod

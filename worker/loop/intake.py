@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
+from worker.errors import ClientError
 from worker.loop.assigned_partition import AssignedPartition
 from worker.loop.assignment import Assignment
 from worker.loop.key_watch import KeyWatch
@@ -13,8 +15,10 @@ from worker.loop.ledger import Ledger
 from worker.loop.log_continuity import LogContinuity
 from worker.loop.read_faults import ReadFaults
 from worker.loop.restore import RestoreStage
+from worker.mapping.registry import Lookup
 from worker.monitoring.metrics import Metrics
 from worker.partitions.state import PartitionState, StopReason
+from worker.partitions.tenure import Tenure
 from worker.records import Record, TopicPartition
 from worker.roles.role import Role
 from worker.stages.batch_queue import BatchQueue
@@ -37,10 +41,12 @@ class Intake:
         restore: RestoreStage,
         ledger: Ledger,
         lag: Callable[[Collection[TopicPartition]], Mapping[TopicPartition, int]],
+        rewind: Callable[[TopicPartition, int], None],
         max_records: int,
         metrics: Metrics,
     ) -> None:
-        """`lag`: offsets that partitions have which have not been polled. `max_records`: of a micro-batch; so many are
+        """`lag`: offsets that partitions have which have not been polled. `rewind` has a partition, once it is running,
+        read again from an offset; raises what the client raises. `max_records`: of a micro-batch; so many are
         computed anew at a time."""
         self._role = role
         self._topic = role.topics.inputs
@@ -52,9 +58,12 @@ class Intake:
         self._restore = restore
         self._ledger = ledger
         self._lag = lag
+        self._rewind = rewind
         self._max_records = max_records
         self._metrics = metrics
         self._keys = KeyWatch(role.topics, metrics)
+        self._awaited: dict[TopicPartition, tuple[Tenure, Lookup[Any]]] = {}
+        """Partitions that are held before a record whose schema is being asked for."""
 
     def accept(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
         """Queue what has been polled, or hand it to be encoded first."""
@@ -76,10 +85,15 @@ class Intake:
             return  # fetched before it was paused; the seek of its tenure brings it again
         if not self._continuity.follow(assigned, records[0].offset):
             return
+        decoded = self._role.decode(records)
+        if decoded.awaits is not None:
+            first = records[len(decoded.entries)].offset
+            records = records[: len(decoded.entries)]
+            if not self._await(assigned, tenure, first, decoded.awaits) or not records:
+                return
         tenure.reached(records[-1].offset + 1)
         if (notice := self._keys.look(assigned.partition, records, self._restore.looked)) is not None:
             self._ledger.notice(notice)
-        decoded = self._role.decode(records)
         self._metrics.features_ignored.labels(self._topic).inc(decoded.num_features_ignored)
         self._metrics.content_ignored.labels(self._topic).inc(decoded.num_content_ignored)
         self._ledger.consumed(len(records))
@@ -89,6 +103,35 @@ class Intake:
             self._encoding.put(tenure, decoded.entries)
         else:
             self._queue.put(tenure, self._role.accept(decoded.entries, tenure.overlay))
+
+    def _await(self, assigned: AssignedPartition, tenure: Tenure, offset: int, lookup: Lookup[Any]) -> bool:
+        """Read a partition no further than to a record that cannot be read yet. Whether it can be read on from there;
+        otherwise it begins again from its commit."""
+        try:
+            self._rewind(assigned.partition, offset)
+        except ClientError as error:
+            self._assignment.rewind(assigned, 0.0, error.one_line(), StopReason.REGISTRY_DOWN)
+            return False
+        assigned.hold(StopReason.REGISTRY_DOWN, lookup.detail)
+        self._awaited[assigned.partition] = tenure, lookup
+        return True
+
+    def hold_for_registry(self) -> None:
+        """A partition with a record whose schema is being asked for is read on once that is settled, one way or the
+        other; the others go on."""
+        for partition, (tenure, lookup) in list(self._awaited.items()):
+            if partition not in self._assignment:
+                del self._awaited[partition]
+                continue
+            assigned = self._assignment[partition]
+            if assigned.tenure is not tenure or not assigned.is_held_for(StopReason.REGISTRY_DOWN):
+                del self._awaited[partition]
+            elif lookup.is_settled:
+                del self._awaited[partition]
+                log.info("partition %d is read on", partition.partition, extra={"action": "read_on"})
+                assigned.go_on()
+            else:
+                assigned.hold(StopReason.REGISTRY_DOWN, lookup.detail)
 
     def accept_encoded(self) -> None:
         """Queue what was raw content and has become features."""

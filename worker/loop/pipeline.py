@@ -158,6 +158,7 @@ class Pipeline:
             self.restore,
             self.ledger,
             self._consumer.lag,
+            self._source.rewind,
             batch.max_records,
             metrics,
         )
@@ -212,6 +213,7 @@ class Pipeline:
             self._start_restored()  # partitions restored, or stopped long enough
             self._intake.accept(polled)  # decode, accept, queue
             self.faults.stop_unreadable(time.monotonic())  # partitions with a batch that cannot be read
+            self._intake.hold_for_registry()  # partitions with a record whose schema is being asked for
             self._intake.hold_for_encoders()  # partitions whose content waits for an encoder that is down
             self._intake.accept_encoded()  # the same for what was raw content
             self._intake.recompute(is_backlog=self.observer.is_backlog)  # what has changed outside the log

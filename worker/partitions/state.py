@@ -70,3 +70,5 @@ class StopReason(StrEnum):
     ENCODER_DOWN = "encoder_down"
     """An encoder that is elsewhere does not answer, or is another one than before. What needs it waits, and is read on
     when it is well."""
+    REGISTRY_DOWN = "registry_down"
+    """A schema registry does not answer. Records of a schema that is not known yet wait for it."""

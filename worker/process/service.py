@@ -276,6 +276,8 @@ class Service:
             self.http.close()
             if self._member_name is not None:
                 self._member_name.close()
+            if self._inputs.registry is not None:
+                self._inputs.registry.close()
 
     def _run(self, stop: threading.Event) -> None:
         settings = self.settings

@@ -14,6 +14,7 @@ from schemas import DEFAULT_LIMITS, NewItem, Reason, SchemaError, UserEvent, dec
 from worker.errors import SystemicError, UnreadableError
 from worker.kafka.port import Outbound, PartitionReader
 from worker.mapping.items import Deletion, Skipped
+from worker.mapping.registry import AwaitedError
 from worker.mapping.source import EventSource, ItemSource
 from worker.monitoring.metrics import Metrics
 from worker.partitions.batch_slice import Receipt
@@ -151,7 +152,13 @@ class RelayRole:
         self._max_future_ms = round(max_future_s * 1000)
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
-        return DecodedRecords([self._decode_one(record) for record in records])
+        decoded = DecodedRecords()
+        try:
+            for record in records:
+                decoded.entries.append(self._decode_one(record))
+        except AwaitedError as error:
+            decoded.awaits = error.lookup
+        return decoded
 
     def _decode_one(self, record: Record) -> Decoded:
         if isinstance(record, OversizedRecord):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas import (
     DEFAULT_LIMITS,
@@ -33,6 +33,7 @@ from schemas.times import SECONDS_TO
 from worker.align import Contract, Refusal
 from worker.align.history import Event
 from worker.mapping.items import Deletion, Skipped
+from worker.mapping.registry import AwaitedError, Lookup
 from worker.records import (
     Action,
     Decoded,
@@ -57,6 +58,8 @@ class DecodedRecords:
     """One decoded entry per record, in order, and what was left out of them."""
 
     entries: list[Decoded] = field(default_factory=list)
+    awaits: Lookup[Any] | None = None
+    """What the first record without an entry needs to be read: it and all behind it are to come again."""
     num_features_ignored: int = 0
     num_content_ignored: int = 0
     uninformative: Counter[str] = field(default_factory=Counter)
@@ -125,8 +128,11 @@ class ItemDecoder:
         """Decode consecutive records. Never raises for what a record holds."""
         decoded = DecodedRecords()
         add, decode_one = decoded.entries.append, self._decode_one if self._foreign is None else self._decode_foreign
-        for record in records:
-            add(decode_one(record, decoded))
+        try:
+            for record in records:
+                add(decode_one(record, decoded))
+        except AwaitedError as error:
+            decoded.awaits = error.lookup
         self._look_at_elements(decoded)
         return decoded
 
@@ -318,8 +324,11 @@ class EventDecoder:
         """Decode consecutive records. Never raises for what a record holds."""
         decoded = DecodedRecords()
         decode_one = self._decode_one if self._foreign is None else self._decode_foreign
-        for record in records:
-            decoded.entries.append(decode_one(record, decoded.unused_types))
+        try:
+            for record in records:
+                decoded.entries.append(decode_one(record, decoded.unused_types))
+        except AwaitedError as error:
+            decoded.awaits = error.lookup
         return decoded
 
     def _decode_one(self, record: Record, unused_types: Counter[str]) -> Decoded:

@@ -511,11 +511,9 @@ def test_a_registry_that_does_not_answer_refuses_no_record(items: MakeItems) -> 
     with SchemaRegistry() as registry:
         source = items(AVRO_SHOP, "avro", registry)
         registry.status = 503
-        with pytest.raises(
-            UnreachableError, match=r"input\.registry\.url: the schema registry at .* \(it answers 503\)"
-        ):
+        with pytest.raises(UnreachableError, match=r"input\.registry\.url: the schema registry at .* answers 503"):
             source.read(record(framed(1, b"")))
-    with pytest.raises(UnreachableError, match=r"cannot be asked within 2 s"):
+    with pytest.raises(UnreachableError, match=r"cannot be reached"):
         source.read(record(framed(2, b"")))
 
 
