@@ -23,9 +23,9 @@ import numpy as np
 from tests import media_files
 from worker.encode.decoder_pool import DecoderPool, Job
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, TextForm
+from worker.encode.media.forms import Audio, AudioForm, Form, ImageForm, Images, Part, TextForm
 
-FORMS: tuple[Form, ...] = (PictureForm(32, 32, frames=4), SoundForm(16_000, 1.0, windows=2), TextForm(1_000))
+FORMS: tuple[Form, ...] = (ImageForm(32, 32, frames=4), AudioForm(16_000, 1.0, windows=2), TextForm(1_000))
 MEMORY_BYTES = 512 * 2**20
 TIMEOUT_S = 20.0
 CHUNK = 256
@@ -157,9 +157,9 @@ def _judge(name: str, result: Sequence[Part | None] | ContentError, outcome: Out
         return
     outcome.decoded += 1
     for form, part in zip(FORMS, result, strict=True):
-        if isinstance(part, Pictures) and part.pixels_NHW3.shape[1:] != (32, 32, 3):
+        if isinstance(part, Images) and part.pixels_NHW3.shape[1:] != (32, 32, 3):
             outcome.violations.append(f"{name}: pixels of shape {part.pixels_NHW3.shape} for {form}")
-        if isinstance(part, Sound) and not np.isfinite(part.samples_NT).all():
+        if isinstance(part, Audio) and not np.isfinite(part.samples_NT).all():
             outcome.violations.append(f"{name}: samples that are not finite")
 
 

@@ -502,21 +502,21 @@ class EncodeSettings(_Group):
     query_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
     """What `recommend --text` puts before its words, by modality, instead of what a model directory says."""
     frames: int = Field(8, ge=1, le=256)
-    """Frames taken of a film."""
+    """Frames taken of a video."""
     windows: int = Field(4, ge=1, le=256)
-    """Windows taken of a sound that is longer than one."""
+    """Windows taken of an audio clip that is longer than one."""
     decoders: int = Field(0, ge=0, le=256)
     """Processes that read media files. 0: one less than there are cores."""
     decode_timeout_s: float = Field(20.0, gt=0)
-    """A file that takes longer is given up, with its decoder. Too low: good films are refused on a busy machine."""
+    """A file that takes longer is given up, with its decoder. Too low: good videos are refused on a busy machine."""
     decode_memory_mb: int = Field(1_024, ge=128)
     """Memory that one decoder may have."""
     max_bytes: int = Field(64 * 2**20, ge=1_024)
     """Largest file that is read or fetched."""
     max_pixels: int = Field(50_000_000, ge=1_024)
-    """Largest picture or frame."""
+    """Largest image or frame."""
     max_seconds: float = Field(600.0, gt=0)
-    """Longest sound or film."""
+    """Longest audio or video."""
     cache_bytes: int = Field(64 * 2**20, ge=0)
     """Features that are kept, so that an item whose content has not changed is not encoded again."""
     fetch: FetchSettings = FetchSettings()

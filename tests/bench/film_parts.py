@@ -34,7 +34,7 @@ from worker.data.progress import counted
 from worker.encode.batching import cost_batches
 from worker.encode.encoder import Encoder
 from worker.encode.media.decoding import decode
-from worker.encode.media.forms import MediaLimits, Part, PictureForm, Pictures, Text
+from worker.encode.media.forms import ImageForm, Images, MediaLimits, Part, Text
 from worker.encode.registry import load_encoder
 from worker.train.start import principal_components
 
@@ -109,7 +109,7 @@ class Cutter:
 
     def _patches(self, item_ids: Sequence[str], encoder: Encoder) -> Iterator[list[Part]]:
         (whole,) = encoder.forms(1)
-        assert isinstance(whole, PictureForm)
+        assert isinstance(whole, ImageForm)
         fine = replace(whole, height=whole.height * self.grid, width=whole.width * self.grid)
         with zipfile.ZipFile(self.films / POSTERS) as posters:
             known = set(posters.namelist())
@@ -119,8 +119,8 @@ class Cutter:
                     yield []
                     continue
                 picture, pixels = decode(posters.read(name), [whole, fine], MediaLimits())
-                assert isinstance(picture, Pictures)
-                assert isinstance(pixels, Pictures)
+                assert isinstance(picture, Images)
+                assert isinstance(pixels, Images)
                 yield [picture, *patches(pixels, self.grid)]
 
 
@@ -130,12 +130,12 @@ def sentences(text: str, most: int) -> list[str]:
     return found if len(found) <= most else [*found[: most - 1], " ".join(found[most - 1 :])]
 
 
-def patches(picture: Pictures, grid: int) -> list[Part]:
+def patches(picture: Images, grid: int) -> list[Part]:
     """Equal parts of a picture, row by row."""
     _, height, width, _ = picture.pixels_NHW3.shape
     rows, columns = height // grid, width // grid
     return [
-        Pictures(picture.pixels_NHW3[:, top : top + rows, left : left + columns], picture.times_s)
+        Images(picture.pixels_NHW3[:, top : top + rows, left : left + columns], picture.times_s)
         for top in range(0, rows * grid, rows)
         for left in range(0, columns * grid, columns)
     ]

@@ -57,7 +57,7 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="items for a picture, sound, film, text, or a file with one item; needs space.path",
+        help="items for an image, audio, video, text, or a file with one item; needs space.path",
     )
     how = command.add_argument_group("how they are answered")
     how.add_argument("--by", metavar="MODALITY", help="compare this modality of the query alone (default: as --among)")

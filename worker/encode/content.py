@@ -26,7 +26,7 @@ from worker.encode.decoder_pool import DecoderPool, Job
 from worker.encode.encoder import Encoder, Piece, RemoteEncoder, RemoteFigures, UnavailableError, unit_rows
 from worker.encode.fetch import Fetcher
 from worker.encode.media.errors import ContentError, undecodable
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
+from worker.encode.media.forms import Audio, AudioForm, Form, ImageForm, Images, Part, Text, TextForm
 from worker.errors import SystemicError
 
 Known = Mapping[str, tuple[bytes, Feature]]
@@ -48,7 +48,7 @@ class Route:
     modality: str
     """Of the feature."""
     content: str
-    """Key of the content. Several routes may start at one: frames, sound and subtitles of a film. `image+text`: both
+    """Key of the content. Several routes may start at one: frames, audio and subtitles of a video. `image+text`: both
     together go into one vector."""
     encoder: Encoder
     max_vectors: int = 1
@@ -216,7 +216,7 @@ class ContentEncoder:
     ) -> tuple[list[Encoded | ContentError], Report]:
         """The features of each item's contents for its `modalities`, or why it is refused; in order.
 
-        A modality that a content has nothing for (the sound of a silent film) is left out, as long as it has something
+        A modality that a content has nothing for (the audio of a silent video) is left out, as long as it has something
         for another. A content behind what is `known` of its item is not encoded again, nor one in the cache, nor one
         twice in this call. `beat` is called after each step that may take long; what it raises ends the call. `trace`
         is a trace context (W3C) that requests to encoders elsewhere carry on.
@@ -484,10 +484,10 @@ def _require_working(encoder: Encoder, cause: Exception | None) -> None:
 
 def _sample(form: Form) -> Part:
     """A content that every encoder can encode."""
-    if isinstance(form, PictureForm):
-        return Pictures(np.full((1, form.height, form.width, 3), 128, np.uint8), (0.0,))
-    if isinstance(form, SoundForm):
-        return Sound(np.zeros((1, round(form.rate * form.seconds)), np.float32), (0.0,))
+    if isinstance(form, ImageForm):
+        return Images(np.full((1, form.height, form.width, 3), 128, np.uint8), (0.0,))
+    if isinstance(form, AudioForm):
+        return Audio(np.zeros((1, round(form.rate * form.seconds)), np.float32), (0.0,))
     return Text("a")
 
 
@@ -501,7 +501,7 @@ def _share_out(work: _Work, parts: Sequence[Part | None]) -> None:
     for route in work.routes:
         num = len(route.encoder.forms(route.num_samples))
         mine = list(parts[position : position + num])
-        if not work.is_member and any(isinstance(part, Pictures) for part in mine):
+        if not work.is_member and any(isinstance(part, Images) for part in mine):
             # A title and subtitles go into no vector of frames, where the encoder knows both.
             mine = [None if isinstance(part, Text) else part for part in mine]
         work.parts[route.modality] = mine

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from schemas import DEFAULT_LIMITS
 from worker.encode.encoder import Encoder, Piece, Unit
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
+from worker.encode.media.forms import Audio, AudioForm, Form, ImageForm, Images, Part, Text, TextForm
 
 SAME = 1e-3
 """Most that an element of a unit vector may differ by, alone and in a batch."""
@@ -36,7 +36,7 @@ def problems(encoder: Encoder) -> list[str]:
 def _problems(encoder: Encoder) -> Iterator[str]:
     forms = encoder.forms(2)
     if not forms or not all(isinstance(form, Form) for form in forms):
-        yield "forms(n) must be a tuple with at least one PictureForm, SoundForm or TextForm"
+        yield "forms(n) must be a tuple with at least one ImageForm, AudioForm or TextForm"
         return
     if encoder.pieces([None] * len(forms)):
         yield "pieces() must be empty for a content that has nothing in any of the forms"
@@ -102,15 +102,15 @@ def samples(form: Form) -> list[Part]:
     dice = np.random.default_rng(0)
     if isinstance(form, TextForm):
         return [Text(text[: form.chars]) for text in TEXTS]
-    if isinstance(form, SoundForm):
+    if isinstance(form, AudioForm):
         steps = np.arange(max(1, round(form.rate * form.seconds))) / form.rate
         tones = [np.sin(2 * np.pi * hertz * steps).astype(np.float32)[None] for hertz in (220.0, 880.0)]
-        return [Sound(tones[0], (0.0,)), Sound(tones[1][:, : max(1, len(steps) // 2)], (0.0,))]
+        return [Audio(tones[0], (0.0,)), Audio(tones[1][:, : max(1, len(steps) // 2)], (0.0,))]
     height, width = _size(form)
     noise = dice.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     slope = np.broadcast_to(np.linspace(0, 255, width, dtype=np.uint8)[None, None, :, None], noise.shape)
-    return [Pictures(noise, (0.0,)), Pictures(np.ascontiguousarray(slope), (0.0,))]
+    return [Images(noise, (0.0,)), Images(np.ascontiguousarray(slope), (0.0,))]
 
 
-def _size(form: PictureForm) -> tuple[int, int]:
+def _size(form: ImageForm) -> tuple[int, int]:
     return form.height, form.width

@@ -48,11 +48,11 @@ def _load() -> None:
     for encoding in ("utf-8-sig", "utf-8", "latin-1", "ascii", "utf-16", "utf-16-le", "utf-16-be"):
         codecs.lookup(encoding)
     with contextlib.suppress(ImportError):  # without the extra `media`, text can still be read
-        from worker.encode.media import container, film, pictures, sound
+        from worker.encode.media import audio, container, image, video
 
         container.load()
-        pictures.load()
-        del film, sound
+        image.load()
+        del audio, video
 
 
 def _answer(request: Any, limits: MediaLimits) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class _Own(NamedTuple):
 
 
 class EitherSide:
-    """Encodes a content by the first of its sides that finds something in it: the frames of a film before its title.
+    """Encodes a content by the first of its sides that finds something in it: the frames of a video before its title.
 
     All sides have one name and one number of dimensions. Costs are those of the first side.
     """

@@ -17,7 +17,7 @@ Unit = Literal["tokens", "pixels", "samples"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one vector is made of: a text, a picture or frame, a window of sound."""
+    """What one vector is made of: a text, an image or frame, a window of audio."""
 
     payload: Any
     """Known to the encoder that made it."""

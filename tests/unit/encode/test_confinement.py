@@ -16,7 +16,7 @@ from tests import media_files
 from worker.encode import decoder_pool
 from worker.encode.confinement import _ARCHITECTURES, environment, filter_program
 from worker.encode.decoder_pool import DecoderPool, Job
-from worker.encode.media.forms import PictureForm, Text, TextForm
+from worker.encode.media.forms import ImageForm, Text, TextForm
 
 KILLED, REFUSED, ALLOWED = 0x80000000, 0x00050000 | errno.EPERM, 0x7FFF0000
 IS_FILTERED = sys.platform == "linux" and platform.machine() in _ARCHITECTURES
@@ -140,7 +140,7 @@ def test_what_the_platform_does_not_protect_from_is_said_once(
     pool = DecoderPool(2)
     pool.warm_up()
     assert pool.num_started == 2
-    assert pool.decode(Job(media_files.picture(), [PictureForm(8, 8)]))
+    assert pool.decode(Job(media_files.picture(), [ImageForm(8, 8)]))
     pool.close()
     (told,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert "no filter of system calls is known for" in told.message

@@ -17,9 +17,9 @@ from worker.encode import decoder_pool
 from worker.encode.decoder_pool import DecoderPool, Job, _DiedError, _LateError
 from worker.encode.media.decoding import decode
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import MediaLimits, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
+from worker.encode.media.forms import Audio, AudioForm, ImageForm, Images, MediaLimits, Text, TextForm
 
-FORMS = (PictureForm(24, 32, frames=4), SoundForm(16_000, 0.25, windows=2), TextForm(100))
+FORMS = (ImageForm(24, 32, frames=4), AudioForm(16_000, 0.25, windows=2), TextForm(100))
 GOOD = Job(media_files.picture(), [FORMS[0]])
 # Half a second of work and 150 MB: enough to be caught in the middle of it.
 LARGE = Job(media_files.picture("PNG", np.zeros((7_000, 7_000, 3), np.uint8)), [FORMS[0]])
@@ -54,8 +54,8 @@ def test_a_refusal_comes_back_with_its_reason(pool: DecoderPool) -> None:
     assert isinstance(good, list)
 
 
-PICTURE = {"part": "Pictures", "shape": [1, 8, 8, 3], "data": bytes(192), "times": [0.0]}
-SOUND = {"part": "Sound", "shape": [1, 4], "data": bytes(16), "times": [0.0]}
+PICTURE = {"part": "Images", "shape": [1, 8, 8, 3], "data": bytes(192), "times": [0.0]}
+AUDIO = {"part": "Audio", "shape": [1, 4], "data": bytes(16), "times": [0.0]}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ SOUND = {"part": "Sound", "shape": [1, 4], "data": bytes(16), "times": [0.0]}
     [
         {"parts": []},
         {"parts": [PICTURE, PICTURE]},
-        {"parts": [SOUND]},
+        {"parts": [AUDIO]},
         {"parts": [{"part": "Text", "text": "x"}]},
         {"parts": [{**PICTURE, "shape": [1, 4, 16, 3]}]},
         {"parts": [{**PICTURE, "shape": [192]}]},
@@ -89,17 +89,17 @@ def test_an_answer_that_is_none_costs_the_file_and_nothing_else(reply: object, m
     with monkeypatch.context() as taken_over:
         taken_over.setattr(decoder_pool, "COMMAND", (sys.executable, "-c", code))
         with pytest.raises(ContentError, match="answered with nonsense") as caught:
-            pool.decode(Job(b"", [PictureForm(8, 8)]))
+            pool.decode(Job(b"", [ImageForm(8, 8)]))
     assert caught.value.reason is Reason.DECODER_FAILED
     pool.close()
 
 
 def test_the_largest_answers_are_within_the_bound(pool: DecoderPool) -> None:
     film = media_files.film(title="T" * 300, samples_CT=media_files.tone(2, rate=48_000))
-    forms = (PictureForm(200, 300, frames=16), SoundForm(48_000, 0.1, windows=20), TextForm(300))
+    forms = (ImageForm(200, 300, frames=16), AudioForm(48_000, 0.1, windows=20), TextForm(300))
     pictures, sound, text = pool.decode(Job(film, forms))
-    assert isinstance(pictures, Pictures)
-    assert isinstance(sound, Sound)
+    assert isinstance(pictures, Images)
+    assert isinstance(sound, Audio)
     assert (len(pictures.times_s), len(sound.times_s), text) == (16, 20, Text("T" * 300))
 
 

@@ -17,19 +17,19 @@ from tests import heif_files, media_files
 from worker.encode.media.decoding import decode
 from worker.encode.media.errors import ContentError
 from worker.encode.media.forms import (
+    Audio,
+    AudioForm,
     Form,
+    ImageForm,
+    Images,
     MediaLimits,
     Part,
-    PictureForm,
-    Pictures,
-    Sound,
-    SoundForm,
     Text,
     TextForm,
 )
 
-PIXELS = PictureForm(24, 32, frames=4)
-SAMPLES = SoundForm(16_000, 0.25, windows=2)
+PIXELS = ImageForm(24, 32, frames=4)
+SAMPLES = AudioForm(16_000, 0.25, windows=2)
 WORDS = TextForm(1_000)
 LIMITS = MediaLimits()
 
@@ -40,16 +40,16 @@ def one(data: bytes, form: Form, limits: MediaLimits = LIMITS) -> Part:
     return part
 
 
-def pixels(data: bytes, form: PictureForm = PIXELS) -> np.ndarray:
+def pixels(data: bytes, form: ImageForm = PIXELS) -> np.ndarray:
     part = one(data, form)
-    assert isinstance(part, Pictures)
+    assert isinstance(part, Images)
     assert part.pixels_NHW3.shape[1:] == (form.height, form.width, 3)
     return part.pixels_NHW3
 
 
-def samples(data: bytes, form: SoundForm = SAMPLES) -> np.ndarray:
+def samples(data: bytes, form: AudioForm = SAMPLES) -> np.ndarray:
     part = one(data, form)
-    assert isinstance(part, Sound)
+    assert isinstance(part, Audio)
     assert np.isfinite(part.samples_NT).all()
     return part.samples_NT
 
@@ -80,7 +80,7 @@ def test_a_sound_is_heard_at_the_rate_asked_for(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["mp4", "webm", "mkv"])
 def test_a_film_gives_frames_in_order_at_the_middles_of_equal_parts(kind: str) -> None:
     part = one(media_files.EVERY_KIND[kind](), PIXELS)
-    assert isinstance(part, Pictures)
+    assert isinstance(part, Images)
     assert part.times_s == pytest.approx([0.25, 0.75, 1.25, 1.75], abs=0.13)
     disc = [float((frame[..., 0] > 128).nonzero()[1].mean()) for frame in part.pixels_NHW3]
     assert disc == sorted(disc)
@@ -88,11 +88,11 @@ def test_a_film_gives_frames_in_order_at_the_middles_of_equal_parts(kind: str) -
 
 
 def test_one_film_serves_several_encoders() -> None:
-    forms: list[Form] = [PIXELS, SAMPLES, PictureForm(8, 8), WORDS]
+    forms: list[Form] = [PIXELS, SAMPLES, ImageForm(8, 8), WORDS]
     frames, sound, small, text = decode(media_files.EVERY_KIND["mp4"](), forms, LIMITS)
-    assert isinstance(frames, Pictures)
-    assert isinstance(sound, Sound)
-    assert isinstance(small, Pictures)
+    assert isinstance(frames, Images)
+    assert isinstance(sound, Audio)
+    assert isinstance(small, Images)
     assert (len(frames.pixels_NHW3), len(sound.samples_NT), len(small.pixels_NHW3)) == (4, 2, 1)
     assert text == Text("a disc")
 
@@ -107,7 +107,7 @@ def test_subtitles_follow_the_title() -> None:
 def test_a_film_is_searched_for_frames_that_are_far_apart() -> None:
     frames = [media_files.scene(at=at) for at in np.linspace(0.1, 0.9, 60)]
     part = one(media_files.film(frames=frames, fps=2, sound_codec=None), PIXELS)
-    assert isinstance(part, Pictures)
+    assert isinstance(part, Images)
     assert part.times_s == pytest.approx([3.75, 11.25, 18.75, 26.25], abs=0.5)
 
 
@@ -117,15 +117,15 @@ def clip(num_frames: int = 40, **options: Any) -> bytes:
     return media_files.film(sound_codec=None, frames=frames, **options)
 
 
-def frames(data: bytes, form: PictureForm = PIXELS) -> Pictures:
+def frames(data: bytes, form: ImageForm = PIXELS) -> Images:
     part = one(data, form)
-    assert isinstance(part, Pictures)
+    assert isinstance(part, Images)
     return part
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4, 7, 8])
 def test_a_film_without_a_duration_gives_the_frames_that_one_with_it_gives(num: int) -> None:
-    form = PictureForm(24, 32, frames=num)
+    form = ImageForm(24, 32, frames=num)
     options = {"container": "webm", "codec": "libvpx-vp9"}
     declared = frames(clip(**options), form)
     live = frames(clip(options={"live": "1"}, **options), form)
@@ -164,10 +164,10 @@ def test_a_film_whose_frames_last_unequally_shows_what_is_on_the_screen_at_the_m
 
 
 def test_each_encoder_gets_the_middles_of_its_own_number_of_parts() -> None:
-    four, one_, two = decode(clip(), [PIXELS, PictureForm(24, 32), PictureForm(24, 32, frames=2)], LIMITS)
-    assert isinstance(four, Pictures)
-    assert isinstance(one_, Pictures)
-    assert isinstance(two, Pictures)
+    four, one_, two = decode(clip(), [PIXELS, ImageForm(24, 32), ImageForm(24, 32, frames=2)], LIMITS)
+    assert isinstance(four, Images)
+    assert isinstance(one_, Images)
+    assert isinstance(two, Images)
     assert one_.times_s == pytest.approx([2.5], abs=0.126)
     assert two.times_s == pytest.approx([1.25, 3.75], abs=0.126)
     assert four.times_s == pytest.approx([0.625, 1.875, 3.125, 4.375], abs=0.126)
@@ -180,7 +180,7 @@ def test_a_sound_that_outlasts_its_film_moves_no_frame() -> None:
 
 
 def test_a_film_of_fewer_frames_than_asked_for_gives_each_once() -> None:
-    assert len(frames(clip(3), PictureForm(24, 32, frames=64)).times_s) == 3
+    assert len(frames(clip(3), ImageForm(24, 32, frames=64)).times_s) == 3
 
 
 def test_a_film_that_lost_its_end_is_shown_as_far_as_it_goes() -> None:
@@ -193,7 +193,7 @@ def test_a_film_that_lost_its_end_is_shown_as_far_as_it_goes() -> None:
 CORNERS = np.zeros((48, 64, 3), np.uint8)
 CORNERS[:24, :32], CORNERS[:24, 32:], CORNERS[24:, :32] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 """Red, green, blue and black: no two of the eight ways to hold it look alike."""
-SQUARE = PictureForm(32, 32)
+SQUARE = ImageForm(32, 32)
 # The eight orientations of EXIF as display matrices a, b, c, d: a pixel at x, y is shown at a x + c y, b x + d y.
 MATRICES = {
     1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
@@ -236,13 +236,13 @@ def test_pixels_that_are_wider_than_high_are_cropped_as_they_are_shown() -> None
     wide = np.zeros((48, 64, 3), np.uint8)
     wide[:, 20:44] = 255
     data = media_files.film(sound_codec=None, frames=[wide] * 8, pixel_aspect=Fraction(2))
-    assert pixels(data, PictureForm(16, 16, fit="crop")).mean() > 230
+    assert pixels(data, ImageForm(16, 16, fit="crop")).mean() > 230
 
 
 def test_a_silent_film_has_frames_and_no_sound() -> None:
     silent = media_files.film(sound_codec=None)
     frames, sound = decode(silent, [PIXELS, SAMPLES], LIMITS)
-    assert isinstance(frames, Pictures)
+    assert isinstance(frames, Images)
     assert sound is None
     assert "no sound" in refusal(silent, SAMPLES).detail
 
@@ -304,7 +304,7 @@ TILES = [np.full((64, 64, 3), colour, np.uint8) for colour in ((200, 30, 30), (3
 
 
 def test_a_photo_in_tiles_is_seen_whole() -> None:
-    seen = pixels(heif_files.avif_grid(TILES, 2), PictureForm(32, 32))[0]
+    seen = pixels(heif_files.avif_grid(TILES, 2), ImageForm(32, 32))[0]
     for tile, (row, column) in zip(TILES, [(8, 8), (8, 24), (24, 8), (24, 24)], strict=True):
         assert np.abs(seen[row, column].astype(float) - tile[0, 0]).max() < 12
 
@@ -447,13 +447,13 @@ def test_a_song_is_heard_and_its_cover_is_no_film(name: str) -> None:
     assert "holds no picture" in refusal(song).detail
     pictures, sound = decode(song, [PIXELS, SAMPLES], LIMITS)
     assert pictures is None
-    assert isinstance(sound, Sound)
+    assert isinstance(sound, Audio)
 
 
 def test_cropping_keeps_the_middle() -> None:
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
-    seen = pixels(media_files.picture("PNG", wide), PictureForm(10, 10, fit="crop"))
+    seen = pixels(media_files.picture("PNG", wide), ImageForm(10, 10, fit="crop"))
     assert seen.mean() > 240
 
 

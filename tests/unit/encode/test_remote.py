@@ -16,7 +16,7 @@ from tests.brokers.certificates import Authority
 from tests.remote_server import DIM, GARBAGE, MODEL, RemoteServer, vector
 from worker.encode.encoder import RemoteEncoder, UnavailableError
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import Pictures, Text
+from worker.encode.media.forms import Images, Text
 from worker.encode.remote.address import parse_remote
 from worker.encode.remote.client import ServerEncoder
 from worker.encode.remote.load import load_remote
@@ -111,7 +111,7 @@ def test_vectors_in_another_order_are_put_in_order(server: RemoteServer) -> None
 def test_a_picture_is_sent_as_a_message_and_never_as_an_address(server: RemoteServer) -> None:
     made = encoder(server, "vllm")
     pixels = np.full((1, 56, 84, 3), 70, np.uint8)
-    (piece,) = made.pieces([Pictures(pixels, (0.0,)), None])
+    (piece,) = made.pieces([Images(pixels, (0.0,)), None])
     (row,) = made.rows([piece], lambda: None)
     assert isinstance(row, np.ndarray)
     assert row.shape == (DIM,)

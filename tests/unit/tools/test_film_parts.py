@@ -14,7 +14,7 @@ from tests.bench.film_parts import ITEMS, POSTERS, Cutter, main, patches, reduce
 from tests.media_files import picture, scene
 from worker.data import Features
 from worker.data.files import read_items
-from worker.encode.media.forms import Pictures, Text
+from worker.encode.media.forms import Images, Text
 from worker.encode.registry import load_encoder
 
 OVERVIEWS = {
@@ -67,7 +67,7 @@ def test_texts_end_where_sentences_do_and_nothing_is_lost(text: str, expected: l
 
 def test_patches_cover_a_picture_row_by_row() -> None:
     pixels_1HW3 = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
-    found = [patch.pixels_NHW3[0] for patch in patches(Pictures(pixels_1HW3, (0.0,)), 2)]
+    found = [patch.pixels_NHW3[0] for patch in patches(Images(pixels_1HW3, (0.0,)), 2)]
     assert [patch.shape for patch in found] == [(2, 3, 3)] * 4
     whole = np.concatenate([np.concatenate(found[:2], 1), np.concatenate(found[2:], 1)])
     np.testing.assert_array_equal(whole, pixels_1HW3[0])
@@ -90,7 +90,7 @@ def test_the_whole_poster_comes_first_and_then_its_quarters(films: Path) -> None
     with zipfile.ZipFile(films / POSTERS, "w") as posters:
         posters.writestr("10.jpg", picture("PNG", poster))
     encoder = load_encoder("builtin-image")
-    vectors_4K = encoder.encode(encoder.pieces([Pictures(pixels[None], (0.0,)) for pixels in plain]))
+    vectors_4K = encoder.encode(encoder.pieces([Images(pixels[None], (0.0,)) for pixels in plain]))
     features = Cutter(films, films / "cache").features(["10"])["image"]
     whole, *quarters = rows_of(features, 0)
     np.testing.assert_allclose(quarters, vectors_4K, atol=0.02)

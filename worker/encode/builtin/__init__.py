@@ -1,4 +1,4 @@
-"""Encoders without weights: deterministic statistics of text, pictures, sound and film.
+"""Encoders without weights: deterministic statistics of text, images, audio and video.
 
 The honest fallback: they see words, colours, shapes and timbres, not meaning. They need no model, no GPU and no
 download, so that raw content works out of the box, and a trained space gets out of them what there is.

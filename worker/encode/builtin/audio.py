@@ -1,4 +1,4 @@
-"""Sound as statistics of its log-mel spectrogram: timbre, its change over time, loudness and pitch classes.
+"""Audio as statistics of its log-mel spectrogram: timbre, its change over time, loudness and pitch classes.
 
 Mel scale after O'Shaughnessy 1987, filters with unit peak. T samples, F frames, M mel bands.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, Sound, SoundForm
+from worker.encode.media.forms import Audio, AudioForm, Form, Part
 
 RATE = 16_000
 WINDOW_S = 10.0
@@ -26,7 +26,7 @@ _TAPER = np.hanning(FRAME).astype(np.float32)
 
 
 class SoundStatistics:
-    """`builtin-audio`: what a window of sound is like on the whole, and how it changes."""
+    """`builtin-audio`: what a window of audio is like on the whole, and how it changes."""
 
     name = "builtin-audio-v1"
     unit: Unit = "samples"
@@ -34,13 +34,13 @@ class SoundStatistics:
     batch_cost = 32 * int(RATE * WINDOW_S)
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
-        return (SoundForm(RATE, WINDOW_S, windows=num_vectors),)
+        return (AudioForm(RATE, WINDOW_S, windows=num_vectors),)
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
         return [
             Piece(samples_T, len(samples_T))
             for part in parts
-            if isinstance(part, Sound)
+            if isinstance(part, Audio)
             for samples_T in part.samples_NT
         ]
 

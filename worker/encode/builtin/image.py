@@ -1,7 +1,7 @@
-"""Pictures as statistics of colour, layout and gradients.
+"""Images as statistics of colour, layout and gradients.
 
 Colours: a histogram over red, green and blue. Layout: mean and spread of lightness and two opponent colours on a grid.
-Gradients: histograms of their directions on a grid, after Dalal and Triggs 2005. N pictures, H height, W width, C cells
+Gradients: histograms of their directions on a grid, after Dalal and Triggs 2005. N images, H height, W width, C cells
 along a side.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures
+from worker.encode.media.forms import Form, ImageForm, Images, Part
 
 SIDE = 64
 COLOUR_BINS = 4  # along each of red, green and blue
@@ -25,7 +25,7 @@ COLOUR_WEIGHT, LAYOUT_WEIGHT, GRADIENT_WEIGHT = 0.3, 0.6, 0.6
 
 
 class ImageStatistics:
-    """`builtin-image`: colour, layout and gradients of a picture or frame."""
+    """`builtin-image`: colour, layout and gradients of an image or frame."""
 
     name = "builtin-image-v1"
     unit: Unit = "pixels"
@@ -33,13 +33,13 @@ class ImageStatistics:
     batch_cost = 64 * SIDE * SIDE
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
-        return (PictureForm(SIDE, SIDE, frames=num_vectors),)
+        return (ImageForm(SIDE, SIDE, frames=num_vectors),)
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
         return [
             Piece(pixels_HW3, SIDE * SIDE)
             for part in parts
-            if isinstance(part, Pictures)
+            if isinstance(part, Images)
             for pixels_HW3 in part.pixels_NHW3
         ]
 
@@ -79,8 +79,8 @@ def _gradients(pixels_NHW3: NDArray[np.float32]) -> NDArray[np.float32]:
     turn_NHW = np.arctan2(down_NHW, across_NHW) / np.pi * DIRECTIONS
     direction_NHW = np.floor(turn_NHW).astype(np.intp) % DIRECTIONS
     cell_W = np.arange(SIDE) * GRADIENT_CELLS // SIDE
-    picture_N11 = np.arange(len(pixels_NHW3))[:, None, None]
-    cell_NHW = (picture_N11 * GRADIENT_CELLS + cell_W[:, None]) * GRADIENT_CELLS + cell_W
+    image_N11 = np.arange(len(pixels_NHW3))[:, None, None]
+    cell_NHW = (image_N11 * GRADIENT_CELLS + cell_W[:, None]) * GRADIENT_CELLS + cell_W
     num = len(pixels_NHW3) * GRADIENT_CELLS**2 * DIRECTIONS
     sums = np.bincount((cell_NHW * DIRECTIONS + direction_NHW).ravel(), strength_NHW.ravel(), minlength=num)
     return sums.reshape(len(pixels_NHW3), -1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Films as what is seen and heard about a number of moments."""
+"""Videos as what is seen and heard about a number of moments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from worker.encode.builtin.audio import SoundStatistics
 from worker.encode.builtin.image import ImageStatistics
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, PictureForm
+from worker.encode.media.forms import Form, ImageForm, Part
 
 
 class VideoStatistics:
-    """`builtin-video`: the statistics of a frame beside those of the sound about it; zeros where there is none.
+    """`builtin-video`: the statistics of a frame beside those of the audio about it; zeros where there is none.
 
-    A content that only can be heard is taken, too, and so is a picture.
+    A content that only can be heard is taken, too, and so is an image.
     """
 
     name = "builtin-video-v1"
@@ -31,7 +31,7 @@ class VideoStatistics:
         return (*self._seen.forms(num_vectors), *self._heard.forms(num_vectors))
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
-        """One per frame, with the window of sound that lies nearest in the order of time."""
+        """One per frame, with the window of audio that lies nearest in the order of time."""
         seen, heard = self._seen.pieces(parts), self._heard.pieces(parts)
         num = len(seen) or len(heard)
         return [Piece((_at(seen, index, num), _at(heard, index, num)), self._cost) for index in range(num)]
@@ -44,7 +44,7 @@ class VideoStatistics:
     @property
     def _cost(self) -> int:
         (form,) = self._seen.forms(1)
-        assert isinstance(form, PictureForm)
+        assert isinstance(form, ImageForm)
         return form.height * form.width
 
     def _rows(self, encoder: ImageStatistics | SoundStatistics, pieces: Sequence[Piece | None]) -> NDArray[np.float32]:

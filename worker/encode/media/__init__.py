@@ -1,1 +1,1 @@
-"""Files to arrays: pictures, sound, film and text out of what people upload. Knows neither torch nor Kafka."""
+"""Files to arrays: images, audio, video and text out of what people upload. Knows neither torch nor Kafka."""

@@ -1,4 +1,4 @@
-"""Opens sound and film files with PyAV, so that they can do nothing but be read."""
+"""Opens audio and video files with PyAV, so that they can do nothing but be read."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.encode.media.errors import ContentError, too_large, undecodable
-from worker.encode.media.forms import Form, MediaLimits, Part, PictureForm, SoundForm, Text, TextForm
+from worker.encode.media.forms import AudioForm, Form, ImageForm, MediaLimits, Part, Text, TextForm
 from worker.encode.media.sniffing import file_type
 
 
 def decode(data: bytes, forms: Sequence[Form], limits: MediaLimits) -> list[Part | None]:
-    """The content in each form, None for a form it has nothing for: a silent film, asked for its sound.
+    """The content in each form, None for a form it has nothing for: a silent video, asked for its audio.
 
     Raises `ContentError` if it has nothing for any of them, or is broken, or over a limit.
     """
@@ -20,8 +20,8 @@ def decode(data: bytes, forms: Sequence[Form], limits: MediaLimits) -> list[Part
         return text
     found = file_type(data)
     parts = (
-        _of_picture(data, found.name, forms, limits)
-        if found.kind == "picture"
+        _of_image(data, found.name, forms, limits)
+        if found.kind == "image"
         else _of_media(data, found.name, forms, limits)
     )
     if all(part is None for part in parts):
@@ -30,7 +30,7 @@ def decode(data: bytes, forms: Sequence[Form], limits: MediaLimits) -> list[Part
     return parts
 
 
-_WORD = {PictureForm: "picture", SoundForm: "sound", TextForm: "text"}
+_WORD = {ImageForm: "image", AudioForm: "audio", TextForm: "text"}
 
 
 def _plain_text(data: bytes, forms: Sequence[Form]) -> list[Part | None] | None:
@@ -51,24 +51,24 @@ def _plain_text(data: bytes, forms: Sequence[Form]) -> list[Part | None] | None:
     return [Text(text[: form.chars]) if isinstance(form, TextForm) else None for form in forms]
 
 
-def _of_picture(data: bytes, name: str, forms: Sequence[Form], limits: MediaLimits) -> list[Part | None]:
-    from worker.encode.media.pictures import decode_picture
+def _of_image(data: bytes, name: str, forms: Sequence[Form], limits: MediaLimits) -> list[Part | None]:
+    from worker.encode.media.image import decode_image
 
-    return [decode_picture(data, name, form, limits) if isinstance(form, PictureForm) else None for form in forms]
+    return [decode_image(data, name, form, limits) if isinstance(form, ImageForm) else None for form in forms]
 
 
 def _of_media(data: bytes, name: str, forms: Sequence[Form], limits: MediaLimits) -> list[Part | None]:
-    from worker.encode.media.film import decode_frames, decode_text
-    from worker.encode.media.sound import decode_sound
+    from worker.encode.media.audio import decode_audio
+    from worker.encode.media.video import decode_frames, decode_text
 
-    picture_forms = [form for form in forms if isinstance(form, PictureForm)]
-    frames = iter(decode_frames(data, name, picture_forms, limits) or () if picture_forms else ())
+    image_forms = [form for form in forms if isinstance(form, ImageForm)]
+    frames = iter(decode_frames(data, name, image_forms, limits) or () if image_forms else ())
     parts: list[Part | None] = []
     for form in forms:
-        if isinstance(form, PictureForm):
+        if isinstance(form, ImageForm):
             parts.append(next(frames, None))
-        elif isinstance(form, SoundForm):
-            parts.append(decode_sound(data, name, form, limits))
+        elif isinstance(form, AudioForm):
+            parts.append(decode_audio(data, name, form, limits))
         else:
             parts.append(decode_text(data, name, form, limits))
     return parts

@@ -9,9 +9,9 @@ from worker.encode.media.errors import undecodable
 
 
 class FileType(NamedTuple):
-    kind: Literal["picture", "media"]
+    kind: Literal["image", "media"]
     name: str
-    """The decoder's name of it: one of Pillow's for a picture, of FFmpeg's for sound and film."""
+    """The decoder's name of it: one of Pillow's for an image, of FFmpeg's for audio and video."""
 
 
 READ = "JPEG, PNG, WebP, GIF, AVIF, WAV, FLAC, Ogg, MP3, MP4, WebM or Matroska"
@@ -19,11 +19,11 @@ MAX_BOXES = 1_000
 
 _FILM = FileType("media", "mov")
 _MAGIC: tuple[tuple[int, bytes, FileType], ...] = (
-    (0, b"\xff\xd8\xff", FileType("picture", "JPEG")),
-    (0, b"\x89PNG\r\n\x1a\n", FileType("picture", "PNG")),
-    (0, b"GIF87a", FileType("picture", "GIF")),
-    (0, b"GIF89a", FileType("picture", "GIF")),
-    (8, b"WEBP", FileType("picture", "WEBP")),
+    (0, b"\xff\xd8\xff", FileType("image", "JPEG")),
+    (0, b"\x89PNG\r\n\x1a\n", FileType("image", "PNG")),
+    (0, b"GIF87a", FileType("image", "GIF")),
+    (0, b"GIF89a", FileType("image", "GIF")),
+    (8, b"WEBP", FileType("image", "WEBP")),
     (8, b"WAVE", FileType("media", "wav")),
     (0, b"fLaC", FileType("media", "flac")),
     (0, b"OggS", FileType("media", "ogg")),
@@ -96,7 +96,7 @@ def _behind_tags(data: bytes) -> FileType:
 
 
 def _of_boxes(data: bytes) -> FileType:
-    """Films and photos share one way of packing. FFmpeg shows of a photo but its first tile."""
+    """Videos and photos share one way of packing. FFmpeg shows of a photo but its first tile."""
     size = max(16, min(int.from_bytes(data[:4]), 1_024))
     major, *others = (data[start : start + 4] for start in (8, *range(16, size, 4)))
     boxes = set(_boxes(data))
@@ -104,7 +104,7 @@ def _of_boxes(data: bytes) -> FileType:
     if not is_photo:
         return _FILM
     if major in _AVIF or (major not in _HEIF - {b"mif1", b"mif2", b"msf1"} and _AVIF & set(others)):
-        return FileType("picture", "AVIF")
+        return FileType("image", "AVIF")
     raise undecodable(f"a HEIC photo, which is not read: convert it to JPEG or AVIF; not a {READ} file")
 
 

@@ -1,4 +1,4 @@
-"""Sound: the audio side of CLAP, and the encoder of Whisper. N windows, T samples, L steps of time, D dimensions."""
+"""Audio: the audio side of CLAP, and the encoder of Whisper. N windows, T samples, L steps of time, D dimensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, Sound, SoundForm
+from worker.encode.media.forms import Audio, AudioForm, Form, Part
 from worker.encode.pretrained.device import Placement
 from worker.encode.pretrained.directory import ModelDirectory, without_origin
 
@@ -19,7 +19,7 @@ CPU_BATCH_WINDOWS, GPU_BATCH_WINDOWS = 8, 128
 
 
 class _WindowEncoder:
-    """What encoders of windows of sound have in common: windows are as long as the model takes, and cost the same."""
+    """What encoders of windows of audio have in common: windows are as long as the model takes, and cost the same."""
 
     unit: Unit = "samples"
 
@@ -30,13 +30,13 @@ class _WindowEncoder:
         self.batch_cost = num_samples * (CPU_BATCH_WINDOWS if placement.is_cpu else GPU_BATCH_WINDOWS)
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
-        return (SoundForm(self._extractor.sampling_rate, self._seconds, num_vectors),)
+        return (AudioForm(self._extractor.sampling_rate, self._seconds, num_vectors),)
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
         return [
             Piece(samples_T, self._num_samples)
             for part in parts
-            if isinstance(part, Sound)
+            if isinstance(part, Audio)
             for samples_T in part.samples_NT
         ]
 
@@ -49,10 +49,10 @@ class _WindowEncoder:
 
 
 class AudioEncoder(_WindowEncoder):
-    """A window of sound to the projected vector of its directory's model.
+    """A window of audio to the projected vector of its directory's model.
 
     Windows are as long as the model takes and never longer, so that none of the random cuts that the library makes of
-    longer sound comes into play: the same sound has the same vector.
+    longer clip comes into play: the same clip has the same vector.
     """
 
     def __init__(self, directory: ModelDirectory, placement: Placement) -> None:
@@ -78,7 +78,7 @@ class AudioEncoder(_WindowEncoder):
 
 
 class SpeechEncoder(_WindowEncoder):
-    """A window of sound to the mean of what Whisper's encoder makes of it, over the time in which there is sound.
+    """A window of audio to the mean of what Whisper's encoder makes of it, over the time in which there is audio.
 
     Trained to hear speech; what it makes of music and noises is a feature as any, and not made to be compared.
     """

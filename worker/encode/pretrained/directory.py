@@ -102,8 +102,8 @@ class ModelDirectory:
             raise ConfigError(f"encode.encoders: {file} cannot be read as JSON: {error}") from error
 
     def preprocessor(self) -> dict[str, Any]:
-        """How pictures are prepared; empty if the directory does not say. Newer libraries write it into one file with
-        what is done to text and sound."""
+        """How images are prepared; empty if the directory does not say. Newer libraries write it into one file with
+        what is done to text and audio."""
         whole = self.json("processor_config.json").get("image_processor")
         return self.json("preprocessor_config.json") or (whole if isinstance(whole, dict) else {})
 

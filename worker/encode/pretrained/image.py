@@ -1,4 +1,4 @@
-"""Vision towers of CLIP, SigLIP and SigLIP 2, and DINOv2 and DINOv3. N pictures, H height, W width, P patches."""
+"""Vision towers of CLIP, SigLIP and SigLIP 2, and DINOv2 and DINOv3. N images, H height, W width, P patches."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import torch
 from numpy.typing import NDArray
 
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures
+from worker.encode.media.forms import Form, ImageForm, Images, Part
 from worker.encode.pretrained.device import Placement
 from worker.encode.pretrained.directory import ModelDirectory
 from worker.encode.pretrained.kinds import IMAGE
 from worker.errors import ConfigError
 
-CPU_BATCH_PICTURES, GPU_BATCH_PICTURES = 16, 256
+CPU_BATCH_IMAGES, GPU_BATCH_IMAGES = 16, 256
 ANY_SIZE = ("dinov2", "dinov3")
-"""Models whose positions are stretched to the size of a picture."""
+"""Models whose positions are stretched to the size of an image."""
 RESAMPLING: dict[int, Literal["bilinear", "bicubic", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as `preprocessor_config.json` has them."""
 
 
 class Preprocessing(NamedTuple):
-    """What the directory says is done to a picture before the model sees it."""
+    """What the directory says is done to an image before the model sees it."""
 
-    form: PictureForm
+    form: ImageForm
     mean_3: NDArray[np.float32]
     std_3: NDArray[np.float32]
 
 
 class ImageEncoder:
-    """A picture or frame to the vector of its directory's model: projected for CLIP, pooled for the others."""
+    """An image or frame to the vector of its directory's model: projected for CLIP, pooled for the others."""
 
     unit: Unit = "pixels"
 
@@ -56,9 +56,9 @@ class ImageEncoder:
             std=self._preprocessing.std_3.tolist(),
         )
         self._cost = form.height * form.width
-        self.batch_cost = self._cost * (CPU_BATCH_PICTURES if placement.is_cpu else GPU_BATCH_PICTURES)
+        self.batch_cost = self._cost * (CPU_BATCH_IMAGES if placement.is_cpu else GPU_BATCH_IMAGES)
         self.patch = max(1, _side(getattr(model.config, "patch_size", 1)))
-        grey = Pictures(np.full((1, form.height, form.width, 3), 128, np.uint8), (0.0,))
+        grey = Images(np.full((1, form.height, form.width, 3), 128, np.uint8), (0.0,))
         self.dim = self.encode(self.pieces([grey])).shape[1]
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
@@ -68,7 +68,7 @@ class ImageEncoder:
         return [
             Piece(pixels_HW3, self._cost)
             for part in parts
-            if isinstance(part, Pictures)
+            if isinstance(part, Images)
             for pixels_HW3 in part.pixels_NHW3
         ]
 
@@ -96,13 +96,13 @@ def image_name(model_type: str) -> str:
     return model_type.removesuffix("_vision_model").replace("_", "-") + "-image"
 
 
-def in_patches(pictures: Sequence[NDArray[np.float32]], form: PictureForm) -> dict[str, torch.Tensor]:
-    """Pictures of any shape as rows of patches [N, P, patch²·3], padded to the most that there may be."""
+def in_patches(images: Sequence[NDArray[np.float32]], form: ImageForm) -> dict[str, torch.Tensor]:
+    """Images of any shape as rows of patches [N, P, patch²·3], padded to the most that there may be."""
     patch, most = form.patch, form.most_patches
-    pixels_NPX = np.zeros((len(pictures), most, patch * patch * 3), np.float32)
-    mask_NP = np.zeros((len(pictures), most), np.int32)
-    shapes_N2 = np.zeros((len(pictures), 2), np.int64)
-    for index, pixels_HW3 in enumerate(pictures):
+    pixels_NPX = np.zeros((len(images), most, patch * patch * 3), np.float32)
+    mask_NP = np.zeros((len(images), most), np.int32)
+    shapes_N2 = np.zeros((len(images), 2), np.int64)
+    for index, pixels_HW3 in enumerate(images):
         rows, columns = pixels_HW3.shape[0] // patch, pixels_HW3.shape[1] // patch
         cut = pixels_HW3.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
         pixels_NPX[index, : rows * columns] = cut.reshape(rows * columns, -1)
@@ -136,18 +136,18 @@ def _preprocessing(directory: ModelDirectory, model: Any) -> Preprocessing:
     return Preprocessing(form, np.asarray(mean_3, np.float32), np.asarray(std_3, np.float32))
 
 
-def _fixed_form(config: Mapping[str, Any]) -> PictureForm:
+def _fixed_form(config: Mapping[str, Any]) -> ImageForm:
     size, crop = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
     resample = RESAMPLING[config.get("resample", 3)]
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
     if shorter is None:
-        return PictureForm(size["height"], size["width"], "stretch", resample)
+        return ImageForm(size["height"], size["width"], "stretch", resample)
     cropped = shorter if crop is None else crop["height"] if isinstance(crop, dict) else crop
-    return PictureForm(cropped, cropped, "crop", resample, cropped / shorter)
+    return ImageForm(cropped, cropped, "crop", resample, cropped / shorter)
 
 
-def _patch_form(config: Mapping[str, Any], directory: ModelDirectory, model: Any) -> PictureForm:
-    """Of a model that takes pictures of any proportions."""
+def _patch_form(config: Mapping[str, Any], directory: ModelDirectory, model: Any) -> ImageForm:
+    """Of a model that takes images of any proportions."""
     patch, most = int(config.get("patch_size", 16)), int(config.get("max_num_patches", 256))
     if patch != model.patch_size:
         raise ConfigError(
@@ -155,10 +155,10 @@ def _patch_form(config: Mapping[str, Any], directory: ModelDirectory, model: Any
             f"takes those of {model.patch_size}"
         )
     side = patch * max(1, math.isqrt(most))
-    return PictureForm(side, side, "patches", RESAMPLING[config.get("resample", 2)], patch=patch, most_patches=most)
+    return ImageForm(side, side, "patches", RESAMPLING[config.get("resample", 2)], patch=patch, most_patches=most)
 
 
-def _require_size(form: PictureForm, directory: ModelDirectory, model: Any) -> None:
+def _require_size(form: ImageForm, directory: ModelDirectory, model: Any) -> None:
     said = f"encode.encoders: {directory.path}/preprocessor_config.json gives {form.height} x {form.width} pixels"
     if directory.model_type.startswith(ANY_SIZE):
         patch = _side(getattr(model, "patch_size", 1))

@@ -49,7 +49,7 @@ TEXT_TOWER: Mapping[str, Tower] = {
     "clap": _CLAP_TEXT,
     "clap_text_model": _CLAP_TEXT,
 }
-SOUND = ("clap", "clap_audio_model", "whisper")
+AUDIO = ("clap", "clap_audio_model", "whisper")
 TWO_SIDED = ("clip", "siglip", "siglip2", "clap")
 
 TEXT = frozenset(
@@ -88,7 +88,7 @@ def kind_of(path: Path, model_type: str, config: Mapping[str, Any], modules: Seq
     """
     if modules:
         return _kind_of_modules(path, model_type, modules)
-    if model_type in IMAGE or model_type in TEXT_TOWER or model_type in SOUND:
+    if model_type in IMAGE or model_type in TEXT_TOWER or model_type in AUDIO:
         return "towers"
     if model_type in DECODERS or (model_type in TEXT and config.get("is_decoder")):
         raise ConfigError(

@@ -1,8 +1,8 @@
 """What sentence-transformers has saved and the encoders here do not know: vision-language embedders, towers joined by a
 router, static embeddings and others. The library puts such a model together; decoding, limits and batches stay here.
 
-The library follows a text that looks like an address or the path of a picture. So a text is never handed to it bare,
-and pictures and sounds only as arrays.
+The library follows a text that looks like an address or the path of an image. So a text is never handed to it bare,
+and images and audio only as arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from worker.encode.choice import ModelChoice
 from worker.encode.encoder import Piece, Unit, unit_rows
-from worker.encode.media.forms import Form, Part, PictureForm, Pictures, Sound, SoundForm, Text, TextForm
+from worker.encode.media.forms import Audio, AudioForm, Form, ImageForm, Images, Part, Text, TextForm
 from worker.encode.pretrained.device import Placement
 from worker.encode.pretrained.directory import ModelDirectory, without_origin
 from worker.encode.pretrained.text import document_prompt, query_prompt
@@ -28,11 +28,11 @@ from worker.errors import ConfigError
 MODALITIES = ("image", "audio", "text")
 """In the order in which they are handed over: it changes the vector."""
 SIDE = 1_024
-"""Pixels: larger pictures are shrunk to it, before the model's own processing."""
+"""Pixels: larger images are shrunk to it, before the model's own processing."""
 WINDOW_S = 30.0
 MAX_CHARS = 32_768
 CHARS_PER_TOKEN = 32
-PICTURE_COST, SECOND_COST = 256, 50  # tokens, about
+IMAGE_COST, SECOND_COST = 256, 50  # tokens, about
 CPU_BATCH_COST, GPU_BATCH_COST = 2_048, 65_536
 READ_FILES = (
     "sentence_bert_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
@@ -43,7 +43,7 @@ OF_RECORD = ("__version__", "prompts", "default_prompt_name", "similarity_fn_nam
 
 
 class LibraryEncoder:
-    """A text, a picture, a sound, or a picture or sound with a text, to the vector of its directory's model."""
+    """A text, an image or an audio clip, the latter two also with a text, to the vector of its directory's model."""
 
     unit: Unit = "tokens"
 
@@ -81,8 +81,8 @@ class LibraryEncoder:
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
         forms: dict[str, Form] = {
-            "image": PictureForm(SIDE, SIDE, "within", frames=num_vectors),
-            "audio": SoundForm(self._rate, WINDOW_S, num_vectors),
+            "image": ImageForm(SIDE, SIDE, "within", frames=num_vectors),
+            "audio": AudioForm(self._rate, WINDOW_S, num_vectors),
             "text": TextForm(min(MAX_CHARS, CHARS_PER_TOKEN * (self._max_length or MAX_CHARS))),
         }
         return tuple(forms[name] for name in self._modalities)
@@ -92,11 +92,9 @@ class LibraryEncoder:
         text: dict[str, Any] = {"text": texts[0]} if texts else {}
         text_cost = len(texts[0]) // 4 + 1 if texts else 0
         for part in parts:
-            if isinstance(part, Pictures):
-                return [
-                    Piece({"image": pixels_HW3, **text}, PICTURE_COST + text_cost) for pixels_HW3 in part.pixels_NHW3
-                ]
-            if isinstance(part, Sound):
+            if isinstance(part, Images):
+                return [Piece({"image": pixels_HW3, **text}, IMAGE_COST + text_cost) for pixels_HW3 in part.pixels_NHW3]
+            if isinstance(part, Audio):
                 cost = int(SECOND_COST * part.samples_NT.shape[1] / self._rate) + 1
                 return [Piece({"audio": samples_T, **text}, cost + text_cost) for samples_T in part.samples_NT]
         return [Piece(text, text_cost)] if text else []

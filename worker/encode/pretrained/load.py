@@ -11,7 +11,7 @@ from worker.encode.pretrained.audio import AudioEncoder, SpeechEncoder
 from worker.encode.pretrained.device import Placement, placement
 from worker.encode.pretrained.directory import ModelDirectory
 from worker.encode.pretrained.image import ImageEncoder
-from worker.encode.pretrained.kinds import IMAGE, SOUND, TEXT_TOWER, TWO_SIDED
+from worker.encode.pretrained.kinds import AUDIO, IMAGE, TEXT_TOWER, TWO_SIDED
 from worker.encode.pretrained.library import LibraryEncoder
 from worker.encode.pretrained.text import SentenceEncoder
 from worker.encode.pretrained.text_tower import TextTower
@@ -34,7 +34,7 @@ def _of_towers(directory: ModelDirectory, where: Placement) -> Encoder:
     is_two_sided = model_type in TWO_SIDED
     if model_type in IMAGE and (not is_two_sided or directory.preprocessor() or not directory.has_tokenizer):
         sides.append(ImageEncoder(directory, where))
-    if model_type in SOUND:
+    if model_type in AUDIO:
         sides.append(SpeechEncoder(directory, where) if model_type == "whisper" else AudioEncoder(directory, where))
     if model_type in TEXT_TOWER and (not is_two_sided or directory.has_tokenizer):
         sides.append(TextTower(directory, where))

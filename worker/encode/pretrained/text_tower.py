@@ -1,4 +1,4 @@
-"""Text sides of CLIP, SigLIP, SigLIP 2 and CLAP: into the space of the pictures or sounds they were trained with."""
+"""Text sides of CLIP, SigLIP, SigLIP 2 and CLAP: into the space of the images or audio they were trained with."""
 
 from __future__ import annotations
 

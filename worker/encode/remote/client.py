@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from schemas import Reason
 from worker.encode.encoder import Piece, RemoteFigures, UnavailableError, Unit
 from worker.encode.media.errors import ContentError
-from worker.encode.media.forms import Form, Part, Pictures, Text
+from worker.encode.media.forms import Form, Images, Part, Text
 from worker.encode.remote.address import RemoteAddress
 from worker.encode.remote.circuit import Circuit
 from worker.encode.remote.faults import BusyError, DeniedError, OtherModelError, RefusedError, ServerFault
@@ -54,7 +54,7 @@ SHORTEST_CUT = 256
 """Characters: a text that is refused for its length is not cut below this."""
 BLAMED_AFTER = 3
 """Times that a content alone must use up its time, while the sample works, before it is refused."""
-PICTURE_COST = 1_024
+IMAGE_COST = 1_024
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +181,8 @@ class ServerEncoder:
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
         for part in parts:
-            if isinstance(part, Pictures):
-                return [Piece(pixels_HW3, PICTURE_COST) for pixels_HW3 in part.pixels_NHW3]
+            if isinstance(part, Images):
+                return [Piece(pixels_HW3, IMAGE_COST) for pixels_HW3 in part.pixels_NHW3]
         return [
             Piece(self._put_before + part.text, max(1, len(part.text) // 4)) for part in parts if isinstance(part, Text)
         ]

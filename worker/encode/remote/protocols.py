@@ -18,21 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.encode.encoder import unit_rows
-from worker.encode.media.forms import Form, PictureForm, TextForm
+from worker.encode.media.forms import Form, ImageForm, TextForm
 from worker.encode.remote.faults import DeniedError, OtherModelError, RefusedError, ServerFault
 from worker.encode.remote.identity import SAMPLE
 
 JSON = {"Content-Type": "application/json"}
 MAX_CHARS = 32_768
 CHARS_PER_TOKEN = 32  # no tokenizer makes fewer tokens of readable text than one per so many characters
-PICTURE_PATCH, PICTURE_PATCHES = 28, 324
+IMAGE_PATCH, IMAGE_PATCHES = 28, 324
 NAMES_SHOWN = 5
 LENGTH_HEADER = "Inference-Header-Content-Length"
 KSERVE_OUTPUTS = ("embedding", "embeddings", "sentence_embedding", "text_embeds", "image_embeds", "pooler_output")
 FLOATS: Mapping[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
 
 Payload = str | NDArray[np.uint8]
-"""A text, or the pixels of a picture [H, W, 3]."""
+"""A text, or the pixels of an image [H, W, 3]."""
 
 
 class Answer(NamedTuple):
@@ -179,8 +179,8 @@ class Tei:
 
 
 class VllmMessages:
-    """`POST …/embeddings` with `messages`: the pooling models of vLLM that see pictures. One vector per request, and
-    texts by the same way as pictures, so that the two compare."""
+    """`POST …/embeddings` with `messages`: the pooling models of vLLM that see images. One vector per request, and
+    texts by the same way as images, so that the two compare."""
 
     sample: Payload = SAMPLE
     batches = False
@@ -194,8 +194,8 @@ class VllmMessages:
         return await self._openai.announce(ask)
 
     def forms(self, num_vectors: int, max_tokens: int | None) -> tuple[Form, ...]:
-        side = PICTURE_PATCH * int(PICTURE_PATCHES**0.5)
-        seen = PictureForm(side, side, "patches", frames=num_vectors, patch=PICTURE_PATCH, most_patches=PICTURE_PATCHES)
+        side = IMAGE_PATCH * int(IMAGE_PATCHES**0.5)
+        seen = ImageForm(side, side, "patches", frames=num_vectors, patch=IMAGE_PATCH, most_patches=IMAGE_PATCHES)
         return (seen, text_form(max_tokens))
 
     def call(self, payloads: Sequence[Payload]) -> Call:
@@ -214,7 +214,7 @@ class VllmMessages:
 
 class KServe:
     """`POST /v2/models/MODEL/infer` of the open inference protocol, as Triton and others speak it, with tensors in
-    binary. What the model takes is read from its metadata: texts (BYTES), or pictures (UINT8, [-1, H, W, 3])."""
+    binary. What the model takes is read from its metadata: texts (BYTES), or images (UINT8, [-1, H, W, 3])."""
 
     batches = True
 
@@ -255,7 +255,7 @@ class KServe:
             self.sample = grey_HW3
         elif kind != "BYTES":
             raise DeniedError(
-                f"model {self._model!r} takes {kind} {shape}; supported are texts (BYTES) and pictures (UINT8, "
+                f"model {self._model!r} takes {kind} {shape}; supported are texts (BYTES) and images (UINT8, "
                 "[-1, height, width, 3])"
             )
         floats = [str(output.get("name")) for output in outputs if output.get("datatype") in FLOATS]
@@ -269,7 +269,7 @@ class KServe:
 
     def forms(self, num_vectors: int, max_tokens: int | None) -> tuple[Form, ...]:
         if self._side is not None:
-            return (PictureForm(self._side[0], self._side[1], frames=num_vectors),)
+            return (ImageForm(self._side[0], self._side[1], frames=num_vectors),)
         return (text_form(max_tokens),)
 
     def call(self, payloads: Sequence[Payload]) -> Call:

@@ -1,4 +1,4 @@
-"""Films to frames and text, with PyAV."""
+"""Videos to frames and text, with PyAV."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from worker.encode.media.container import (
     require_short_enough,
 )
 from worker.encode.media.errors import too_large, undecodable
-from worker.encode.media.forms import MediaLimits, PictureForm, Pictures, Text, TextForm
-from worker.encode.media.pictures import fitted
+from worker.encode.media.forms import ImageForm, Images, MediaLimits, Text, TextForm
+from worker.encode.media.image import fitted
 
 SEEK_OVER_S = 3.0  # a shorter way to the next frame is decoded through: cheaper than back to a key frame
 TOLERANCE_S = 0.001  # Matroska rounds times to milliseconds
@@ -39,7 +39,7 @@ Shown = tuple[float, VideoFrame]
 
 
 class _Span(NamedTuple):
-    """When a picture track begins and ends on its clock. A track without times is counted in frames."""
+    """When a video track begins and ends on its clock. A track without times is counted in frames."""
 
     start: float
     end: float
@@ -54,8 +54,8 @@ class _Span(NamedTuple):
         return [self.start + (self.end - self.start) * (index + 0.5) / num_parts for index in range(num_parts)]
 
 
-def decode_frames(data: bytes, name: str, forms: Sequence[PictureForm], limits: MediaLimits) -> list[Pictures] | None:
-    """For each form, the frames that are on the screen at the middles of equal parts of the picture track; None if the
+def decode_frames(data: bytes, name: str, forms: Sequence[ImageForm], limits: MediaLimits) -> list[Images] | None:
+    """For each form, the frames that are on the screen at the middles of equal parts of the video track; None if the
     file has no such track.
 
     A frame that is there at several of them is taken once. In place of frames that cannot be decoded, the ones before
@@ -74,7 +74,7 @@ def decode_frames(data: bytes, name: str, forms: Sequence[PictureForm], limits: 
         made = _taken(data, name, forms, wanted, span, limits, is_searched=False)
     if not made:
         raise undecodable(f"the {name} file holds no frame that can be decoded")
-    return [Pictures(np.stack(list(frames.values())), tuple(frames)) for frames in made]
+    return [Images(np.stack(list(frames.values())), tuple(frames)) for frames in made]
 
 
 def decode_text(data: bytes, name: str, form: TextForm, limits: MediaLimits) -> Text | None:
@@ -93,7 +93,7 @@ def decode_text(data: bytes, name: str, form: TextForm, limits: MediaLimits) -> 
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
-    """The first track of moving pictures. The cover of a song and the tiles of a photo are none."""
+    """The first track of moving images. The cover of a song and the tiles of a photo are none."""
     for stream in container.streams.video:
         if can_be_decoded(stream) and not stream.disposition & STILL:
             return stream
@@ -132,7 +132,7 @@ def _span(container: InputContainer, stream: VideoStream) -> _Span:
 def _taken(
     data: bytes,
     name: str,
-    forms: Sequence[PictureForm],
+    forms: Sequence[ImageForm],
     wanted: Sequence[Sequence[float]],
     span: _Span,
     limits: MediaLimits,
@@ -150,7 +150,7 @@ def _taken(
         stream = _video_stream(container)
         assert stream is not None  # the same file as before
         one_thread(stream)
-        stream.codec_context.options = {"max_pixels": str(limits.pixels)}  # the size can change within a film
+        stream.codec_context.options = {"max_pixels": str(limits.pixels)}  # the size can change within a video
         aspect = _pixel_aspect(stream)
         for target, (time, frame) in _frames_at(container, stream, span, targets, limits, is_searched=is_searched):
             num_found += 1

@@ -1,4 +1,4 @@
-"""Pictures to pixels, with Pillow."""
+"""Images to pixels, with Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from worker.encode.media.errors import too_large, undecodable
-from worker.encode.media.forms import MediaLimits, PictureForm, Pictures
+from worker.encode.media.forms import ImageForm, Images, MediaLimits
 
 WHITE = (255, 255, 255, 255)
 RESAMPLING = {
@@ -35,7 +35,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by the orientation that EXIF says it has."""
+"""What makes an image upright, by the orientation that EXIF says it has."""
 ON_THEIR_SIDE = (5, 6, 7, 8)
 PNG_HEAD_BYTES = 8
 MAX_TEXT_BYTES = 2**20
@@ -54,13 +54,13 @@ def load() -> None:
         avif.DEFAULT_MAX_THREADS = 1
 
 
-def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimits) -> Pictures:
-    """The whole picture, upright, in RGB; the first frame of an animated one; over white where it is transparent.
+def decode_image(data: bytes, name: str, form: ImageForm, limits: MediaLimits) -> Images:
+    """The whole image, upright, in RGB; the first frame of an animated one; over white where it is transparent.
 
-    Raises `ContentError` for a picture that is broken anywhere: half of one would pass for the whole.
+    Raises `ContentError` for an image that is broken anywhere: half of one would pass for the whole.
     """
     if name == "AVIF" and not features.check("avif"):
-        raise undecodable("an AVIF picture, which the installed Pillow cannot read")
+        raise undecodable("an AVIF image, which the installed Pillow cannot read")
     if name == "PNG":
         data = without_texts(data)
     with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimit
                 if image.width * image.height > limits.pixels:
                     raise too_large(f"{image.width} x {image.height} pixels are over the limit of {limits.pixels}")
                 if getattr(image, "default_image", False):
-                    image.seek(1)  # the picture for programs that show no animation is not part of it
+                    image.seek(1)  # the image for programs that show no animation is not part of it
                 orientation = _orientation(image)
                 if name == "JPEG":
                     side = (form.width, form.height) if orientation not in ON_THEIR_SIDE else (form.height, form.width)
@@ -84,8 +84,8 @@ def decode_picture(data: bytes, name: str, form: PictureForm, limits: MediaLimit
         except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, AttributeError,
                 AssertionError, RuntimeError, struct.error, zlib.error) as error:  # fmt: skip
             # Pillow's parsers raise whatever a broken file trips them over.
-            raise undecodable(f"{name} picture cannot be read: {error}") from error
-    return Pictures(pixels[None], (0.0,))
+            raise undecodable(f"{name} image cannot be read: {error}") from error
+    return Images(pixels[None], (0.0,))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -114,8 +114,8 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fitted(image: Image.Image, form: PictureForm, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
-    """The picture in the size of the form, [H, W, 3]. `pixel_aspect` is how much wider than high its pixels are."""
+def fitted(image: Image.Image, form: ImageForm, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+    """The image in the size of the form, [H, W, 3]. `pixel_aspect` is how much wider than high its pixels are."""
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
     height, width = form.height, form.width
     if form.fit == "patches":
@@ -136,7 +136,7 @@ def patched(height: float, width: float, patch: int, most: int) -> tuple[int, in
     """Height and width in whole patches, `most` of them at the most, as large as they can be in these proportions.
 
     A side is rounded up to whole patches. The steps of the search are those that models of this kind were trained
-    with, so that the same picture has the same number of patches.
+    with, so that the same image has the same number of patches.
     """
     low, high = STEP / 10, 100.0
     while high - low >= STEP:
@@ -150,7 +150,7 @@ def patched(height: float, width: float, patch: int, most: int) -> tuple[int, in
 def without_texts(png: bytes) -> bytes:
     """A PNG without its texts and colour profile, which are not looked at.
 
-    Pillow refuses a picture for texts longer than it wants to hold. Those that may say how the picture is turned are
+    Pillow refuses an image for texts longer than it wants to hold. Those that may say how the image is turned are
     kept, one of each, unless they are that long.
     """
     kept = [png[:PNG_HEAD_BYTES]]
@@ -189,12 +189,12 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except MemoryError:
         raise
-    except Exception:  # whatever broken metadata trips a parser over, the picture is none the worse
+    except Exception:  # whatever broken metadata trips a parser over, the image is none the worse
         return 1
 
 
 def _mend_transparency(image: Image.Image, png: bytes) -> None:
-    """The colour that stands for transparent, in the depth that Pillow has made of the picture.
+    """The colour that stands for transparent, in the depth that Pillow has made of the image.
 
     A PNG gives it in its own depth, and Pillow hands it on as it is.
     """

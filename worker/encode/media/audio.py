@@ -1,4 +1,4 @@
-"""Sound to samples, with PyAV: of sound files, and of the sound tracks of films."""
+"""Audio to samples, with PyAV: of audio files, and of the audio tracks of videos."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from worker.encode.media.container import can_be_decoded, decoded, one_thread, opened, require_short_enough
 from worker.encode.media.errors import undecodable
-from worker.encode.media.forms import MediaLimits, Sound, SoundForm
+from worker.encode.media.forms import Audio, AudioForm, MediaLimits
 
 RATES = range(1_000, 768_001)
 
 
-def decode_sound(data: bytes, name: str, form: SoundForm, limits: MediaLimits) -> Sound | None:
-    """Windows of the first sound track; None if there is none. Broken packets are left out.
+def decode_audio(data: bytes, name: str, form: AudioForm, limits: MediaLimits) -> Audio | None:
+    """Windows of the first audio track; None if there is none. Broken packets are left out.
 
     Raises `ContentError` if not one sample can be had.
     """
@@ -31,20 +31,20 @@ def decode_sound(data: bytes, name: str, form: SoundForm, limits: MediaLimits) -
         one_thread(stream)
         samples_T = _samples(container, stream, form.rate, limits)
     if not len(samples_T):
-        raise undecodable(f"the {name} file holds no sound that can be decoded")
+        raise undecodable(f"the {name} file holds no audio that can be decoded")
     return windows(samples_T, form)
 
 
-def windows(samples_T: NDArray[np.float32], form: SoundForm) -> Sound:
+def windows(samples_T: NDArray[np.float32], form: AudioForm) -> Audio:
     """Evenly spread over the whole; the middle, if only one is asked for."""
     length = round(form.seconds * form.rate)
     total = len(samples_T)
     if total <= length:
-        return Sound(samples_T[None], (0.0,))
+        return Audio(samples_T[None], (0.0,))
     num = min(form.windows, math.ceil(total / length))
     spare = total - length
     starts = [spare // 2] if num == 1 else [spare * index // (num - 1) for index in range(num)]
-    return Sound(
+    return Audio(
         np.stack([samples_T[start : start + length] for start in starts]),
         tuple(start / form.rate for start in starts),
     )
@@ -65,7 +65,7 @@ def _samples(container: InputContainer, stream: AudioStream, rate: int, limits: 
     if parts:
         parts.extend(_values(resampled) for resampled in resampler.resample(None))
     samples_T = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    # Lossy and float formats can hold any number; what is far outside the range of sound is no sound.
+    # Lossy and float formats can hold any number; what is far outside of it is no audio.
     return np.nan_to_num(samples_T, nan=0.0, posinf=0.0, neginf=0.0).clip(-4.0, 4.0).astype(np.float32)
 
 
