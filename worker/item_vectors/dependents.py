@@ -35,7 +35,9 @@ class Dependents:
         self.follows_changes = follows_changes
         self.stage = Stage("catalogue", catalogue.step)
 
-    def recall(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched, made_of: MadeOf) -> Collection[str]:
+    def restore_extra(
+        self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched, made_of: MadeOf
+    ) -> Collection[str]:
         """Wait until the item vectors have been read, and then for those that are missing. Returns who is to be
         computed anew: an item has got its vector since, or may have changed, as which have is not known."""
         if not self._until_read(tenure, watched):
@@ -74,7 +76,7 @@ class Dependents:
             self.waiting.add(items if self.follows_changes else missing, partition, key)
         return missing
 
-    def arrivals(self) -> Mapping[int, Collection[str]]:
+    def newly_due(self) -> Mapping[int, Collection[str]]:
         """Ids by partition whose items have appeared, or changed where that counts, since the last call."""
         appeared, changed = self.catalogue.news()
         found: dict[int, set[str]] = {}
@@ -86,14 +88,14 @@ class Dependents:
     def notices(self) -> list[Notice]:
         return self.catalogue.notices()
 
-    def figures(self) -> Mapping[str, int]:
+    def status(self) -> Mapping[str, int]:
         return {
             "item vectors": self.catalogue.table.num_items,
             "item vectors to read": self.catalogue.num_behind,
             "waiting for an item": self.waiting.num_pairs,
         }
 
-    def measure(self, metrics: Metrics) -> None:
+    def export(self, metrics: Metrics) -> None:
         topic, table = metrics.topic, self.catalogue.table
         metrics.waiting.labels(topic).set(self.waiting.num_pairs)
         metrics.table_items.labels(topic).set(table.num_items)

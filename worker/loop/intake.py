@@ -145,7 +145,8 @@ class Intake:
         """A partition whose content waits for an encoder that is down is read no further; the others go on."""
         stalled = {} if self._encoding is None else self._encoding.stalled()
         for assigned in self._assignment.all():
-            detail, is_held = stalled.get(id(assigned.tenure)), assigned.is_held_for(StopReason.ENCODER_DOWN)
+            detail = None if assigned.tenure is None else stalled.get(assigned.tenure)
+            is_held = assigned.is_held_for(StopReason.ENCODER_DOWN)
             if detail is not None and (assigned.is_running or is_held):
                 assigned.hold(StopReason.ENCODER_DOWN, detail)
             elif detail is None and is_held:
@@ -154,7 +155,7 @@ class Intake:
 
     def recompute(self, *, is_backlog: bool) -> None:
         """Queue what has to be computed anew without a record, as far as there is room."""
-        for number, ids in self._role.arrivals().items():
+        for number, ids in self._role.newly_due().items():
             partition = TopicPartition(self._topic, number)
             if partition in self._assignment:
                 self._assignment[partition].recompute_later(ids)

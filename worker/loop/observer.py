@@ -168,4 +168,4 @@ class Observer:
         metrics.state_values.labels(self._topic).set(self.num_values)
         metrics.state_bytes.labels(self._topic).set(self.num_state_bytes)
         raise_to(metrics.restored.labels(self._topic), self._restore.num_records)
-        self._role.measure(metrics)
+        self._role.export(metrics)

@@ -167,7 +167,7 @@ class RestoreStage(Stage):
             Note(vectors_end, start.log, named, state_id),
             is_remembered=store.log == start.log or is_nameless,
         )
-        recompute = set(self._role.recall(tenure, overlay, self._watched))
+        recompute = set(self._role.restore_extra(tenure, overlay, self._watched))
         if rebuilds:
             tenure.new_outputs_id = outputs_id
             recompute |= {key for key, _ in overlay.items()}

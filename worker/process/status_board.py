@@ -160,7 +160,7 @@ class RoleBoard:
                 "state": {
                     "remembered": pipeline.observer.num_values,
                     "bytes": pipeline.observer.num_state_bytes,
-                    **pipeline.role.figures(),
+                    **pipeline.role.status(),
                 },
                 "dead_letters": list(pipeline.ledger.recent_dead_letters),
                 "incidents": list(pipeline.ledger.incidents),

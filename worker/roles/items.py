@@ -266,10 +266,10 @@ class ItemsRole:
         overlay.published = newest_published(chain.from_iterable(groups), self.output.space_id)
         return max(overlay.published.values(), default=-1)
 
-    def recall(self, tenure: Tenure, overlay: StateOverlay[ItemState], watched: Watched) -> Collection[str]:
+    def restore_extra(self, tenure: Tenure, overlay: StateOverlay[ItemState], watched: Watched) -> Collection[str]:
         begins_at = overlay.log.at(tenure.commit.offset)
         overlay.published = {key: at for key, at in overlay.published.items() if at >= begins_at}
-        return () if self.dependents is None else self.dependents.recall(tenure, overlay, watched, _neighbors)
+        return () if self.dependents is None else self.dependents.restore_extra(tenure, overlay, watched, _neighbors)
 
     def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[ItemState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
@@ -285,11 +285,11 @@ class ItemsRole:
                 entries.append(Recompute(prompt, key, state))
         return entries
 
-    def arrivals(self) -> Mapping[int, Collection[str]]:
+    def newly_due(self) -> Mapping[int, Collection[str]]:
         if self.dependents is None:
             return {}
         unsettled, self._unsettled = self._unsettled, {}
-        found = self.dependents.arrivals()
+        found = self.dependents.newly_due()
         return {
             number: {*unsettled.get(number, ()), *found.get(number, ())} for number in unsettled.keys() | found.keys()
         }
@@ -315,15 +315,15 @@ class ItemsRole:
     def unreadable(self) -> Sequence[UnreadableError]:
         return () if self.dependents is None else self.dependents.catalogue.unreadable
 
-    def figures(self) -> Mapping[str, int]:
+    def status(self) -> Mapping[str, int]:
         silent = {f"features without information: {name}": count for name, count in self._uninformative.totals.items()}
-        return silent if self.dependents is None else {**self.dependents.figures(), **silent}
+        return silent if self.dependents is None else {**self.dependents.status(), **silent}
 
-    def measure(self, metrics: Metrics) -> None:
+    def export(self, metrics: Metrics) -> None:
         for name, count in self._uninformative.totals.items():
             raise_to(metrics.uninformative.labels(metrics.topic, name), count)
         if self.dependents is not None:
-            self.dependents.measure(metrics)
+            self.dependents.export(metrics)
 
     def close(self) -> None:
         if self.encoding is not None:

@@ -189,13 +189,13 @@ class RelayRole:
     ) -> int:
         return -1
 
-    def recall(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
+    def restore_extra(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
         return ()
 
     def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[Any]) -> list[Entry]:
         return []
 
-    def arrivals(self) -> Mapping[int, Collection[str]]:
+    def newly_due(self) -> Mapping[int, Collection[str]]:
         return {}
 
     def forget(self, partition: int) -> None:
@@ -213,10 +213,10 @@ class RelayRole:
     def unreadable(self) -> Sequence[UnreadableError]:
         return ()
 
-    def figures(self) -> Mapping[str, int]:
+    def status(self) -> Mapping[str, int]:
         return {}
 
-    def measure(self, metrics: Metrics) -> None:
+    def export(self, metrics: Metrics) -> None:
         return
 
     def close(self) -> None:

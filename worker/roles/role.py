@@ -33,7 +33,7 @@ class Role(Protocol):
 
     @property
     def recomputes_in_backlog(self) -> bool:
-        """Whether what `arrivals` brings is computed while there is a backlog of the log, too, and not after it."""
+        """Whether what `newly_due` brings is computed while there is a backlog of the log, too, and not after it."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class Role(Protocol):
         (`InputLog.at`) of an input in it, or -1. Restore thread; raises what the client raises."""
         ...
 
-    def recall(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
+    def restore_extra(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
         """Learn what else there is to know before a restored partition is worked on, now that it is settled where that
         begins; returns the ids that are to be computed anew. Restore thread; raises what the client raises."""
         ...
@@ -72,7 +72,7 @@ class Role(Protocol):
         """Entries that compute them anew. Poll thread."""
         ...
 
-    def arrivals(self) -> Mapping[int, Collection[str]]:
+    def newly_due(self) -> Mapping[int, Collection[str]]:
         """Ids by partition that are to be computed anew because of something outside the log. Never waits."""
         ...
 
@@ -96,11 +96,11 @@ class Role(Protocol):
         """What cannot be read of what lies outside the log. Any thread."""
         ...
 
-    def figures(self) -> Mapping[str, int]:
+    def status(self) -> Mapping[str, int]:
         """What it has besides its state, by a name for people."""
         ...
 
-    def measure(self, metrics: Metrics) -> None:
+    def export(self, metrics: Metrics) -> None:
         """Set the gauges and counters that are its own."""
         ...
 

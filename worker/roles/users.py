@@ -135,14 +135,14 @@ class UsersRole:
     ) -> int:
         return -1  # a user's vector says nothing of the log
 
-    def recall(self, tenure: Tenure, overlay: StateOverlay[UserState], watched: Watched) -> Collection[str]:
+    def restore_extra(self, tenure: Tenure, overlay: StateOverlay[UserState], watched: Watched) -> Collection[str]:
         """Who waits for an item, once all item vectors have been read; who has got one meanwhile is computed anew."""
 
         def made_of(value: bytes) -> tuple[list[str], list[str]]:
             items = [event.item_id for event in UserState.decode(value).events]
             return items, items
 
-        return self.dependents.recall(tenure, overlay, watched, made_of)
+        return self.dependents.restore_extra(tenure, overlay, watched, made_of)
 
     def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[UserState]) -> list[Entry]:
         now_ms = time.time_ns() // 1_000_000
@@ -154,8 +154,8 @@ class UsersRole:
                 entries.append(Recompute(trigger, key, state))
         return entries
 
-    def arrivals(self) -> Mapping[int, Collection[str]]:
-        return self.dependents.arrivals()
+    def newly_due(self) -> Mapping[int, Collection[str]]:
+        return self.dependents.newly_due()
 
     def forget(self, partition: int) -> None:
         self.dependents.waiting.forget(partition)
@@ -177,12 +177,12 @@ class UsersRole:
     def notices(self) -> Sequence[Notice]:
         return self.dependents.notices()
 
-    def figures(self) -> Mapping[str, int]:
+    def status(self) -> Mapping[str, int]:
         unused = {f"unused events: {name}": count for name, count in self._unused.totals.most_common()}
-        return {**self.dependents.figures(), **unused}
+        return {**self.dependents.status(), **unused}
 
-    def measure(self, metrics: Metrics) -> None:
-        self.dependents.measure(metrics)
+    def export(self, metrics: Metrics) -> None:
+        self.dependents.export(metrics)
         for name, count in self._unused.totals.items():
             raise_to(metrics.unused_events.labels(metrics.topic, name), count)
 

@@ -99,10 +99,10 @@ class EncodeStage:
         self._changed = threading.Condition()
         self._reporting = threading.Lock()
         self._waiting: deque[_Portion] = deque()
-        self._held: dict[int, deque[_Portion]] = {}
-        """Portions by `id` of their tenure, in order, from when they are put in to when they are taken out."""
-        self._stalled: dict[int, UnavailableError] = {}
-        """By `id` of the tenure: why nothing of it can be encoded at present."""
+        self._held: dict[Tenure, deque[_Portion]] = {}
+        """Portions by their tenure, in order, from when they are put in to when they are taken out."""
+        self._stalled: dict[Tenure, UnavailableError] = {}
+        """By tenure: why nothing of it can be encoded at present."""
         self.num_records = 0
         self.num_bytes = 0
         self.totals = {name: ModalityTotals(route.encoder.name) for name, route in encoder.routes.items()}
@@ -121,7 +121,7 @@ class EncodeStage:
 
     def takes(self, tenure: Tenure, entries: Sequence[Decoded]) -> bool:
         """Whether these inputs have to go through here: there is content among them, or before them."""
-        return id(tenure) in self._held or any(type(entry) is Item and entry.raw is not None for entry in entries)
+        return tenure in self._held or any(type(entry) is Item and entry.raw is not None for entry in entries)
 
     def put(self, tenure: Tenure, entries: Sequence[Decoded]) -> None:
         """Consecutive inputs of a tenure, whose partition has been restored."""
@@ -143,7 +143,7 @@ class EncodeStage:
             for portion in portions:
                 if portion.entries:
                     self._waiting.append(portion)
-                    self._held.setdefault(id(tenure), deque()).append(portion)
+                    self._held.setdefault(tenure, deque()).append(portion)
                     self.num_records += len(portion.entries)
                     self.num_bytes += portion.num_bytes
             self._changed.notify_all()
@@ -168,8 +168,8 @@ class EncodeStage:
                 lambda: not self._held or any(portions[0].is_done for portions in self._held.values()), timeout_s
             )
 
-    def stalled(self) -> dict[int, str]:
-        """Tenures, by their `id`, that wait for an encoder which does not answer, and what is said of it."""
+    def stalled(self) -> dict[Tenure, str]:
+        """Tenures that wait for an encoder which does not answer, and what is said of it."""
         with self._changed:
             return {
                 tenure: f"{error.modality}: {error.detail}"
@@ -206,7 +206,7 @@ class EncodeStage:
         with self._changed:
             for portion in portions:
                 portion.is_done = True
-                self._stalled.pop(id(portion.tenure), None)
+                self._stalled.pop(portion.tenure, None)
             self._changed.notify_all()
 
     def _next(self) -> list[_Portion]:
@@ -232,7 +232,7 @@ class EncodeStage:
         return portions
 
     def _is_due(self, portion: _Portion) -> bool:
-        error = self._stalled.get(id(portion.tenure))
+        error = self._stalled.get(portion.tenure)
         return error is None or not portion.tenure.is_live or time.monotonic() >= error.retry_at
 
     def _put_back(self, portions: Sequence[_Portion], error: UnavailableError) -> None:
@@ -242,7 +242,7 @@ class EncodeStage:
             self._waiting.extendleft(reversed(portions))
             for portion in portions:
                 if portion.needs(error.modality):
-                    self._stalled[id(portion.tenure)] = error
+                    self._stalled[portion.tenure] = error
             self._changed.notify_all()
         if is_news:
             log.warning(
@@ -294,7 +294,7 @@ class EncodeStage:
     def _forget(self, portion: _Portion) -> None:
         self.num_records -= len(portion.entries)
         self.num_bytes -= portion.num_bytes
-        key = id(portion.tenure)
+        key = portion.tenure
         self._held[key].remove(portion)
         if not self._held[key]:
             del self._held[key]

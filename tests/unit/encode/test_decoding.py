@@ -244,7 +244,7 @@ def test_a_silent_film_has_frames_and_no_sound() -> None:
     frames, sound = decode(silent, [PIXELS, SAMPLES], LIMITS)
     assert isinstance(frames, Images)
     assert sound is None
-    assert "no sound" in refusal(silent, SAMPLES).detail
+    assert "no audio" in refusal(silent, SAMPLES).detail
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
@@ -444,7 +444,7 @@ def test_a_song_is_heard_and_its_cover_is_no_film(name: str) -> None:
     song = songs()[name]
     heard = samples(song)
     assert abs(np.abs(np.fft.rfft(heard[1])).argmax() * 4 - 440) <= 8
-    assert "holds no picture" in refusal(song).detail
+    assert "holds no image" in refusal(song).detail
     pictures, sound = decode(song, [PIXELS, SAMPLES], LIMITS)
     assert pictures is None
     assert isinstance(sound, Audio)
@@ -487,8 +487,8 @@ def test_what_is_left_of_a_sound_is_heard(container: str, codec: str) -> None:
 
 
 def test_sound_is_no_picture_and_a_picture_no_sound() -> None:
-    assert "holds no picture" in refusal(media_files.wav()).detail
-    assert "holds no sound" in refusal(media_files.picture(), SAMPLES).detail
+    assert "holds no image" in refusal(media_files.wav()).detail
+    assert "holds no audio" in refusal(media_files.picture(), SAMPLES).detail
     assert "holds no text" in refusal(media_files.picture(), WORDS).detail
 
 

@@ -407,11 +407,11 @@ def test_what_is_under_way_is_computed_anew_when_it_is_settled(model: Model) -> 
     state = ItemState(4, 1, 1, 0, {})
     overlay.put("a", state, 4)
     assert role.recompute(["a"], 0, overlay) == []
-    assert role.arrivals() == {0: {"a"}}
+    assert role.newly_due() == {0: {"a"}}
     overlay.settle({"a": state.encode()}, {"a": Delete(FakeRecord(offset=4), "a")}, [], 1)
     (entry,) = role.recompute(["a"], 0, overlay)
     assert (entry.id, entry.state) == ("a", state)
-    assert role.arrivals() == {}
+    assert role.newly_due() == {}
     harness.pipeline.abort()
 
 

@@ -68,7 +68,7 @@ class Role:
     def look_back(self, *_: Any, **__: Any) -> int:
         return -1
 
-    def recall(self, *_: Any) -> tuple[str, ...]:
+    def restore_extra(self, *_: Any) -> tuple[str, ...]:
         return ()
 
 

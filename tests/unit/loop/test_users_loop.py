@@ -154,7 +154,7 @@ def test_a_user_with_nothing_usable_publishes_nothing_and_is_counted(cluster: Fa
     totals = harness.metrics.accounting.totals
     assert totals.superseded["unused_type"] == 1
     assert totals.unaccounted() == 0
-    assert harness.role.figures()["unused events: scroll"] == 1
+    assert harness.role.status()["unused events: scroll"] == 1
 
 
 def test_published_counts_the_vectors_that_readers_find_and_no_others(cluster: FakeCluster) -> None:
