@@ -1,4 +1,4 @@
-"""What a person may filter by: the value of an attribute, of one of four kinds."""
+"""Attributes that people filter by: each value is, of one of four kinds."""
 
 from __future__ import annotations
 

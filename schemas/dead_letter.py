@@ -1,4 +1,4 @@
-"""What could not be processed, and why."""
+"""Dead letters: records that could not be processed, and why."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class DeadLetter(Message):
     stage: Name
     """Where in the worker it failed."""
     detail: Annotated[str, AtMost("detail_chars"), _cut("detail_chars")] = ""
-    """What was wrong, for a person."""
+    """Explanation for a person."""
     worker_version: Name
     """Version of the worker that wrote this."""
     space_id: Name | None = None

@@ -1,4 +1,4 @@
-"""What a value is that is no message: the formats that other systems put on topics, told by their first bytes.
+"""Formats that other systems put on topics, told by their first bytes, to name what is not a message.
 
 Looked at only when a value has already been refused, and never further than a few kilobytes, so that a topic full of
 them costs no more than one full of messages. A guess helps a person; nothing is decided by it.
@@ -85,7 +85,7 @@ def _zlib(head: bytes) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    """What a text is, which may begin with a byte-order mark."""
+    """Name the format of a text, which may begin with a byte-order mark."""
     mark, encoding = next(((bom, name) for bom, name in _BOMS if head.startswith(bom)), (b"", "utf-8"))
     body = head[len(mark) :]
     if len(head) == LOOKED_AT:
@@ -133,7 +133,7 @@ def _json_object(text: str) -> str:
 
 
 def _decoded(raw: bytes) -> str | None:
-    """What a text of base64 or of hexadecimal digits holds."""
+    """Name what base64 or hexadecimal digits hold."""
     for form, name in ((_HEX, "hexadecimal digits"), (_BASE64, "base64")):
         if form.fullmatch(raw) is None:
             continue

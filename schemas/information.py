@@ -27,7 +27,7 @@ _SUBTYPES = {"f2": "<f2", "f4": "<f4", "i1": "i1"}
 
 
 class Flaw(NamedTuple):
-    """What is wrong with a tensor."""
+    """A fault of a tensor."""
 
     kept_N: NDArray[np.bool_]
     """Which of its vectors say something."""
@@ -142,7 +142,7 @@ def _largest(rows_ND: NDArray[Any], dtype: Dtype) -> float:
 
 
 class Judged(NamedTuple):
-    """What is left of the features of an item."""
+    """Features of an item that carry information, and the faults of the others."""
 
     features: Mapping[str, Feature]
     """Without vectors that say nothing, and without features that have no others."""
@@ -152,7 +152,7 @@ class Judged(NamedTuple):
     """A modality with an element that nothing can be computed of."""
 
     def problem(self) -> str:
-        """What is wrong, for a person."""
+        """The fault in words, for a person."""
         if self.too_large is not None:
             return f"features.{self.too_large}.data: holds values beyond {MAX_ELEMENT:.0e}, too large to compute with"
         return f"features: {', '.join(self.dropped)} without information (all zeros, one value, or nearly so)"

@@ -1,4 +1,4 @@
-"""What is known of an item, and the vector made of it."""
+"""Messages about items, and the vector made of one."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class NewItem(Message):
     """True: the modalities and attributes given are merged into those already known. False: they replace all of them.
     """
     attributes: Annotated[dict[Name, AttributeValue], AtMost("attributes")] = Field(default_factory=dict)
-    """What an index may filter by (`price`, `category`, …): a str, a number, a bool or an array of str by name. They
-    have no part in the vector."""
+    """Values that an index may filter by (`price`, `category`, …): a str, a number, a bool or an array of str by name.
+    They have no part in the vector."""
 
     @property
     def key(self) -> bytes:

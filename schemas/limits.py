@@ -21,7 +21,7 @@ UTF8_BYTES = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader accepts. Each value lies between 1 and the contract's, which is the default."""
+    """Bounds on the messages that a reader accepts. Each lies between 1 and the contract's, which is the default."""
 
     message_bytes: int = 16 * 2**20
     """Bytes of one encoded message, dead letters excepted."""

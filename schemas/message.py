@@ -1,4 +1,4 @@
-"""What all messages share: the envelope, and the types of their fields.
+"""Parts that all messages share: the envelope, and the types of their fields.
 
 Messages are frozen, ignore fields they do not know, and take no value of another type for one of theirs: no "7"
 for 7.

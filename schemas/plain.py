@@ -49,7 +49,7 @@ class PlainFeature(NamedTuple):
         return self.shape[-1]
 
     def to_numpy(self) -> NDArray[Any]:
-        """As of a `Tensor`."""
+        """Elements as an array, as of a `Tensor`."""
         return as_model(self).to_numpy()
 
     def __eq__(self, other: object) -> bool:
@@ -101,7 +101,7 @@ class PlainEvent(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """Of a feature: everything but its elements and scale, and how many bytes the elements take."""
+    """Form of a feature: everything but its elements and scale, and how many bytes the elements take."""
 
     encoder: str
     dtype: Dtype
@@ -194,7 +194,7 @@ def plain_event(fields: Fields) -> PlainEvent | None:
 
 
 def _new_form(key: tuple[Any, ...], shape: Any) -> _Form | None:
-    """What is known of features like this from now on; None if they cannot be good."""
+    """Check a form of feature once, for all that are like it; None if they cannot be good."""
     limits, (name, encoder, dtype) = DEFAULT_LIMITS, key[:3]
     if type(shape) is not list or not 1 <= len(shape) <= 2 or dtype not in ELEMENT_BYTES:
         return None

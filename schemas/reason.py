@@ -39,7 +39,7 @@ class Reason(StrEnum):
     URI_REFUSED = "uri_refused"
     """The URI of raw content has a scheme, host, address or path that this worker may not read."""
     FETCH_FAILED = "fetch_failed"
-    """What the URI of raw content names could not be had."""
+    """The file that a URI of raw content names could not be had."""
     MODEL_FAILURE = "model_failure"
     """The model failed on this item alone."""
     UNREADABLE = "unreadable"

@@ -128,7 +128,7 @@ class Tensor(BaseModel):
 
 
 class Feature(Tensor):
-    """What one encoder made of one modality of an item."""
+    """One modality of an item, as an encoder represents it."""
 
     encoder: Annotated[str, Field(min_length=1), AtMost("name_chars")]
     """Name and version of the encoder. Features of different encoders cannot be compared."""

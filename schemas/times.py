@@ -15,13 +15,13 @@ MAX_TIME_MS = 253_402_300_799_999
 """End of the year 9999. A time in microseconds is beyond it, and so is refused."""
 
 SECONDS_FROM, SECONDS_TO = 100_000_000, 10_000_000_000
-"""What looks like seconds: as such from 1973 to 2286, as milliseconds from 2 January to 26 April 1970."""
+"""Times taken for seconds: as such from 1973 to 2286, as milliseconds from 2 January to 26 April 1970."""
 
 TimeMs = Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
 
 _PER_SECOND = {"microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 _PLAUSIBLE_S = (SECONDS_FROM, 4_102_444_800)
-"""What a time is likely to be: 1973 to 2100."""
+"""Likely times: 1973 to 2100."""
 
 
 def looks_like_seconds(value: int) -> bool:
@@ -30,7 +30,7 @@ def looks_like_seconds(value: int) -> bool:
 
 
 def time_problem(value: int) -> str:
-    """What is wrong with a number that is no time in milliseconds, for a person."""
+    """Explain to a person why a number is no time in milliseconds."""
     if looks_like_seconds(value):
         return "looks like seconds: should be milliseconds since 1970"
     for unit, per_second in _PER_SECOND.items():

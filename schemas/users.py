@@ -1,4 +1,4 @@
-"""What users do, and the vector made of it."""
+"""Events of users, and the vector made of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UserEvent(Message):
     item_id: Id
     """The item."""
     event_type: Name
-    """What happened, as `view` or `purchase`."""
+    """The action, as `view` or `purchase`."""
     event_time_ms: TimeMs
     """When it happened, milliseconds since 1970, UTC."""
     value: Finite | None = None

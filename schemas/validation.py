@@ -39,7 +39,7 @@ _WORDS = {
     "too_long": "has more than {max_length} entries",
     "finite_number": "is NaN or infinite",
 }
-"""What to say for pydantic's error types, in the words of the wire; pydantic's own text for the others."""
+"""Texts for pydantic's error types, in the words of the wire; the others keep pydantic's own."""
 
 _OF_TIMES = ("greater_than_equal", "less_than_equal")
 

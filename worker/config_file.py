@@ -36,7 +36,7 @@ _BYTE_ORDER_MARKS = (
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a file sets: text, lists of text and maps; and where."""
+    """Values that a file sets: text, lists of text and maps; and their lines."""
 
     path: Path
     values: dict[str, Any]

@@ -184,6 +184,6 @@ class UnreadableError(ClientError):
         self.next_offset = next_offset
         """Where the next batch begins, as far as that can be seen."""
         self.num_bytes = num_bytes
-        """Of the batch, as it lies in the log; 0 where the broker does not hand it out."""
+        """Size of the batch, as it lies in the log; 0 where the broker does not hand it out."""
         self.raw = raw
         """Its bytes."""

@@ -60,9 +60,9 @@ class OversizedRecord(NamedTuple):
     value: None
     headers: Headers
     num_bytes: int
-    """Of the whole record."""
+    """Size of the whole record."""
     value_bytes: int
-    """Of its value; -1 where it has none."""
+    """Size of its value; -1 where it has none."""
     value_sha256: bytes | None
 
 
@@ -85,7 +85,7 @@ def as_read(record: Record) -> Record:
 
 
 class RawContent(NamedTuple):
-    """What an encoder has yet to make features of."""
+    """Raw content of an item, to be encoded."""
 
     content: Mapping[str, Content]
     modalities: Sequence[str]
@@ -100,7 +100,7 @@ class RecomputeTrigger(NamedTuple):
     timestamp: int
     key: bytes
     offset: int = -1
-    """Of the newest message in what is computed anew, where its output has to name one."""
+    """Offset of the newest message in what is computed anew, where its output has to name one."""
     value: bytes | None = None
     headers: Headers = ()
 
@@ -114,7 +114,7 @@ class Notice(NamedTuple):
 
 
 class State(Protocol):
-    """What is remembered of an item or a user."""
+    """The state of an item or a user."""
 
     def encode(self) -> bytes: ...
 
@@ -130,13 +130,13 @@ class Item(NamedTuple):
     """Accepted features by modality; at least one, unless there is content to make them of."""
     partial: bool = False
     state: State | None = None
-    """What is to be remembered of the item. None before the gate."""
+    """State of the item with this input merged in. None until it is accepted."""
     is_overtaken: bool = False
     """An earlier owner has published a newer state already: this one is only remembered."""
     raw: RawContent | None = None
     """None once it has been encoded."""
     digests: Mapping[str, bytes] | None = None
-    """Of the content behind features that were encoded here."""
+    """Digests of the content behind features that were encoded here."""
     neighbors: Sequence[str] = ()
     """Those that the message names, in a space with graph fusion. Past the gate the state has them."""
     at: int | None = None
@@ -164,7 +164,7 @@ class Delete(NamedTuple):
     id: str
     is_overtaken: bool = False
     at: int | None = None
-    """As of an `Item`."""
+    """Trigger, as of an `Item`."""
 
     @property
     def is_record(self) -> bool:
@@ -190,7 +190,7 @@ class User(NamedTuple):
     record: Record
     id: str
     event_time_ms: int
-    """Of the event."""
+    """Time of the event."""
     state: State
 
     @property
@@ -268,7 +268,7 @@ class Unused(NamedTuple):
     record: Record
     id: str
     rejection: Rejection
-    """What it is where the item is not known."""
+    """The entry to use where the item is not known."""
 
 
 class Superseded(NamedTuple):
@@ -281,6 +281,7 @@ class Superseded(NamedTuple):
 
 Decoded = Item | Delete | Action | Unused | Relayed | Rejection | Superseded
 Change = Item | Delete | User | Relayed | Recompute
-"""What becomes an output. Each says whether it stands for a record of the input (`is_record`), whether its output is a
-vector that is to be computed (`needs_vector`), and whether a newer one has been published before (`is_overtaken`)."""
+"""Entries that become outputs. Each says whether it stands for a record of the input (`is_record`), whether its output
+is a vector that is to be computed (`needs_vector`), and whether a newer one has been published before
+(`is_overtaken`)."""
 Entry = Change | Rejection | Superseded

@@ -44,7 +44,7 @@ ENV_PREFIX = "ALIGN_"
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
 CALL_SLACK_S = 5.0
-"""What a call to a broker may take beyond the time-out of its request."""
+"""Seconds that a call to a broker may take beyond the time-out of its request."""
 DECODER_START_S = 30.0
 """How long the process that reads media files may take to start."""
 
@@ -198,7 +198,7 @@ class KafkaSettings(_Group):
     """At most a third of `session_timeout_ms`. A member hears of a rebalance with its next heartbeat; with the
     cooperative assignor all partitions stand still until every member has."""
     on_new_log: Literal["take_up", "refuse"] = "take_up"
-    """What to do where the log of an input, an output or a changelog is not the one of before: its topic was deleted
+    """Action where the log of an input, an output or a changelog is not the one of before: its topic was deleted
     and made again, or it was cut short. `take_up`: say so, and begin at its beginning, so that nothing in it is passed
     over and revisions decide as ever. `refuse`: end with exit code 4, and leave everything as it is until a person has
     looked. A topic that comes back with another number of partitions is refused in any case."""
@@ -349,7 +349,7 @@ class RegistrySettings(_Group):
     """Schema registry that speaks the API of Confluent's, as `https://registry:8081`; several, separated by commas, are
     asked one after the other."""
     username: str | None = None
-    """Of basic authentication, with `password`."""
+    """User of basic authentication, with `password`."""
     password: SecretStr | None = None
     """The password of that user."""
     password_file: Path | None = None
@@ -377,14 +377,14 @@ FormatName = Literal["msgpack", "json", "avro", "protobuf", "json-schema"]
 
 class InputTopic(_Group):
     format: FormatName = "msgpack"
-    """What the records are. `avro`, `protobuf` and `json-schema` begin with the id of a schema, as the serializers of
+    """Format of the records. `avro`, `protobuf` and `json-schema` begin with the id of a schema, as the serializers of
     Confluent's registry write them. All but the messages of the contract, in msgpack, need a `mapping`."""
     mapping: Path | None = None
     """File that says which value of a record is which field of a message (`worker/mapping/README.md`)."""
 
 
 class InputSettings(_Group):
-    """What the topics hold that are read in place: `topics.items` and `topics.events`."""
+    """Format of the topics that are read in place: `topics.items` and `topics.events`."""
 
     items: InputTopic = InputTopic()
     events: InputTopic = InputTopic()
@@ -397,12 +397,12 @@ class RelayTopic(InputTopic):
 
 
 class RelaySettings(_Group):
-    """Of the role `relay`."""
+    """Settings of the role `relay`."""
 
     items: RelayTopic = RelayTopic()
-    """What becomes items, in `topics.items`."""
+    """Topic whose records become items, in `topics.items`."""
     events: RelayTopic = RelayTopic()
-    """What becomes events, in `topics.events`."""
+    """Topic whose records become events, in `topics.events`."""
 
 
 class SpaceSettings(_Group):
@@ -497,10 +497,10 @@ class EncodeSettings(_Group):
     """Dimensions that are kept of the features of a modality, `modality=N,…`, for models whose first dimensions stand
     alone (Matryoshka). Part of the encoder's name."""
     document_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
-    """What is put before the texts of items, by modality, instead of what a model directory says. Part of the
+    """Prefix of the texts of items, by modality, instead of the model directory's. Part of the
     encoder's name."""
     query_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
-    """What `recommend --text` puts before its words, by modality, instead of what a model directory says."""
+    """Prefix of the words of `recommend --text`, by modality, instead of the model directory's."""
     frames: int = Field(8, ge=1, le=256)
     """Frames taken of a video."""
     windows: int = Field(4, ge=1, le=256)
@@ -541,7 +541,7 @@ class PublishSettings(_Group):
 
 
 class SinkSettings(_Group):
-    """Of `align-worker sink`."""
+    """Settings of `align-worker sink`."""
 
     url: str | None = None
     """Where the index is: `postgresql://user@host/database`, or `http://host:port`; of Milvus Lite a file. Put no
@@ -553,18 +553,18 @@ class SinkSettings(_Group):
     username: str | None = None
     """For Elasticsearch and OpenSearch. Without it `password` is an API key there."""
     path: Path | None = None
-    """Of files: the directory of the snapshots."""
+    """Directory of the snapshots, for files."""
     vectors: Annotated[frozenset[Literal["items", "users"]], NoDecode, BeforeValidator(_split_commas)] = Field(
         frozenset({"items"}), min_length=1
     )
-    """Whose vectors are written."""
+    """Entity whose vectors are written."""
     group_id: str | None = Field(None, min_length=1)
     """Consumer group. Default: `<kafka.group_id>-sink-<kind>`. A new name reads everything again, which changes nothing
     in an index that has it."""
     prefix: str = Field("", pattern=r"^[a-z0-9_]{0,20}$")
-    """What the names of tables and collections begin with."""
+    """Prefix of the names of tables and collections."""
     distance: Literal["cosine", "ip", "l2"] = "cosine"
-    """What vectors are compared by, where the index is made for it. All are of unit length."""
+    """Comparison that the index is made for. All vectors are of unit length."""
     index: Literal["hnsw", "none"] = "hnsw"
     """`none`: make no index over vectors, as when a large table is filled first."""
     columns: Annotated[
@@ -574,8 +574,8 @@ class SinkSettings(_Group):
         NoDecode,
         BeforeValidator(_split_pairs),
     ] = Field(default_factory=dict)
-    """Of pgvector: attributes that have a column of their own, `price=number,category=text`, to index and to filter by.
-    All are in `attributes` besides."""
+    """For pgvector: attributes that have a column of their own, `price=number,category=text`, to index and to filter
+    by. All are in `attributes` besides."""
     max_records: int = Field(1_000, ge=1, le=65_536)
     """Records of a batch. Too low: the index is asked more often than it need be."""
     timeout_s: float = Field(30.0, gt=0)
@@ -585,7 +585,7 @@ class SinkSettings(_Group):
     keep_deleted_s: float = Field(7 * 86_400.0, ge=0)
     """How long it is remembered in the index that an item was deleted. Longer than anything may come late."""
     snapshot_interval_s: float = Field(10.0, ge=0)
-    """Of files: how often a snapshot is written."""
+    """Interval between snapshots, for files."""
 
     @model_validator(mode="before")
     @classmethod
@@ -634,7 +634,7 @@ class StateSettings(_Group):
 
 
 class GraphSettings(_Group):
-    """Of the items role, in a space with graph fusion."""
+    """Settings of the items role, in a space with graph fusion."""
 
     max_waiting: int = Field(1_000_000, ge=1)
     """Pairs of an item and a neighbour of it without a vector that are remembered, to compute the item anew when the
@@ -735,11 +735,11 @@ class Settings(BaseSettings):
     roles: Annotated[frozenset[Literal["items", "users", "relay"]], NoDecode, BeforeValidator(_split_commas)] = Field(
         frozenset({"items"}), min_length=1
     )
-    """What this process does, separated by commas: `items` turns item messages into item vectors, `users` turns events
+    """Roles of this process, separated by commas: `items` turns item messages into item vectors, `users` turns events
     into user vectors, and `relay` writes `relay.items.topic` and `relay.events.topic` anew, to those of items and
     events."""
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
-    """What a fault may cost: with `at_least_once`, outputs written twice and nothing lost. With `exactly_once`,
+    """The guarantee under faults: with `at_least_once`, outputs written twice and nothing lost. With `exactly_once`,
     outputs, dead letters, changelog and offsets are one transaction, and readers that set
     `isolation.level=read_committed` see each output once."""
     batch: BatchSettings = BatchSettings()
@@ -861,7 +861,7 @@ class _File(InitSettingsSource):
 
 
 def _checked(file: ConfigFile, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What a file sets, of settings that there are; a name without a value is as one left out."""
+    """Known settings that a file sets; a name without a value is as one left out."""
     known = setting_names()
     found = {}
     for key, value in values.items():
@@ -953,7 +953,7 @@ _UNITS = {"_ms": "ms", "_s": "s", "_bytes": "bytes", "_mb": "MiB", "_records": "
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """What a value may be, where there is a list of it."""
+    """Choices of a value, where there is a list of them."""
     if annotation is bool:
         return [True, False]
     if get_origin(annotation) is Literal:

@@ -1,4 +1,4 @@
-"""What `align-worker space create`, `show` and `check` do."""
+"""`align-worker space create`, `show` and `check`."""
 
 from __future__ import annotations
 

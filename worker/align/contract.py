@@ -1,4 +1,4 @@
-"""What a space has to say about the features of one item, before any of them is computed.
+"""Checks of an item's features against a space, before anything is computed.
 
 Runs once per record while the client's thread holds the interpreter, so it only compares: it copies nothing unless it
 has something to leave out.

@@ -44,7 +44,7 @@ def resolve_device(requested: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """What the device is called: the GPU's product name, or the CPU's vector instructions."""
+    """Name of the device: the GPU's product name, or the CPU's vector instructions."""
     return torch.backends.cpu.get_cpu_capability() if device == "cpu" else torch.cuda.get_device_name(device)
 
 

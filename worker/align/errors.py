@@ -1,4 +1,4 @@
-"""What can go wrong in a call that says nothing about the items in it."""
+"""Failures of a call that say nothing about the items in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this package asks of a feature: one modality of one item, as its encoder produced it."""
+"""The interface of a feature: one modality of one item, as its encoder produced it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FeatureLike(Protocol):
 
     @property
     def scale(self) -> float | None:
-        """What an `i1` element is multiplied with. Ignored for the other types."""
+        """Factor of `i1` elements. Ignored for the other types."""
         ...
 
 

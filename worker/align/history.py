@@ -1,4 +1,4 @@
-"""What is kept of a user's events: the newest `last`, each once, in order of time.
+"""The history kept of a user's events: the newest `last`, each once, in order of time.
 
 The result of any number of `merged` calls depends on the set of events alone: not on their order of arrival, nor on
 how often each arrives, nor on where the calls divide them. Of events with the same id the latest counts. Choosing
@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
 
 def appended(history: Sequence[Event], event: Event, last: int) -> list[Event] | None:
-    """What `merged` makes of both where the event is new and the newest, as most are; else None."""
+    """Merge as `merged` does where the event is new and the newest, as most are; else None."""
     if history and (event <= history[-1] or event.event_id in [each.event_id for each in history]):
         return None
     return [*history, event][-last:]

@@ -50,7 +50,7 @@ class Head(nn.Linear):
 
 
 class ModelOutputs(NamedTuple):
-    """What the model gives for a batch, all float32.
+    """Outputs of the model for a batch, all float32.
 
     A length that is not finite or is 0 marks a row whose vector means nothing.
     """
@@ -153,7 +153,7 @@ class AlignModel(nn.Module):
         return results
 
     def head(self, name: str) -> Head:
-        """Of one modality."""
+        """The head of one modality."""
         head: Head = getattr(self, f"head_{name}")
         return head
 

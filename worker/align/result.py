@@ -1,4 +1,4 @@
-"""What comes out of the model, and its form on the wire."""
+"""Results of the model, and their form on the wire."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Embeddings:
 
 
 def from_outputs(batch: Collated, outputs: Sequence[Array], items: Sequence[Features]) -> Embeddings:
-    """What the model gave for a batch: vectors, lengths and priors of the items, then vectors and lengths of each part
+    """Results for a batch: vectors, lengths and priors of the items, then vectors and lengths of each part
     of the layout alone."""
     vectors_BD, priors_B, usable_B = outputs[0], outputs[2], _usable(batch, outputs)
     bad_rows = {} if usable_B.all() else {row: _why(items[row]) for row in np.flatnonzero(~usable_B).tolist()}

@@ -27,7 +27,7 @@ from worker.errors import SpaceError
 MANIFEST_FILE = "space.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FOLDER = "training"
-"""What a training keeps beside the space that it makes: its checkpoint, its report."""
+"""Files that a training keeps beside the space that it makes: its checkpoint, its report."""
 
 
 @dataclass(frozen=True, slots=True)

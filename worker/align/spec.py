@@ -96,7 +96,7 @@ class _User(_Part):
     last: int = Field(50, ge=1, le=10_000)
     """Events that are kept of a user, the newest."""
     event_weights: dict[EventType, float] = Field(min_length=1, max_length=256)
-    """What an event of each type is worth, negative for a dislike. Events of other types are not used."""
+    """Weight of an event by type, negative for a dislike. Events of other types are not used."""
 
     @field_validator("event_weights")
     @classmethod
@@ -134,7 +134,7 @@ def _sorted(modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:
 
 
 class SpaceSpec(_Part):
-    """What fixes the shape of a space. Modalities are kept in alphabetical order, everywhere."""
+    """Shape of a space. Modalities are kept in alphabetical order, everywhere."""
 
     dim: int = Field(ge=1, le=8_192)
     """Elements of a vector in the space, D: of the learned block, then of the content block."""

@@ -1,4 +1,4 @@
-"""What a GPU is used for at present."""
+"""Present use of a GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class DeviceUsage(NamedTuple):
     """In bytes; utilisation is a share."""
 
     allocated: int
-    """What tensors of this process take."""
+    """Bytes in tensors of this process."""
     reserved: int
-    """What this process has taken, with what its allocator keeps for later."""
+    """Bytes that this process has taken, with what its allocator keeps for later."""
     total: int
     utilization: float | None
-    """Of the whole device, whoever uses it. None where the driver does not say."""
+    """Share of the whole device that is busy, whoever uses it. None where the driver does not say."""
 
 
 def device_usage(device: str) -> DeviceUsage | None:

@@ -108,7 +108,7 @@ class DecayedPool(nn.Module):
         self._spec = spec
 
     def scores(self, vectors: Tensor) -> Tensor | None:
-        """What an item's vector has to do with its weight: nothing."""
+        """No part of the weight depends on the item's vector."""
         return None
 
     def weights(self, scores_UNH: Tensor | None, mask_UN: Tensor, times_ms_UN: Tensor, weights_UN: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class AttentionPool(nn.Module):
         self.merge = nn.Linear(spec.heads * dim, dim, bias=False)
 
     def scores(self, vectors: Tensor) -> Tensor | None:
-        """What an item's vector has to do with its weight: vectors `[…, D]` to `[…, H]`."""
+        """The part of an item's weight that depends on its vector: vectors `[…, D]` to `[…, H]`."""
         keys: Tensor = torch.tanh(self.key(vectors))
         scores: Tensor = (keys.view(*vectors.shape[:-1], self._heads, -1) * self.query).sum(-1)
         return scores

@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class WarmUpReport:
-    """What was asked for, what is active, and what it was chosen by."""
+    """The choice of a number format: asked for, active, and the ground it was chosen on."""
 
     space_id: str
     requested_device: str

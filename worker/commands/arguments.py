@@ -1,4 +1,4 @@
-"""What the sub-commands of `align-worker` share: how options are read and results printed."""
+"""Helpers that the sub-commands of `align-worker` share: how options are read and results printed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_command(
 
 
 def add_dataset_flags(command: argparse.ArgumentParser) -> None:
-    """What is learned from or judged by, which items are withheld, and where it is computed."""
+    """Add the flags for the data set, the withheld items and the device."""
     command.add_argument(
         "--items", type=Path, action="append", required=True, metavar="FILE", help="file of items; repeatable"
     )
@@ -102,7 +102,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def settings_from(arguments: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> Settings:
-    """What `add_settings` made flags for. `defaults` give way to flags only. Raises `ConfigError`."""
+    """Read the settings that `add_settings` made flags for. `defaults` give way to flags only. Raises `ConfigError`."""
     flags = {
         key.removeprefix("setting:"): value
         for key, value in vars(arguments).items()

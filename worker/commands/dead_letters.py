@@ -183,7 +183,7 @@ def replay(
 
 
 class Original(NamedTuple):
-    """What a dead letter was made of."""
+    """The record that a dead letter was made of."""
 
     key: bytes | None
     value: bytes | None
@@ -248,7 +248,7 @@ def _mark(producer: ProducerPort, pending: Pending, replayed: Sequence[Stored], 
 
 
 def summary(stored: Stored) -> dict[str, Any]:
-    """What there is to say about a dead letter without its bytes."""
+    """Describe a dead letter without its bytes."""
     letter = stored.letter
     return {
         "position": stored.position,

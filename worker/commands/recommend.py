@@ -40,7 +40,7 @@ def add_recommend(commands: Any) -> None:
 
 
 def _add_flags(command: argparse.ArgumentParser) -> None:
-    """What can be asked, and where the vectors come from."""
+    """Add the flags for questions and for the source of vectors."""
     asked = command.add_argument_group("questions, each repeatable")
     asked.add_argument("--user", action="append", default=[], metavar="ID", help="items for a user")
     asked.add_argument("--like", action="append", default=[], metavar="ITEM", help="items like an item")

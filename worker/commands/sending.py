@@ -47,7 +47,7 @@ class ToSend:
 
 
 def check(paths: Sequence[Path], settings: Settings) -> list[ToSend]:
-    """What each file holds, told by its first message. Raises `DataError`."""
+    """Tell by its first message what each file holds. Raises `DataError`."""
     return [_checked(path, settings) for path in paths]
 
 

@@ -24,7 +24,7 @@ _PLACE = re.compile(r"(?P<topic>[^/@]+)/(?P<partition>\d{1,9})@(?P<offset>\d{1,1
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What cannot be read: offsets from `first` up to, and without, `until`."""
+    """An unreadable stretch of a log: offsets from `first` up to, and without, `until`."""
 
     partition: TopicPartition
     first: int
@@ -47,7 +47,8 @@ def parsed_place(place: str) -> tuple[TopicPartition, int]:
 
 
 def find_gap(client: ClientPort, partition: TopicPartition, offset: int) -> Gap:
-    """What cannot be read from there on. Raises `TopicError` where there is no such place, or where it can be read."""
+    """Find the unreadable stretch that begins there. Raises `TopicError` where there is no such place, or where it can
+    be read."""
     described = describe(client, partition.topic)
     if described is None or partition.partition >= described.num_partitions:
         raise TopicError(f"dlq skip: there is no partition {partition.topic}/{partition.partition}")
@@ -90,7 +91,7 @@ def _end_of_gap(log: PartitionReader, error: UnreadableError, end: int) -> int:
 
 
 def cost(topic: str, settings: Settings) -> str:
-    """What is lost with a batch of a topic."""
+    """Say what is lost with a batch of a topic."""
     topics = settings.topics
     return {
         topics.items: "The messages in it are lost: send those items again.",

@@ -120,7 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def told(left_out: LeftOut) -> Iterator[str]:
-    """What was read and not used, a line each."""
+    """Lines about input that was read and not used."""
     for name, count in sorted(left_out.unencoded.items()):
         yield f"{count:,} items bring raw {name} and no vector of it: encode them first with `align-worker encode`"
     for name, count in sorted(left_out.uninformative.items()):

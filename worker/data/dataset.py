@@ -59,7 +59,7 @@ class Interactions:
     """Index of the item."""
     times_ms_E: Ints
     weights_E: Floats
-    """What the event is worth as evidence of taste, from its type: positive, negative, never 0."""
+    """Weight of the event as evidence of taste, from its type: positive, negative, never 0."""
 
     def __len__(self) -> int:
         return len(self.users_E)
@@ -101,7 +101,7 @@ def fingerprint_of(
     events: Interactions,
     neighbors: Sequence[tuple[int, ...]],
 ) -> str:
-    """What `Dataset.fingerprint` is for a dataset of these."""
+    """Compute `Dataset.fingerprint` for a dataset of these."""
     digest = blake2b(digest_size=16)
 
     def add(*parts: str | NDArray[Any]) -> None:

@@ -34,7 +34,7 @@ MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
 
 @dataclass(slots=True)
 class LeftOut:
-    """What was read and is not in the dataset, in messages."""
+    """Counts of messages that were read and are not in the dataset."""
 
     superseded: int = 0
     """Item messages of which newer ones leave nothing, or that brought nothing."""

@@ -1,4 +1,4 @@
-"""What the demo prints."""
+"""Output of the demo."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class People:
         self._num_clicks = 0
 
     def load(self, num_events: int) -> None:
-        """What the audience has done lately, as fast as the worker takes it."""
+        """Send what the audience has done lately, as fast as the worker takes it."""
         say(f"\n{NUM_USERS} users: {num_events} events of the last {HISTORY_DAYS} days")
         outside = self._outside
         progress, started = Progress(num_events, "events"), time.monotonic()

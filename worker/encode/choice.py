@@ -1,4 +1,4 @@
-"""What the settings say of one encoder."""
+"""One entry of the setting `encode.encoders`."""
 
 from __future__ import annotations
 

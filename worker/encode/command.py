@@ -1,4 +1,4 @@
-"""What `align-worker encode` does: items with content in, the same items with features out.
+"""`align-worker encode`: items with content in, the same items with features out.
 
 The code that makes features here is the code that makes them in a running worker, so a space trained on these features
 meets the same ones when it serves.
@@ -39,7 +39,7 @@ MODALITY_OF = {suffix: modality for modality, suffixes in SUFFIXES.items() for s
 
 @dataclass
 class Summary:
-    """What became of the items."""
+    """Counts of items by outcome."""
 
     items: int = 0
     encoded: int = 0
@@ -115,7 +115,7 @@ def _encoded(
 def _patiently(
     encoder: ContentEncoder, items: Sequence[NewItem], modalities: Sequence[Collection[str]], err: TextIO
 ) -> tuple[list[Encoded | ContentError], Report]:
-    """What has become of the items' contents, once the servers that are needed answer. Raises `UnreachableError` when
+    """Encode the items' contents, waiting for servers that do not answer. Raises `UnreachableError` when
     that takes too long."""
     deadline = time.monotonic() + PATIENCE_S
     is_told = False

@@ -1,4 +1,5 @@
-"""What a process gives up before it reads the files of strangers: files, network, other processes, and privileges.
+"""Confinement of a process before it reads the files of strangers: it gives up files, network, other processes, and
+privileges.
 
 A flaw in a C library makes the file the author of what its process does next. What is left to it here is to compute,
 and to answer its parent: nothing can be opened, connected to or started, and nothing grows. Limits hold wherever POSIX
@@ -73,7 +74,7 @@ class _Program(ctypes.Structure):
 
 
 def environment(own: Mapping[str, str], search_path: Iterable[str]) -> dict[str, str]:
-    """What a confined process finds in its environment: of `own`, what it needs to start, and where code lies."""
+    """Environment of a confined process: of `own`, the variables it needs to start and to find code."""
     passed_on = {name: own[name] for name in PASSED_ON if name in own}
     return {**passed_on, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, search_path)))}
 

@@ -30,15 +30,15 @@ from worker.encode.media.forms import Audio, AudioForm, Form, ImageForm, Images,
 from worker.errors import SystemicError
 
 Known = Mapping[str, tuple[bytes, Feature]]
-"""What was made of an item's contents before, by modality: the digest of the content, and the feature."""
+"""Features made of an item's contents before, by modality, each with the digest of its content."""
 
 
 class Encoded(NamedTuple):
-    """What has become of an item's contents, by modality."""
+    """An item's contents as features, by modality."""
 
     features: Mapping[str, Feature]
     digests: Mapping[str, bytes]
-    """Of the content behind each feature and how it is encoded: the same digest is the same feature."""
+    """Digest of the content behind each feature and of how it is encoded: the same digest is the same feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Route:
     """Which content a modality's features are made of, and how."""
 
     modality: str
-    """Of the feature."""
+    """Modality of the feature."""
     content: str
     """Key of the content. Several routes may start at one: frames, audio and subtitles of a video. `image+text`: both
     together go into one vector."""
@@ -72,7 +72,7 @@ class Route:
 
 @dataclass(slots=True)
 class Figures:
-    """What encoding one modality took, for metrics."""
+    """Effort of encoding one modality, for metrics."""
 
     encoded: int = 0
     reused: int = 0
@@ -87,7 +87,7 @@ class Figures:
 
 @dataclass(slots=True)
 class Reading:
-    """What it took to get hold of the contents of one name, before any encoder saw them."""
+    """Effort of getting hold of the contents of one name, before any encoder saw them."""
 
     fetched: int = 0
     fetch_s: float = 0.0
@@ -98,7 +98,7 @@ class Reading:
 
 @dataclass(slots=True)
 class Report:
-    """What one call of `ContentEncoder.encode` took."""
+    """Effort of one call of `ContentEncoder.encode`."""
 
     by_modality: defaultdict[str, Figures] = field(default_factory=lambda: defaultdict(Figures))
     by_content: defaultdict[str, Reading] = field(default_factory=lambda: defaultdict(Reading))
@@ -172,7 +172,7 @@ class ContentEncoder:
         return any(isinstance(route.encoder, RemoteEncoder) for route in self.routes.values())
 
     def remote_figures(self) -> dict[str, RemoteFigures]:
-        """Of the servers that encode, by modality."""
+        """Figures of the servers that encode, by modality."""
         return {
             name: route.encoder.figures
             for name, route in self.routes.items()

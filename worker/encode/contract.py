@@ -1,4 +1,4 @@
-"""What an encoder has promised, as checks of one that is there: for encoders of one's own, and for those here.
+"""The contract of encoders, as checks of one that is there: for encoders of one's own, and for those here.
 
     from worker.encode.contract import problems
 
@@ -26,7 +26,7 @@ TEXTS = ("a", "A red kite over the harbour.", "naïve café – 東京 🪁", "w
 
 
 def problems(encoder: Encoder) -> list[str]:
-    """What it breaks of its contract; empty if nothing is found. It is asked to encode some samples."""
+    """Find breaches of its contract; empty if there are none. It is asked to encode some samples."""
     try:
         return list(_described(encoder)) or list(_problems(encoder))
     except Exception as error:

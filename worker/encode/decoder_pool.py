@@ -194,7 +194,7 @@ class _Decoder:
         self.num_files = 0
         try:
             self.missing: list[str] = [str(each) for each in self._exchange(setup, DECODER_START_S)["missing"]]
-            """What the platform does not protect the process from."""
+            """Protections that the platform lacks."""
         except BaseException:
             self.end()
             raise

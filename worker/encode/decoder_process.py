@@ -1,4 +1,4 @@
-"""What runs in a decoder's process: one file after the other, from standard input to standard output.
+"""Main loop of a decoder's process: one file after the other, from standard input to standard output.
 
 C libraries that read files from anywhere crash, hang and eat memory now and then, and now and then do what a file tells
 them to. Here that costs one file: the process has bounded memory, can reach nothing (`confinement.py`), ends itself

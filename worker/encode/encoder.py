@@ -1,4 +1,4 @@
-"""What every encoder promises, whether it has weights or not."""
+"""The interface of every encoder, with weights or without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Unit = Literal["tokens", "pixels", "samples"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one vector is made of: a text, an image or frame, a window of audio."""
+    """Input of one vector: a text, an image or frame, a window of audio."""
 
     payload: Any
     """Known to the encoder that made it."""
@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
     @property
     def unit(self) -> Unit:
-        """What pieces cost."""
+        """Unit of the cost of pieces."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Encoder(Protocol):
         ...
 
     def forms(self, num_vectors: int) -> tuple[Form, ...]:
-        """What it wants of a content, for at most so many vectors."""
+        """Forms that it wants a content in, for at most so many vectors."""
         ...
 
     def pieces(self, parts: Sequence[Part | None]) -> list[Piece]:
@@ -79,7 +79,7 @@ class Encoder(Protocol):
 
 @dataclass(slots=True)
 class RemoteFigures:
-    """Of one server since the start, for metrics. Written by one thread, read by any."""
+    """Figures of one server since the start, for metrics. Written by one thread, read by any."""
 
     requests: int = 0
     answered: int = 0

@@ -66,7 +66,7 @@ NOT_PUBLIC = tuple(
 
 @dataclass(frozen=True, slots=True)
 class FetchRules:
-    """What may be fetched, and what it may cost. Nothing by default."""
+    """Rules for fetching: which URIs, how large, how long. Nothing is allowed by default."""
 
     schemes: frozenset[Scheme] = frozenset()
     hosts: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class FetchRules:
     s3_endpoint: str | None = None
     """Base URL under which the objects of buckets lie, as `https://host/`."""
     max_bytes: int = 64 * 2**20
-    """As sent, and unpacked."""
+    """Limit of a body, as sent and as unpacked."""
     timeout_s: float = 10.0
     """For one content, retries and redirects included."""
     retries: int = 2

@@ -67,7 +67,7 @@ def get(
 
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """As it was sent; chunks are put together."""
+    """Read the body as it was sent; chunks are put together."""
     codings = ",".join(response.headers.get_all("Transfer-Encoding", []))
     if codings and codings.strip().lower() not in ("chunked", "identity"):
         raise http.client.HTTPException(f"Transfer-Encoding {codings[:40]!r}")
@@ -199,7 +199,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Wire:
-    """What the base class takes for its socket."""
+    """A stand-in for the socket of the base class."""
 
     def __init__(self, connected: socket.socket, clock: Clock) -> None:
         self._socket, self._clock = connected, clock

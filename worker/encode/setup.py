@@ -117,7 +117,7 @@ def _parted(value: str, modality: str) -> tuple[str, str]:
 
 
 def _require_named(settings: EncodeSettings) -> None:
-    """What is set for a modality that no encoder makes is a slip of the pen."""
+    """Refuse a setting for a modality that no encoder makes."""
     for name in ("dims", "document_prompts", "query_prompts"):
         for modality in getattr(settings, name):
             if modality not in settings.encoders:

@@ -35,7 +35,7 @@ class UriError(ValueError):
 
 
 class WebUri(NamedTuple):
-    """What is asked for over HTTP, and of whom."""
+    """A URI that is fetched over HTTP, in parts."""
 
     scheme: str
     host: str

@@ -1,4 +1,4 @@
-"""Who is made of the vectors of items, and so has to be computed anew when one of them appears or changes.
+"""Dependents: users and items made of the vectors of items, to be computed anew when one of those appears or changes.
 
 Users are made of the items in their histories; in a space with graph fusion, items are of their neighbours.
 """
@@ -22,11 +22,11 @@ READY_STEP_S = 0.05
 NUM_RECALLED = 10_000
 
 MadeOf = Callable[[bytes], tuple[Collection[str], Collection[str]]]
-"""What is remembered of somebody → the items that they are made of, and those that they may still wait for."""
+"""State of an owner → the items that it is made of, and those that it may still wait for."""
 
 
 class Dependents:
-    """Of one role, by partition and id. Restore thread and poll thread."""
+    """Dependents of one role, by partition and id. Restore thread and poll thread."""
 
     def __init__(self, catalogue: ItemVectorFollower, waiting: Waiting, *, follows_changes: bool) -> None:
         """`follows_changes`: they are computed anew when an item changes or goes, too, not only when it appears."""

@@ -96,7 +96,7 @@ class ItemVectorFollower:
         return appeared, changed
 
     def notices(self) -> list[Notice]:
-        """What a person should know of keys that have come in two partitions since the last call. Poll thread."""
+        """Notices about keys that have come in two partitions since the last call. Poll thread."""
         astray = self.table.astray
         found = [astray.popleft() for _ in range(len(astray))]
         if not found:

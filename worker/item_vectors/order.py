@@ -13,7 +13,7 @@ NO_REVISION = -1
 
 
 class Version(NamedTuple):
-    """Of one output of an item."""
+    """Version of one output of an item."""
 
     source_offset: int | None = None
     """None: another writer made it. It counts as it lies in the log."""

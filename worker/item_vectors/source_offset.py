@@ -5,7 +5,7 @@ from __future__ import annotations
 from worker.records import Record
 
 HEADER = "align-source-offset"
-"""Of a deletion, which has no value to hold it (ASCII decimal). A vector has a field for it."""
+"""Header of a deletion, which has no value to hold the offset (ASCII decimal). A vector has a field for it."""
 
 
 def header(offset: int) -> tuple[str, bytes]:

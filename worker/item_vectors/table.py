@@ -31,11 +31,11 @@ NUM_ASTRAY = 100
 
 
 class ItemUpdate(NamedTuple):
-    """What one record of the item vectors says."""
+    """An update of an item, from one record of the item vectors."""
 
     item_id: str
     source_offset: int | None
-    """Of the item message it was made of; None where another writer made it."""
+    """Offset of the item message it was made of; None where another writer made it."""
     vector: NDArray[np.float32] | None
     """[D]; None: the item is gone."""
     partition: int = 0
@@ -101,7 +101,7 @@ class ItemTable:
         return [known.row for item_id in item_ids if (known := get(item_id)) is not None and known.row != NO_ROW]
 
     def source_offset(self, item_id: str) -> int | None:
-        """Of the item message that the row was made of; None where there is no row."""
+        """Offset of the item message that the row was made of; None where there is no row."""
         known = self._known.get(item_id)
         return None if known is None or known.row == NO_ROW else known.source_offset
 
@@ -156,7 +156,7 @@ class ItemTable:
         return list(new), list(changed)
 
     def num_bytes(self) -> int:
-        """Of the tensor on the device."""
+        """Size of the tensor on the device."""
         return self._table_RD.numel() * self._table_RD.element_size()
 
     def _new_row(self) -> int:

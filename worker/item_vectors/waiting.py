@@ -1,4 +1,5 @@
-"""Who is to be computed anew when an item's vector appears: users who acted on it, or items whose neighbour it is."""
+"""Owners that wait for an item's vector, to be computed anew when it appears: users who acted on it, or items whose
+neighbour it is."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class Waiting:
                         del waiting[item_id]
 
     def take(self, items: Collection[str], *, keep: bool = False) -> dict[int, set[str]]:
-        """Who waits for any of the items, by partition. Unless `keep`, they wait no longer."""
+        """Take those who wait for any of the items, by partition. With `keep`, they go on waiting."""
         found: dict[int, set[str]] = {}
         with self._lock:
             for partition, waiting in self._partitions.items():

@@ -1,4 +1,4 @@
-"""What people are told of brokers, in the same words whichever client library meets it."""
+"""Advice about brokers, in the same words whichever client library meets a problem."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ConnectWait:
             )
 
     def error(self, why: str) -> UnreachableError:
-        """What to give up with."""
+        """The error to give up with."""
         settings = self._settings
         return UnreachableError(
             f"no broker answered at kafka.bootstrap_servers={settings.bootstrap_servers} within "

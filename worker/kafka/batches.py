@@ -22,13 +22,13 @@ _AFTER_LENGTH = 12
 _ATTRIBUTES = 21  # where the checksum's part begins
 _OLD_OVERHEAD = (14, 22)  # behind the length, by format: checksum, format, attributes, time, and two lengths
 MAGIC = 2
-"""Of the format in which all brokers since 0.11 keep and send batches."""
+"""Version of the format in which all brokers since 0.11 keep and send batches."""
 GROUP_RECORDS = 4_096
 """Most records that are made of a batch at a time."""
 MAX_HEADERS = 10_000
-"""Of one record that are looked at. They take twenty times their size in memory."""
+"""Headers of one record that are looked at. They take twenty times their size in memory."""
 _KEPT_BYTES = 2**16
-"""Of the key, and of the headers, of a record whose value is not kept."""
+"""Bytes kept of the key, and of the headers, of a record whose value is not kept."""
 _VARINT_BYTES = 10
 _MAX_INT32 = 2**31 - 1
 _MAX_OLD_BYTES = 64 * 2**20  # that a batch of an old format unpacks to, as a whole

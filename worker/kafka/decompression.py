@@ -18,7 +18,7 @@ PIECE_BYTES = 2**20
 BLOCK_BYTES = 16 * 2**20
 """A block of snappy is unpacked as a whole up to this size, and above it by our own, slower, way, in pieces."""
 MAX_WINDOW_BYTES = 2**27
-"""What a frame of zstd may have the decoder look back on. It is what the highest level, 22, takes."""
+"""Window of a zstd frame, at most: that of the highest level, 22."""
 _FEED_BYTES = 2**16
 _SNAPPY_WINDOW = 2**16
 _LONGEST_COPY = 64
@@ -34,7 +34,7 @@ class BrokenDataError(ValueError):
 
 
 def pieces(codec: int, data: bytes) -> Iterator[bytes]:
-    """What is in `data`, in pieces that are not empty. Raises `BrokenDataError`."""
+    """Unpack `data` in pieces that are not empty. Raises `BrokenDataError`."""
     try:
         yield from _gathered(_READERS[codec](data))
     except (BrokenDataError, MemoryError):

@@ -82,7 +82,7 @@ class EmbeddedBroker:
             "fetch_max_wait_ms": 20,  # a fetch at the end of the log waits this long, deaf to new data
         }
     )
-    """What the `kafka.*` settings must be to talk to it; a kafka-python consumer takes the same arguments, a
+    """The `kafka.*` settings to talk to it; a kafka-python consumer takes the same arguments, a
     producer the first one. A short `session_timeout_ms` makes the joins of further members as short."""
 
     def __init__(self, brokers: int = 1) -> None:

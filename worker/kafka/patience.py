@@ -35,7 +35,7 @@ def patiently(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """What the call returns. `doing` says what is waited for, as "asking for topics".
+    """Make the call, and wait for brokers. `doing` says what is waited for, as "asking for topics".
 
     Every error that another try may cure is logged and waited out. Raises `UnreachableError` once the time is over,
     which names the `setting` that says how long it is, and any other error at once.

@@ -1,4 +1,4 @@
-"""What the worker asks of a Kafka client, and nothing more.
+"""The port to Kafka: all that the worker asks of a client.
 
 The adapters lie in folders that are named after their libraries; `worker.kafka.make_client` chooses one. No type of a
 client library appears here. Unless a method says otherwise, calls come from the poll thread only, block for a bounded
@@ -17,7 +17,7 @@ _BATCH_OVERHEAD_BYTES = 128  # record batch header (61 bytes) and the record's o
 
 
 def num_name_bytes(name: str) -> int:
-    """Of a header's name in the log."""
+    """Length of a header's name in the log."""
     return len(name) if name.isascii() else len(name.encode(errors="surrogateescape"))
 
 
@@ -48,26 +48,26 @@ class Contact(NamedTuple):
 
 
 class TopicDescription(NamedTuple):
-    """What the cluster says of a topic."""
+    """The cluster's description of a topic."""
 
     num_partitions: int
     max_message_bytes: int
     """Largest record batch the topic takes; the client's default where the broker cannot be asked."""
     topic_id: str = ""
-    """What tells it from others that have had its name, as Kafka's own tools write it; empty where the cluster gives
+    """Id that tells it from others of its name, as Kafka's own tools write it; empty where the cluster gives
     topics no ids."""
     replication: int | None = None
     """Copies of each partition, the fewest of any; None where it is not known."""
     configuration: Mapping[str, str] | None = None
-    """What holds for the topic, defaults of the broker included; None where the broker cannot be asked."""
+    """Configuration in force, defaults of the broker included; None where the broker cannot be asked."""
 
 
 class TopicLook(NamedTuple):
-    """What a look at a topic shows."""
+    """The result of a look at a topic."""
 
     num_partitions: int
     topic_id: str = ""
-    """As in `TopicDescription`."""
+    """Topic id, as in `TopicDescription`."""
 
 
 class Receipt(Protocol):
@@ -92,7 +92,7 @@ class Outbound(NamedTuple):
     receipt: Receipt
 
     def num_bytes(self) -> int:
-        """What it takes in the log, or a little more."""
+        """Size in the log, or a little more."""
         num_bytes = len(self.key or b"") + len(self.value or b"") + _BATCH_OVERHEAD_BYTES
         if self.headers:
             num_bytes += sum(num_name_bytes(name) + len(value or b"") + 10 for name, value in self.headers)
@@ -178,7 +178,7 @@ class ConsumerPort(Protocol):
         ...
 
     def num_partitions(self, topic: str) -> int | None:
-        """As far as is known locally; None before that. Never waits."""
+        """Number of partitions, as far as it is known locally; None before that. Never waits."""
         ...
 
     def close(self, timeout_s: float) -> None:
@@ -252,8 +252,8 @@ class PartitionReader(Protocol):
         ...
 
     def unreadable(self, partition: TopicPartition, offset: int, timeout_s: float) -> UnreadableError | None:
-        """What keeps the partition from being read from `offset` on, whether or not it is left out; None where nothing
-        does. In the error, the bytes of the batch and where the next one begins, as far as they can be had."""
+        """Find what keeps the partition from being read from `offset` on, whether or not it is left out; None where
+        nothing does. In the error, the bytes of the batch and where the next one begins, as far as they can be had."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What keeps a topic from being made or configured, and what helps: the same words for every client library."""
+"""Reasons that keep a topic from being made or configured, and cures, in the same words for every client library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ DEFAULT_MAX_MESSAGE_BYTES = 1_048_588  # the broker's own default
 
 
 def cure(error: str, message: str) -> str:
-    """What the broker objects to, and what helps. `error`: the name of its error, in the words of any library."""
+    """Explain a broker's objection, and what helps. `error`: the name of its error, in the words of any library."""
     name = error.upper().replace("_", "").removesuffix("ERROR")
     if "AUTHORIZATION" in name:
         return (

@@ -1,4 +1,4 @@
-"""What is left out of logs because it cannot be read: told once, and known to all who read them.
+"""Stretches left out of logs because they cannot be read: told once, and known to all who read them.
 
 An operator's decision to pass over a batch lies with the brokers, as the commit of a group that has no members and so
 takes commits from anyone, whether workers run or not: where to read on, with a note of what is left out. Who meets the
@@ -83,8 +83,8 @@ def _write(commits: GroupCommits, partition: TopicPartition, skips: Sequence[Ski
 
 
 def end_of_skip(skips: Sequence[Skip], error: UnreadableError) -> int | None:
-    """Of the one that leaves out what cannot be read. Compaction may have taken what lay between the last record and
-    the batch, so that a reader who has come from further back meets the same batch at an earlier offset."""
+    """End of the skip that leaves out what cannot be read. Compaction may have taken what lay between the last record
+    and the batch, so that a reader who has come from further back meets the same batch at an earlier offset."""
     for skip in skips:
         if skip.first <= error.offset < skip.until or skip.until == error.next_offset:
             return skip.until

@@ -39,7 +39,7 @@ def read_whole(client: ClientPort, topic: str, setting: str) -> Iterator[Record]
 
 
 def describe(client: ClientPort, topic: str) -> TopicDescription | None:
-    """What a topic is like; None where there is none. Brokers that do not answer are waited for."""
+    """Describe a topic; None where there is none. Brokers that do not answer are waited for."""
     return patiently("asking for topics", lambda: client.describe_topics([topic]), READ_TIMEOUT_S).get(topic)
 
 
@@ -50,7 +50,7 @@ def end_of(log: PartitionReader, partition: TopicPartition) -> int:
 
 
 def _read(log: PartitionReader, partition: TopicPartition, end: int) -> Iterator[Record]:
-    """What lies before the end. A broker that goes meanwhile is waited for, as long as there is progress."""
+    """Read up to the end. A broker that goes meanwhile is waited for, as long as there is progress."""
     start: int | None = None
     moved_at = time.monotonic()
     while True:

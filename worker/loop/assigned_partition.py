@@ -33,7 +33,7 @@ class AssignedPartition:
         self.stopped_until = 0.0
         """Monotonic time before which a stopped partition, or one whose state cannot be read, is not tried again."""
         self.unreadable: UnreadableError | None = None
-        """What keeps it from going on: a batch of its own, or of what it is restored from."""
+        """The batch that keeps it from going on: one of its own log, or of what it is restored from."""
         self.num_tries = 0
         """How often that has been tried."""
         self.not_running_since = time.monotonic()
@@ -109,7 +109,7 @@ class AssignedPartition:
         self.stopped_until, self.detail = until, error.one_line()
 
     def can_read(self) -> None:
-        """What could not be read has been, or is left out."""
+        """Go on: what could not be read has been, or is left out."""
         self.unreadable, self.detail, self.num_tries = None, "", 0
 
     def doubt_log(self, doubt: str) -> None:

@@ -116,11 +116,11 @@ class Assignment:
         return [(assigned, failed) for assigned, failed in found if failed is not None]
 
     def commits(self) -> dict[TopicPartition, Commit]:
-        """What is finished and not committed."""
+        """Commits that are due: finished and not committed."""
         return {tenure.partition: tenure.commit for tenure in self.tenures() if tenure.has_news()}
 
     def positions(self) -> dict[TopicPartition, Commit]:
-        """What may be committed, whether or not it has been."""
+        """Committable positions, committed or not."""
         return {tenure.partition: tenure.commit for tenure in self.tenures()}
 
     def committed(self, commits: Mapping[TopicPartition, Commit]) -> None:

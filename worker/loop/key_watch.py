@@ -25,7 +25,7 @@ class KeyWatch:
     def look(
         self, partition: TopicPartition, records: Sequence[Record], looked: Mapping[str, TopicLook] | None
     ) -> Notice | None:
-        """What a person should know, the first time that it shows. `looked`: how many partitions the topics have."""
+        """A notice for a person, the first time that something shows. `looked`: how many partitions the topics have."""
         if self._topics.is_relay:  # keys of other people need not agree on anything
             return None
         if looked is None or partition.topic not in looked or self._num_partitioners in (0, 2):

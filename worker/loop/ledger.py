@@ -1,4 +1,4 @@
-"""What became of the records of a role: counts that add up, latencies, and the newest dead letters."""
+"""Accounts of the records of a role: counts that add up, latencies, and the newest dead letters."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ from worker.topics import RoleTopics
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What earlier owners of a partition have left, and what the log is now."""
+    """Traces of earlier owners of a partition, and the identity of the log now."""
 
     committed: int | None
     """The group's offset; None where there is none."""
     note: Note | None
-    """What was committed beside it."""
+    """Metadata committed beside it."""
     remembered: InputLog | None
-    """What the changelog says of the log."""
+    """Identity of the log, as the changelog has it."""
     newest_published: int
     """The greatest place (`InputLog.at`) of an input in the outputs, or -1."""
     topic_id: str
@@ -98,7 +98,7 @@ class FoundLogs:
     is_state_new: bool
 
     def told(self, topics: RoleTopics) -> Sequence[str]:
-        """What a person is to know, a sentence for each log; none where all is as it was."""
+        """Sentences for a person, one for each log; none where all is as it was."""
         inputs, outputs, state = topics.settings
         told = []
         if self.origin.reason:

@@ -265,7 +265,7 @@ class Pipeline:
             observe()
 
     def _look_for_end(self) -> None:
-        """Of a run that is to end by itself: because it has caught up, or with what keeps it from that."""
+        """End a run that is to end by itself: because it has caught up, or with what keeps it from that."""
         if not self._until_caught_up:
             return
         if self._consumer.is_stable():

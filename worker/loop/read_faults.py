@@ -1,4 +1,4 @@
-"""What cannot be read, and the partitions that wait before it: in the log, or in what a partition is restored from."""
+"""Unreadable batches, and the partitions that wait before them: in the log, or in what a partition is restored from."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class ReadFaults:
             assigned.can_read()
 
     def errors(self) -> list[UnreadableError]:
-        """What keeps partitions from going on: of the log, of what they are restored from, and of the item vectors."""
+        """Errors that keep partitions from going on: of the log, of what they are restored from, and of the item
+        vectors."""
         found = [each.unreadable for each in self._assignment.all() if each.unreadable is not None]
         return [*found, *self._role.unreadable()]
 

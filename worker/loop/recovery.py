@@ -1,4 +1,4 @@
-"""What happens when an output cannot be written: back to what is committed, with new producers."""
+"""Recovery from an output that cannot be written: back to what is committed, with new producers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a partition's earlier owners have left, taken over before the partition is worked on.
+"""Restore of a partition: the state its earlier owners left is taken over before work begins.
 
 The store holds all of the changelog up to some offset; the rest is read from there. Partitions are restored one after
 the other, on a thread of their own, while the loop goes on with those that are ready.
@@ -35,7 +35,7 @@ LOOK_S = 5.0  # how soon it is seen that a topic was deleted, or made again
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `tenure` starts from."""
+    """State that `tenure` starts from."""
 
     tenure: Tenure
     overlay: StateOverlay[Any] | None
@@ -45,12 +45,12 @@ class Restored:
     origin: Origin | None = None
     """Where the tenure begins."""
     told: Sequence[str] = ()
-    """What is to be said of logs that are not those of before."""
+    """Sentences about logs that are not those of before."""
     error: WorkerError | None = None
 
 
 class Progress(NamedTuple):
-    """Of the partition that is being restored."""
+    """Progress of the partition that is being restored."""
 
     partition: int
     position: int
@@ -97,7 +97,7 @@ class RestoreStage(Stage):
         self._requests.put(partitions)
 
     def results(self) -> list[Restored]:
-        """What has been restored since the last call. Never waits."""
+        """Partitions restored since the last call. Never waits."""
         results = []
         while not self._results.empty():
             results.append(self._results.get())
@@ -241,7 +241,7 @@ class RestoreStage(Stage):
 
 
 def _changes(records: Sequence[Record]) -> dict[str, bytes | None]:
-    """What changelog records say; nothing where another writer made them."""
+    """Changes that changelog records hold; none where another writer made them."""
     changes: dict[str, bytes | None] = {}
     for record in records:
         key, value = record.key, record.value

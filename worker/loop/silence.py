@@ -11,7 +11,7 @@ REPEAT_S = 60.0
 
 
 class SilenceWatch:
-    """What is to be said of it, and when."""
+    """Decides what to say of it, and when."""
 
     def __init__(self) -> None:
         self._said_at: float | None = None

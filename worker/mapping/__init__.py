@@ -1,4 +1,4 @@
-"""What becomes of foreign data: a mapping file says which value of a record is which field of a message.
+"""Mapping of foreign data: a mapping file says which value of a record is which field of a message.
 
 In: a file in YAML, and the values of records or rows. Out: fields of items and events, and for what cannot be one of
 them, why, with the field and the line of the mapping. Pure, but for the registry of schemas; on any thread.

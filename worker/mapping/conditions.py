@@ -14,10 +14,10 @@ from worker.mapping.problem import MisfitError, shown
 class Condition:
     expression: Expression
     is_one_of: frozenset[str] | None = None
-    """As text. None: the value itself says it."""
+    """Values, as text, that fulfil it. None: the value itself says it."""
 
     def holds(self, document: Document) -> bool:
-        """What is missing does not. Raises `MisfitError`."""
+        """Decide whether a value fulfils the condition; a missing one does not. Raises `MisfitError`."""
         value = self.expression.get(document)
         if value is None:
             return False

@@ -10,7 +10,7 @@ from worker.mapping.problem import MisfitError
 from worker.records import Record
 
 KeyReader = Callable[[bytes], Any]
-"""What a key holds. Raises `MisfitError`."""
+"""Decode a key. Raises `MisfitError`."""
 
 
 def text_key(key: bytes) -> str:
@@ -36,7 +36,7 @@ class Document:
 
     @property
     def key(self) -> Any:
-        """What the record's key holds; None without one."""
+        """The record's key, decoded; None without one."""
         if self._key is None and self.record is not None and self.record.key is not None:
             self._key = self._read_key(self.record.key)
         return self._key
@@ -86,4 +86,4 @@ VARIABLES: Mapping[str, Callable[[Document], Any]] = {
     "header": lambda document: None,  # of that, always one by name
     "position": _position,
 }
-"""What is known of a record beside its value."""
+"""Facts about a record beside its value."""

@@ -1,4 +1,4 @@
-"""What stands around the data of a record: Debezium's change events, CloudEvents, and the schema of Kafka Connect.
+"""Envelopes around the data of a record: Debezium's change events, CloudEvents, and the schema of Kafka Connect.
 
 The shapes are those of Debezium 2 and 3 (the connector's own, not flattened), of CloudEvents 1.0 with its Kafka
 binding, and of Kafka Connect's JsonConverter.
@@ -21,7 +21,7 @@ Parse = Callable[[bytes], Any]
 
 
 class Opened(NamedTuple):
-    """What a mapping's paths begin in."""
+    """The document that a mapping's paths begin in."""
 
     root: dict[str, Any] | None
     """None: the record says no more than its key."""
@@ -35,7 +35,7 @@ Open = Callable[[bytes, Record | None, Parse], Opened]
 
 
 def without_schema(value: Any) -> Any:
-    """What Kafka Connect's JsonConverter writes beside its schema."""
+    """Unwrap the payload that Kafka Connect's JsonConverter writes beside its schema."""
     if type(value) is dict and len(value) == 2 and "payload" in value and "schema" in value:
         return value["payload"]
     return value
@@ -53,7 +53,7 @@ def open_plain(data: bytes, record: Record | None, parse: Parse) -> Opened:
 
 
 def open_debezium(data: bytes, record: Record | None, parse: Parse) -> Opened:
-    """Of a delete, `after` is what was before: its id has to come from somewhere."""
+    """Open a change event. For a delete, `after` is what was before: its id has to come from somewhere."""
     value = without_schema(parse(data))
     if value is None:
         return Opened(None, is_deleted=True)

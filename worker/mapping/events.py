@@ -19,12 +19,12 @@ Others = Literal["keep", "skip", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class TypeField:
-    """What happened, in the words of the space."""
+    """The event type, in the words of the space."""
 
     field: Field
     rename: Mapping[str, str]
     others: Others
-    """What becomes of types that are not renamed."""
+    """Treatment of types that are not renamed."""
 
     def read(self, document: Document) -> str | None:
         """None: such events are left out."""
@@ -40,7 +40,7 @@ class TypeField:
 
 @dataclass(frozen=True, slots=True)
 class EventMapping:
-    """What becomes of a record that tells of something a user did. Pure; any thread."""
+    """Turns records about what users did into messages. Pure; any thread."""
 
     user_id: Field
     item_id: Field

@@ -34,7 +34,7 @@ class Expression:
     """Where a value comes from, ready to be asked."""
 
     text: str
-    """As it was written."""
+    """The expression as it was written."""
     get: Getter
     is_constant: bool = False
     variables: frozenset[str] = frozenset()
@@ -53,7 +53,7 @@ def expression(text: str) -> Expression:
 
 
 def path(text: str) -> Expression:
-    """Of one value. Raises `ExpressionError`."""
+    """Compile the path of one value. Raises `ExpressionError`."""
     if text.startswith("$"):
         return _variable(text)
     if _PLAIN.fullmatch(text):
@@ -92,7 +92,7 @@ def _plain(names: Sequence[str]) -> Getter:
 
 
 def follow(value: Any, names: Sequence[str]) -> Any:
-    """What lies under names, one inside the other; None where a name is missing."""
+    """Look up names, one inside the other; None where one is missing."""
     for name in names:
         if type(value) is not dict:
             return None

@@ -21,7 +21,7 @@ _TEXT_CHARS = 80
 @dataclass(frozen=True, slots=True)
 class Field:
     name: str
-    """Of the message, as `content.image`."""
+    """Field of the message, as `content.image`."""
     place: str
     """In the mapping, as `shop.yaml line 3`; where nothing is written, the default that holds."""
     expression: Expression
@@ -46,7 +46,7 @@ class Field:
 
 
 def refused(error: ValidationError, fields: Iterable[Field]) -> SchemaError:
-    """What the contract says against a message, with the line that has led to it."""
+    """The contract's objection to a message, with the line that has led to it."""
     found = schema_error(error)
     path = found.field
     told = str(found).removeprefix(f"{path}: ")

@@ -67,7 +67,7 @@ _ATTRIBUTE_TYPES: Mapping[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class MappingFile:
-    """What is to become of the records of a topic, or of the rows of a file."""
+    """A mapping, as a file describes it: records of a topic, or rows of a file, to messages."""
 
     path: Path
     envelope: EnvelopeName

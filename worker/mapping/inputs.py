@@ -1,4 +1,4 @@
-"""What reads the topics of other people, as the settings have it."""
+"""Readers of other people's topics, as the settings have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.settings import InputSettings, InputTopic, RegistrySettings, Setting
 
 
 class Inputs(NamedTuple):
-    """What reads the topics of items and events; None where they hold messages of the contract."""
+    """Readers of the topics of items and events; None where they hold messages of the contract."""
 
     items: ItemSource | None = None
     events: EventSource | None = None
@@ -24,7 +24,7 @@ NO_INPUTS = Inputs()
 
 
 def foreign_events(settings: InputSettings) -> EventSource | None:
-    """What reads the topic of events. Raises `ConfigError`."""
+    """The reader of the topic of events. Raises `ConfigError`."""
     return _events("input.events", settings.events, make_registry(settings.registry))
 
 

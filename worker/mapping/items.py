@@ -15,7 +15,7 @@ from worker.mapping.fields import Field, refused
 from worker.mapping.problem import MisfitError
 
 Fields = dict[str, Any]
-"""Of a message, by name, as they go on the wire, without those at their default."""
+"""Fields of a message, by name, as they go on the wire, without those at their default."""
 
 
 class Deletion(NamedTuple):
@@ -68,7 +68,7 @@ class ContentField:
 
 @dataclass(frozen=True, slots=True)
 class ItemMapping:
-    """What becomes of a record that tells of an item. Pure; any thread."""
+    """Turns records about items into messages. Pure; any thread."""
 
     item_id: Field
     revision: Field

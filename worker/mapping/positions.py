@@ -14,7 +14,7 @@ _MAX = 2**63 - 1
 
 
 def position_of(source: Any) -> int:
-    """Of two changes of one database, the later has the greater. Raises `MisfitError`."""
+    """Position in the source; of two changes of one database, the later has the greater. Raises `MisfitError`."""
     if type(source) is not dict:
         raise MisfitError("$position is what Debezium says in source, which the record lacks")
     connector = source.get("connector")

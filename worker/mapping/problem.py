@@ -1,4 +1,4 @@
-"""What is wrong with a value, before it is known in which field."""
+"""Faults of values, before it is known in which field."""
 
 from __future__ import annotations
 

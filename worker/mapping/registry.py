@@ -126,7 +126,7 @@ class Registry(Protocol):
 
 
 class Cached(Generic[T]):
-    """What is made of each schema, by its id. For one thread."""
+    """Decoders made of schemas, kept by id. For one thread."""
 
     def __init__(
         self,

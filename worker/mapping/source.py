@@ -30,7 +30,7 @@ RELAY = "send the topic through `align-worker relay`, which writes it anew by it
 
 @dataclass(frozen=True, slots=True)
 class _Reader(Generic[M]):
-    """What items and events have in common."""
+    """Common part of the readers of items and events."""
 
     mapping: M
     file: Path
@@ -57,7 +57,8 @@ class _Reader(Generic[M]):
         return data
 
     def _document(self, record: Record, value: bytes) -> tuple[Document | None, bool, bool]:
-        """What paths begin in, if anything; whether it is a delete; and whether it is no change at all."""
+        """Open the envelope: the document that paths begin in, if any; whether it is a delete; whether it is no change
+        at all."""
         try:
             opened = self.open(value, record, self.parse)
         except MisfitError as problem:
@@ -130,7 +131,7 @@ class ItemSource(_Reader[ItemMapping]):
     """Reads items. For one thread."""
 
     def read(self, record: Record) -> Fields | Deletion | Skipped:
-        """What the record says, wherever it lies. Raises `SchemaError`."""
+        """Decode a record, wherever its data lies. Raises `SchemaError`."""
         if record.value is None:
             return Deletion(self._key_id(record, self.mapping.item_id))
         document, is_deleted, is_skipped = self._document(record, record.value)
@@ -141,7 +142,7 @@ class ItemSource(_Reader[ItemMapping]):
         return self.mapping.read(document, is_deleted=is_deleted)
 
     def deleted_by(self, record: Record) -> tuple[Record, Deletion]:
-        """What a record without a value says, and the record under the id that its key holds."""
+        """Decode a record without a value; returns the record under the id that its key holds, too."""
         item_id = self._key_id(record, self.mapping.item_id)
         return self._keyed(record, item_id, self.mapping.item_id), Deletion(item_id)
 
@@ -160,7 +161,7 @@ class EventSource(_Reader[EventMapping]):
     """Reads events. For one thread."""
 
     def read(self, record: Record) -> Fields | Skipped:
-        """What the record says, wherever it lies. Raises `SchemaError`."""
+        """Decode a record, wherever its data lies. Raises `SchemaError`."""
         if record.value is None:
             return self._deleted()
         document, is_deleted, is_skipped = self._document(record, record.value)

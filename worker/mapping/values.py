@@ -1,4 +1,4 @@
-"""What was found in a record, as a field of a message. What is empty, or NaN, is missing."""
+"""Values of foreign records to fields of messages. What is empty, or NaN, is missing."""
 
 from __future__ import annotations
 
@@ -236,8 +236,8 @@ def to_ids(value: Any) -> list[str] | None:
 
 
 def to_decimal(value: Any, scale: int) -> float | None:
-    """What Kafka Connect writes of a decimal: the unscaled number as big-endian bytes, in JSON as base64; a number or
-    its notation is taken as it is. Raises `MisfitError`."""
+    """Read a decimal as Kafka Connect writes it: the unscaled number as big-endian bytes, in JSON as base64; a number
+    or its notation is taken as it is. Raises `MisfitError`."""
     if isinstance(value, str) and (number := _number(value)) is not None:
         return float(number)
     if isinstance(value, str | bytes):

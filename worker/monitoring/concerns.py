@@ -1,4 +1,4 @@
-"""What somebody ought to know of a role, from figures that are there already. Pure.
+"""Matters that somebody ought to know of a role, from figures that are there already. Pure.
 
 A worker that refuses all it reads, or that no broker answers, runs like any other as far as its threads can tell.
 """
@@ -27,7 +27,7 @@ class StoppedPartition(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Of the recent input: the last minutes in which there was any."""
+    """Share of the recent input: the last minutes in which there was any."""
 
     published: int
     superseded: Mapping[str, int]

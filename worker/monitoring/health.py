@@ -1,4 +1,4 @@
-"""What the probes answer, from state that other threads keep; nothing here asks Kafka or the GPU anything.
+"""Answers to probes, from state that other threads keep; nothing here asks Kafka or the GPU anything.
 
 `/livez` red means "restart me", so it knows only what a restart cures: a stage that stopped moving or died. Broker
 outages, lag, an empty assignment and a running rebalance are none of its business.

@@ -57,7 +57,7 @@ Routes = Mapping[str, Callable[[], Response]]
 
 
 def make_routes(registry: CollectorRegistry, health: Health, status: Callable[[], Status]) -> Routes:
-    """What each path answers."""
+    """Handlers by path."""
     page = resources.files("worker.monitoring").joinpath("status_page.html").read_text(encoding="utf-8")
     policy = (("Content-Security-Policy", content_security_policy(page)),)
     return {

@@ -160,7 +160,7 @@ def message(record: logging.LogRecord) -> str:
 
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """What the call passed as `extra`, as JSON values. A name that is taken gets an underscore."""
+    """Fields that the call passed as `extra`, as JSON values. A name that is taken gets an underscore."""
     return {
         f"{name}_" if name in _FIELDS else str(name): plain(value)
         for name, value in vars(record).items()

@@ -370,7 +370,7 @@ class Metrics:
 
 
 class EncodeMetrics:
-    """What encoding raw content takes, by modality. Touched by the encode thread alone."""
+    """Figures of encoding raw content, by modality. Touched by the encode thread alone."""
 
     def __init__(self, metrics: Metrics, modalities: Iterable[str], contents: Iterable[str]) -> None:
         """`contents` are the names of contents, which several modalities may be made of."""
@@ -437,7 +437,7 @@ class EncodeMetrics:
 
 
 class RemoteMetrics(Collector):
-    """What the servers that encode have been asked, by modality; read when the metrics are."""
+    """Figures of the servers that encode, by modality; read when the metrics are."""
 
     COUNTERS: ClassVar[Mapping[str, tuple[str, str]]] = {
         "align_remote_requests": ("requests", "Requests to the server that encodes."),
@@ -468,7 +468,7 @@ class RemoteMetrics(Collector):
 
 
 class ProcessMetrics:
-    """What is true of the process, whatever its roles."""
+    """Metrics of the process, whatever its roles."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.build_info = Info("align_build", "What this process is.", registry=registry)
@@ -492,7 +492,7 @@ class ProcessMetrics:
 
 
 class GpuUsage(Collector):
-    """What the GPU was used for when it was last looked at; nothing where there is none."""
+    """Use of the GPU when it was last looked at; nothing where there is none."""
 
     def __init__(self) -> None:
         self._device = ""

@@ -1,4 +1,4 @@
-"""What is said of records that are refused: a line per reason and minute, and the verdict on a whole run."""
+"""Reports of refused records: a line per reason and minute, and the verdict on a whole run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # commands take a figure from here, and `--help` has no use f
 EVERY_S = 60.0
 DETAIL_CHARS = 300
 MAX_SHARE = 0.5
-"""Of a run that may be refused without it ending as a failure, unless it is said otherwise."""
+"""Share of the records of a run that may be refused without it ending as a failure, unless it is said otherwise."""
 
 
 class RefusalLine(NamedTuple):
@@ -27,7 +27,7 @@ class RefusalLine(NamedTuple):
     partition: int
     offset: int
     detail: str
-    """Of the last one, bounded, and fit for a terminal."""
+    """Detail of the last one, bounded, and fit for a terminal."""
 
     @property
     def text(self) -> str:
@@ -52,7 +52,7 @@ class RefusalLog:
             self._last[reason] = rejection
 
     def due(self, now: float, *, all_of_them: bool = False) -> list[RefusalLine]:
-        """What is to be told by now, which is a monotonic time; with `all_of_them` whatever has not been told."""
+        """Lines that are due by now, a monotonic time; with `all_of_them`, whatever has not been told."""
         lines = []
         for reason in list(self._counts):
             if not all_of_them and now - self._told_at.get(reason, -EVERY_S) < EVERY_S:

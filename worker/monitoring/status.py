@@ -1,4 +1,4 @@
-"""What the status page and `/status.json` show: plain values, put together by `StatusBoard`.
+"""Content of the status page and of `/status.json`: plain values, put together by `StatusBoard`.
 
 The board replaces its `Status` as a whole; the HTTP threads only read the last one.
 """
@@ -21,7 +21,7 @@ class ProcessState(StrEnum):
 
 
 class Mode(StrEnum):
-    """Of batches: closed soon, or filled."""
+    """Mode of batches: closed soon, or filled."""
 
     LIVE = "live"
     BACKLOG = "backlog"
@@ -39,7 +39,7 @@ class Tone(StrEnum):
 
 
 class Concern(_Part):
-    """What somebody ought to know."""
+    """A matter that somebody ought to know of."""
 
     kind: str
     """Stays the same while the figures in the texts change."""
@@ -64,7 +64,7 @@ class History(_Part):
 
     at_ms: list[int]
     per_second: list[float]
-    """Of what was published since the point before."""
+    """Latency of what was published since the point before."""
     lag: list[int | None]
 
 
@@ -106,7 +106,7 @@ class AccountingStatus(_Part):
 
 
 class EncoderStatus(_Part):
-    """What has become of the raw content of one modality since the start."""
+    """Counts of the raw content of one modality since the start."""
 
     modality: str
     encoder: str
@@ -115,7 +115,7 @@ class EncoderStatus(_Part):
     """Not encoded, because it was encoded before."""
     refused: int
     ms_each: float | None
-    """Of the encoder, per content encoded."""
+    """Milliseconds of the encoder per content encoded."""
     server: str = ""
     """How it is with the server that encodes, if it is one."""
 
@@ -134,7 +134,7 @@ class RoleStatus(_Part):
     mean_per_second: float = 0.0
     """The same since the process started."""
     history: History = History(at_ms=[], per_second=[], lag=[])
-    """Of the last half hour, whoever has looked at it."""
+    """History of the last half hour, whoever has looked at it."""
     concerns: list[Concern] = []
     """The gravest first."""
     latency_ms: dict[str, float | None]
@@ -149,7 +149,7 @@ class RoleStatus(_Part):
     transactions: dict[str, float | None] = {}
     """With `exactly_once`: committed, aborted, and p50_ms and p99_ms of those of the last 60 s; else empty."""
     state: dict[str, int]
-    """What is remembered, by what it is called: values, bytes, and what the role has besides."""
+    """Size of the state: values, bytes, and what the role has besides."""
     dead_letters: list[DeadLetterStatus]
     """The most recent ones, newest first."""
     incidents: list[IncidentStatus] = []

@@ -27,7 +27,7 @@ LEAVE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the watchdog looks at. Times are monotonic seconds."""
+    """Signs of life that the watchdog looks at. Times are monotonic seconds."""
 
     moved_at: Mapping[str, float]
     """When each thread last moved, by name."""

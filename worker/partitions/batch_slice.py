@@ -55,7 +55,7 @@ class BatchSlice:
         self.next_offset: int | None = None
         """None: nothing in it has come from the log."""
         self.log: InputLog | None = None
-        """What is to be remembered of the log that the partition is read from; None: that is remembered already."""
+        """Identity of the log to remember with it; None: it is remembered already."""
         self.written = Written()
         self._displaced: dict[str, list[Change]] = {}
         self._is_frozen = False
@@ -149,7 +149,7 @@ class Receipts(NamedTuple):
 
 
 class Written:
-    """What becomes of a slice's outputs.
+    """Outputs of a slice, and their receipts.
 
     The publish thread says what there is to be (`note`, `expect`) before the first record is sent. Receipts then come
     on the client's threads: of one producer, or of two, vectors and dead letters, at once. The poll thread asks
@@ -181,7 +181,7 @@ class Written:
         self.state_end = 0
         """The same in the changelog."""
         self.changes: Mapping[str, bytes | None] = {}
-        """What is to be remembered by id, as it is written to the changelog."""
+        """States by id, as they are written to the changelog."""
         self.without_output: Set[str] = frozenset()
         """Ids that readers are told nothing of: overtaken, or without anything that a vector could be made of."""
         self.rejections: Sequence[Rejection] = ()
@@ -212,7 +212,7 @@ class Written:
         refused: frozenset[str],
         num_restored: int,
     ) -> None:
-        """What is to be written, before any of it is sent."""
+        """Note what is to be written, before any of it is sent."""
         self.changes, self.without_output = changes, without_output
         self.rejections, self.refused, self.num_restored = rejections, refused, num_restored
 

@@ -47,7 +47,7 @@ _NAMES = tuple(PARTITIONERS)
 
 
 class Placement:
-    """What the keys of one topic say so far. One thread."""
+    """Evidence from the keys of one topic so far. One thread."""
 
     def __init__(self) -> None:
         self._found: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""What a partition of this worker may be doing, and why it may be stopped: closed sets, for the loop, the metrics and
+"""States of a partition, and reasons why it may be stopped: closed sets, for the loop, the metrics and
 the status page.
 
     NEW ── begin ──▶ RESTORING ── start ──▶ RUNNING
@@ -23,7 +23,7 @@ class PartitionState(StrEnum):
     NEW = "new"
     """Just assigned, or about to be begun again: where the group has left it is being asked for."""
     RESTORING = "restoring"
-    """What is remembered of it is being read back."""
+    """Its state is being read back."""
     RUNNING = "running"
     STOPPED = "stopped"
     """Waits. After a failure its tenure is over, and it is begun again; before something that cannot be read or encoded

@@ -1,4 +1,4 @@
-"""Whose turn a partition is in, how far it has come, and which offset may be committed.
+"""Tenures: whose turn a partition is in, how far it has come, and which offset may be committed.
 
 A `Tenure` is one unbroken stretch of work on a partition: from its assignment, or the last return to its committed
 offset, until it is revoked, lost or returned again. A `BatchSlice` is what one micro-batch holds of one tenure.
@@ -22,7 +22,7 @@ _NOTE_PREFIX = "vectors_end="
 
 
 class Note(NamedTuple):
-    """What a commit says beside its offset."""
+    """Metadata of a commit, beside its offset."""
 
     vectors_end: int
     """Outputs of later inputs lie at or after this offset of the partition of the output topic with the same number,
@@ -30,9 +30,9 @@ class Note(NamedTuple):
     log: InputLog = UNKNOWN
     """Which the offset belongs to."""
     outputs_id: str = ""
-    """Of the topic that the outputs went to; empty where the cluster does not say."""
+    """Id of the topic that the outputs went to; empty where the cluster does not say."""
     state_id: str = ""
-    """Of the changelog."""
+    """Id of the changelog."""
 
 
 class Tenure:
@@ -45,7 +45,7 @@ class Tenure:
     def __init__(self, partition: TopicPartition, commit: Commit) -> None:
         self.partition = partition
         self.commit = commit
-        """What may be committed: everything before its offset is finished."""
+        """A committable position: everything before its offset is finished."""
         self.committed_offset = commit.offset
         self.log = UNKNOWN
         """The log that is read. Settled, with the offset to begin at, when the partition is restored."""
@@ -54,7 +54,7 @@ class Tenure:
         self.doubt = ""
         """Why the log may not be the one that was read before, whatever its id says."""
         self.outputs_id = self.state_id = ""
-        """Of the topics that are written to, as commits name them."""
+        """Ids of the topics that are written to, as commits name them."""
         self.new_outputs_id: str | None = None
         """Where the outputs are another log: its id, until everything remembered has been written to that."""
         self._rebuilt_by: int | None = None
@@ -67,7 +67,7 @@ class Tenure:
         """The place in the group by which the partition was held at the last poll. That of a partition which has gone
         stays what it was, so that nothing is committed for it by a newer one."""
         self.sent = commit
-        """What the last committed transaction has committed."""
+        """The commit of the last committed transaction."""
         self.is_blocked = False
         """A slice has failed before its outputs were sent: nothing after it may be committed."""
         self.num_consumed = 0
@@ -76,7 +76,7 @@ class Tenure:
         """In order. The compute thread appends and the poll thread takes from the front, which a deque allows at
         once."""
         self._unfinished: deque[tuple[int, int]] = deque()
-        """Of each group of records that were taken together and are not all finished: the offset behind it, and the
+        """Groups of records that were taken together and are not all finished: the offset behind it, and the
         time of its first record."""
 
     def open_slice(self) -> BatchSlice:
@@ -187,7 +187,7 @@ class Tenure:
 
 
 def after(commit: Commit, done: BatchSlice) -> Commit:
-    """What may be committed once a slice is finished that follows on `commit`."""
+    """The commit after a finished slice that follows on `commit`."""
     note = parse_note(commit.metadata) or Note(0)
     tenure = done.tenure
     note = Note(max(done.written.vectors_end, note.vectors_end), tenure.log, tenure.outputs_id, tenure.state_id)
@@ -195,7 +195,7 @@ def after(commit: Commit, done: BatchSlice) -> Commit:
 
 
 def format_note(note: Note) -> str:
-    """As it is committed. What is not known is left out."""
+    """Text as it is committed. What is not known is left out."""
     named = (
         (_NOTE_PREFIX, str(note.vectors_end)),
         ("log=", note.log.topic_id),

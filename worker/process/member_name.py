@@ -114,8 +114,8 @@ def own_directory(parent: Path) -> Path:
 
 
 def _key(settings: Settings) -> str:
-    """Whose names they are: members of one group, with one disk where they have disks, so that a worker finds its own
-    again. Processes with other settings do not take them."""
+    """A key for those who share names: members of one group, with one disk where they have disks, so that a worker
+    finds its own again. Processes with other settings do not take them."""
     parts = (settings.kafka.bootstrap_servers, settings.kafka.group_id, sorted(settings.roles), settings.state.dir)
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 

@@ -433,7 +433,7 @@ class Model(NamedTuple):
     runtime: AlignRuntime
     report: WarmUpReport
     encoder: ContentEncoder | None
-    """Of raw content; None where no encoders are configured."""
+    """Encoder of raw content; None where no encoders are configured."""
 
 
 def _load_model(settings: Settings) -> Model:

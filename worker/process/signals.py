@@ -15,7 +15,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 NOT_DONE = 128 + signal.SIGTERM
-"""What a worker that was to catch up ends with if it is stopped before: 0 would tell a scheduler that it is done."""
+"""Exit code of a worker that was to catch up and is stopped before: 0 would tell a scheduler that it is done."""
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 

@@ -26,12 +26,12 @@ NUM_NAMED = 8
 class Question:
     kind: Literal["user", "like", "text", "file"]
     subject: str
-    """Who or what is asked about."""
+    """The user, item or text that is asked about."""
     vector: NDArray[np.float32]
     without: frozenset[int] = frozenset()
     """Rows of items that are no answer."""
     told: Mapping[str, Any] = field(default_factory=dict)
-    """What else there is to say about the subject."""
+    """Further facts about the subject."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What has been published of a space, ready to be searched.
+"""Published vectors of a space, ready to be searched.
 
 I items   D dim of the space
 """
@@ -26,7 +26,7 @@ NUM_LATEST = 5
 
 @dataclass(slots=True)
 class LeftOut:
-    """What was read and cannot be used."""
+    """Counts of what was read and cannot be used."""
 
     other_spaces: Counter[str] = field(default_factory=Counter)
     """Vectors by the space that they are of."""
@@ -48,7 +48,7 @@ class LeftOut:
 
 
 class _Row(NamedTuple):
-    """What is kept of an item vector while others are read: a tenth of the message."""
+    """The part of an item vector that is kept while others are read: a tenth of the message."""
 
     space_id: str
     vector: NDArray[np.float32]
@@ -173,7 +173,7 @@ def collect_users(
 
 @dataclass(slots=True)
 class Activity:
-    """What a user has done."""
+    """Events of a user."""
 
     items: set[str] = field(default_factory=set)
     latest: list[Event] = field(default_factory=list)

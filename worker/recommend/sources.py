@@ -55,7 +55,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Of the wire contract. Raises `DataError` for one that is broken."""
+    """Files of messages of the wire contract. Raises `DataError` for one that is broken."""
 
     item_files: Sequence[Path]
     user_files: Sequence[Path] = ()
@@ -141,7 +141,7 @@ class Topics:
 
 
 class Newest(Generic[T]):
-    """Of each item what its newest record says: the order of schemas/README.md, whatever the order of arrival."""
+    """The newest record of each item: the order of schemas/README.md, whatever the order of arrival."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Version, T | None]] = {}
@@ -178,7 +178,7 @@ def _all(read: Callable[[Path], Iterator[M]], paths: Iterable[Path], name: str) 
 
 
 def version_of(found: ItemVector | Gone, partition: int = 0) -> Version:
-    """What decides whether it is the newest of its item."""
+    """The order that decides whether it is the newest of its item."""
     if isinstance(found, Gone):
         return Version(found.source_offset, found.partition, made_at_ms=found.at_ms)
     return Version(found.source_offset, partition, found.revision, found.produced_at_ms)

@@ -53,7 +53,7 @@ def _named(item_id: str, titles: Mapping[str, str]) -> str:
 
 
 def left_out_lines(left_out: LeftOut) -> list[str]:
-    """What was read and not used, one line each."""
+    """Lines about what was read and not used."""
     lines = [
         f"{count} vectors are of space {space_id} and were ignored"
         for space_id, count in left_out.other_spaces.most_common()

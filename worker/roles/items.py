@@ -52,7 +52,7 @@ NUM_CHECKED = 256
 
 @dataclass(frozen=True, slots=True)
 class ItemFormat:
-    """What every item vector of this process has in common."""
+    """Writes item vectors, with what all of this process have in common."""
 
     topics: RoleTopics
     space_id: str
@@ -138,7 +138,7 @@ def _made_before(entry: Item) -> Vector:
 
 
 def _place(entry: Item | Delete | Recompute) -> int:
-    """Of the newest message in an output (`InputLog.at`). What is computed anew names that itself."""
+    """Place of the newest message in an output (`InputLog.at`). What is computed anew names that itself."""
     if isinstance(entry, Recompute):
         return entry.record.offset
     return entry.record.offset if entry.at is None else entry.at

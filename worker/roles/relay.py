@@ -55,7 +55,7 @@ Translated = tuple[Message, bytes] | Deletion | Skipped
 
 class Translator(Protocol):
     def __call__(self, record: Record) -> Translated:
-        """What becomes of a record. Raises `SchemaError`."""
+        """Map a record. Raises `SchemaError`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a half of the worker. Everything that tells items from users is behind it."""
+"""The port between the loop and a half of the worker. Everything that tells items from users is behind it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Role(Protocol):
         ...
 
     def accept(self, entries: Sequence[Decoded], overlay: StateOverlay[Any]) -> list[Entry]:
-        """What consecutive inputs lead to, given what is remembered, which they change. Poll thread."""
+        """Merge consecutive inputs into what is remembered; returns what is to be computed or counted. Poll thread."""
         ...
 
     def decode_state(self, value: bytes) -> State: ...
@@ -89,15 +89,15 @@ class Role(Protocol):
         ...
 
     def notices(self) -> Sequence[Notice]:
-        """What has come up since the last call that a person should know of. Poll thread."""
+        """Notices for a person since the last call. Poll thread."""
         ...
 
     def unreadable(self) -> Sequence[UnreadableError]:
-        """What cannot be read of what lies outside the log. Any thread."""
+        """Batches outside the log that cannot be read. Any thread."""
         ...
 
     def status(self) -> Mapping[str, int]:
-        """What it has besides its state, by a name for people."""
+        """Sizes of what it keeps besides its state, by a name for people."""
         ...
 
     def export(self, metrics: Metrics) -> None:

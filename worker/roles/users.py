@@ -27,14 +27,14 @@ from worker.topics import RoleTopics
 
 @dataclass(frozen=True, slots=True)
 class UserFormat:
-    """What every user vector of this process has in common."""
+    """Writes user vectors, with what all of this process have in common."""
 
     topics: RoleTopics
     space_id: str
     dtype: Literal["f2", "f4"]
     dim: int
     written: Callable[[bytes], bytes] | None = None
-    """As of `ItemFormat`."""
+    """Settings as of `ItemFormat`."""
 
     @property
     def dead_letter_topic(self) -> str:
@@ -136,7 +136,8 @@ class UsersRole:
         return -1  # a user's vector says nothing of the log
 
     def restore_extra(self, tenure: Tenure, overlay: StateOverlay[UserState], watched: Watched) -> Collection[str]:
-        """Who waits for an item, once all item vectors have been read; who has got one meanwhile is computed anew."""
+        """Learn who waits for an item, once all item vectors have been read; users whose item has appeared since are
+        due."""
 
         def made_of(value: bytes) -> tuple[list[str], list[str]]:
             items = [event.item_id for event in UserState.decode(value).events]

@@ -1,4 +1,4 @@
-"""What waits for the writer, in batches: of the records of one row in a batch the newest counts. Pure, but for a lock.
+"""Batches that wait for the writer: of the records of one row in a batch the newest counts. Pure, but for a lock.
 
 Batches are written in the order in which they were opened, one at a time. So a batch that is done says how far each of
 its partitions is done.
@@ -24,7 +24,7 @@ class Hold:
     log: str
     """Id of the topic."""
     next_offset: int | None = None
-    """Of the next record to take; None until it is known where to begin."""
+    """Offset of the next record to take; None until it is known where to begin."""
     done: int = 0
     """All before it is done."""
     committed: int = 0
@@ -39,7 +39,7 @@ class Batch:
     """Behind the last record of each partition."""
     num_records: dict[Hold, int] = field(default_factory=dict)
     timestamps: dict[Entity, list[int]] = field(default_factory=dict)
-    """Of the records, when they were appended."""
+    """Times at which the records were appended."""
 
     @property
     def size(self) -> int:
@@ -48,7 +48,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records of one kind in a batch. They add up to the records."""
+    """Counts of the records of one kind in a batch, by outcome. They add up to the records."""
 
     consumed: int = 0
     upserts: int = 0
@@ -149,7 +149,7 @@ def folded(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 def by_collection(rows: Sequence[Row], existing: Sequence[Collection]) -> dict[Collection, list[Row]]:
-    """What each collection is to be told: the newest of each id, deletions included, which hold for all of them."""
+    """Rows for each collection: the newest of each id, deletions included, which hold for all of them."""
     collections = dict.fromkeys([*existing, *(row.collection for row in rows if row.collection is not None)])
     found = {
         collection: list(folded(row for row in rows if row.collection in (None, collection)).values())

@@ -129,7 +129,7 @@ class Files:
 
 
 class _Directory:
-    """Of one collection: what it holds, in memory, and the journal of what has come since the snapshot."""
+    """One collection: its rows, in memory, and the journal of what has come since the snapshot."""
 
     def __init__(self, path: Path, keep_deleted_s: float) -> None:
         self._path = path

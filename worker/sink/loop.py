@@ -33,7 +33,7 @@ METADATA_PREFIX = "log="
 
 
 class StopEvent(Protocol):
-    """What `threading.Event` has, and all that is asked of it."""
+    """The part of `threading.Event` that is needed here."""
 
     def is_set(self) -> bool: ...
 
@@ -328,7 +328,7 @@ class SinkLoop:
         self._commit()
 
     def _count_left(self) -> None:
-        """What has been taken and not been written is left for whoever comes next."""
+        """Count as abandoned what has been taken and not been written: whoever comes next reads it again."""
         for metrics in self._metrics.values():
             metrics.accounting.abandoned += metrics.accounting.totals.in_flight
         self._export()

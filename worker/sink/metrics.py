@@ -1,4 +1,4 @@
-"""What a sink exports beside the figures that every reader of a topic has (`monitoring/metrics.py`)."""
+"""Metrics of a sink, beside the figures that every reader of a topic has (`monitoring/metrics.py`)."""
 
 from __future__ import annotations
 

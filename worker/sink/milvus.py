@@ -100,7 +100,7 @@ class Milvus:
 
     @staticmethod
     def _space_of(client: MilvusClient, name: str, entity: Entity) -> str | None:
-        """As the rows say; None where there is none, or it is not of a sink."""
+        """Space of the rows; None where there is none, or it is not of a sink."""
         for each in (name, name + DELETED):
             fields = {field["name"] for field in client.describe_collection(each)["fields"]}
             if "space_id" not in fields:
@@ -177,7 +177,7 @@ def _delete(client: MilvusClient, name: str, key: str, ids: Sequence[str]) -> No
 
 
 def _dim(client: MilvusClient, name: str) -> int:
-    """Of its vectors; 0 where it has none."""
+    """Dimension of its vectors; 0 where it has none."""
     fields = {field["name"]: field for field in client.describe_collection(name)["fields"]}
     return int(fields.get("vector", {}).get("params", {}).get("dim", 0))
 

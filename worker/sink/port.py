@@ -1,4 +1,4 @@
-"""What a sink asks of an index, and nothing more. Calls come from the writer's thread, one at a time."""
+"""The port to an index. Calls come from the writer's thread, one at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RowsRefusedError(Exception):
 
 
 class Outcome(NamedTuple):
-    """What became of rows."""
+    """Counts of rows by outcome."""
 
     num_vectors: int
     num_deleted: int

@@ -1,4 +1,4 @@
-"""What a record of a vector topic asks of an index, and which of two such is the newer. Pure.
+"""Rows that the records of a vector topic ask an index for, and which of two is the newer. Pure.
 
 Within a partition the source offset says it, and of equal ones the place in the log; what has no source offset counts
 as it lies in the log. A key in two partitions is a producer's fault: see schemas/README.md, Order.
@@ -31,7 +31,7 @@ class Place(NamedTuple):
     """Id of the topic: offsets of another log of its name say nothing of it."""
     partition: int
     source_offset: int | None
-    """Of the input, for a vector of an item."""
+    """Offset of the input, for a vector of an item."""
     offset: int
     made_at_ms: int
     """When it was computed; of a deletion, when it was written."""
@@ -67,7 +67,7 @@ class Row(NamedTuple):
     prior: float | None = None
     attributes: Mapping[str, AttributeValue] = {}
     num_events: int = 0
-    """Of a user."""
+    """Number of events, for a user."""
 
     @property
     def is_deleted(self) -> bool:
@@ -94,7 +94,7 @@ def _decoded(entity: Entity, value: bytes) -> ItemVector | UserVector:
 
 
 def read_row(record: Record, entity: Entity, log: str) -> Row | Rejection:
-    """What a record asks for; a rejection where it is no vector."""
+    """The row that a record asks for; a rejection where it is no vector."""
     try:
         row_id = (record.key or b"").decode()
         if record.value is None:

@@ -34,7 +34,7 @@ LETTER_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class LetterFormat:
-    """What `dead_letter` asks of a role's output."""
+    """The part of a role's output that `dead_letter` needs."""
 
     dead_letter_topic: str
     space_id: str
@@ -79,7 +79,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
         self.moved_at = time.monotonic()
         self.error: WorkerError | None = None
-        """What has ended the thread."""
+        """The error that has ended the thread."""
         self.trouble = ""
         """Why nothing can be written at present."""
         self._gives_up = threading.Event()

@@ -27,7 +27,7 @@ class ComputeStage(Stage):
         self._max_records = max_records
         self._metrics = metrics
         self.batch_fill = 0.0
-        """Of the last batch, as a share of the largest there may be."""
+        """Size of the last batch, as a share of the largest there may be."""
 
     def _compute(self) -> None:
         batch = self._batches.take(STEP_TIMEOUT_S)

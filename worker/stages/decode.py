@@ -69,7 +69,7 @@ class DecodedRecords:
 
 
 class Encodes(Protocol):
-    """What decoding has to know of the encoders."""
+    """Facts about the encoders that decoding needs."""
 
     @property
     def contents(self) -> Collection[str]:
@@ -85,7 +85,7 @@ class ForeignItems(Protocol):
     """Reads items out of records that are no messages of the contract."""
 
     def read_in_place(self, record: Record) -> tuple[Record, NewItem | Deletion | Skipped]:
-        """What a record that has a value says, and the record under the id of its item. Raises `SchemaError`."""
+        """Decode a record that has a value; returns the record under the id of its item, too. Raises `SchemaError`."""
         ...
 
     def deleted_by(self, record: Record) -> tuple[Record, Deletion]:
@@ -168,7 +168,7 @@ class ItemDecoder:
         return self._accept(keyed, found, decoded)
 
     def _accept(self, record: Record, item: NewItem | PlainItem, decoded: DecodedRecords) -> Decoded:
-        """What a valid message of the right key is to this space."""
+        """Turn a valid message of the right key into an entry of this space."""
         time_ms = item.event_time_ms
         if (time_ms < SECONDS_TO or time_ms - record.timestamp > self._max_future_ms) and (
             rejection := wrong_time(record, time_ms, self._max_future_ms)
@@ -358,7 +358,7 @@ class EventDecoder:
         return self._accept(keyed, event, unused_types)
 
     def _accept(self, record: Record, event: UserEvent | PlainEvent, unused_types: Counter[str]) -> Decoded:
-        """What a valid message of the right key is to this space."""
+        """Turn a valid message of the right key into an entry of this space."""
         time_ms = event.event_time_ms
         if (time_ms < SECONDS_TO or time_ms - record.timestamp > self._max_future_ms) and (
             rejection := wrong_time(record, time_ms, self._max_future_ms)

@@ -49,7 +49,7 @@ class _Portion:
     tenure: Tenure
     entries: list[Decoded] = field(default_factory=list)
     known: dict[int, Known] = field(default_factory=dict)
-    """What is remembered of items with content, by position."""
+    """Known features of items with content, by position."""
     num_bytes: int = 0
     num_files: int = 0
     is_done: bool = False
@@ -69,7 +69,7 @@ class _Portion:
 
 @dataclass(slots=True)
 class ModalityTotals:
-    """Of one modality since the start."""
+    """Totals of one modality since the start."""
 
     encoder: str
     encoded: int = 0
@@ -149,8 +149,8 @@ class EncodeStage:
             self._changed.notify_all()
 
     def take(self) -> list[tuple[Tenure, list[Decoded]]]:
-        """What has been encoded since the last call: features in place of content, rejections of what cannot be used.
-        Never waits."""
+        """Take what has been encoded since the last call: features in place of content, rejections of what cannot be
+        used. Never waits."""
         taken: list[tuple[Tenure, list[Decoded]]] = []
         with self._changed:
             for portions in list(self._held.values()):
@@ -210,7 +210,7 @@ class EncodeStage:
             self._changed.notify_all()
 
     def _next(self) -> list[_Portion]:
-        """As many portions as make a batch, of tenures that still count and are not stalled."""
+        """Take as many portions as make a batch, of tenures that still count and are not stalled."""
         portions: list[_Portion] = []
         num_records, num_bytes, num_files = 0, 0, 0
         with self._changed:
@@ -236,7 +236,7 @@ class EncodeStage:
         return error is None or not portion.tenure.is_live or time.monotonic() >= error.retry_at
 
     def _put_back(self, portions: Sequence[_Portion], error: UnavailableError) -> None:
-        """What needs the encoder is tried again at its time; the rest of the batch, at once."""
+        """Put back a batch: what needs the encoder is tried again at its time; the rest, at once."""
         with self._changed:
             is_news = not self._stalled
             self._waiting.extendleft(reversed(portions))

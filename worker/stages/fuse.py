@@ -26,13 +26,13 @@ class Vector(NamedTuple):
     data: bytes
     """Little-endian elements."""
     modalities: tuple[str, ...] = ()
-    """Of an item: those that took part."""
+    """Modalities that took part, for an item."""
     modality_data: Mapping[str, bytes] | None = None
     prior: float | None = None
     num_events: int = 0
-    """Of a user: the events that took part."""
+    """Events that took part, for a user."""
     base: bytes | None = None
-    """Of an item that its neighbours have moved: the vector before that."""
+    """Vector before its neighbours moved it, for an item."""
 
 
 class NoVector(NamedTuple):
@@ -45,7 +45,7 @@ Result = Vector | NoVector | None
 
 
 class Embedder(Protocol):
-    """What this stage needs of a model."""
+    """The model, as this stage needs it."""
 
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
         """One result per entry, in order."""

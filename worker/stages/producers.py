@@ -24,7 +24,7 @@ LIMITS_RETRY_S = 15.0
 
 
 class Producers:
-    """What the publisher sends through. Poll thread."""
+    """Producers of the publisher. Poll thread."""
 
     def __init__(
         self, client: ClientPort, topics: RoleTopics, settings: Settings, lease: MembershipLease, publisher: Publisher
@@ -144,7 +144,8 @@ class Producers:
 
 
 def transactional_id(settings: Settings, group_id: str) -> str:
-    """Of one role of this process: begins with the name of its group, so that one rule of access covers all."""
+    """Transactional id of one role of this process: begins with the name of its group, so that one rule of access
+    covers all."""
     return f"{group_id}-{settings.transaction.id or settings.kafka.group_instance_id or uuid.uuid4().hex}"
 
 

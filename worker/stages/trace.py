@@ -11,7 +11,7 @@ import re
 from worker.records import Headers, Record
 
 MAX_BYTES = 1_024
-"""Of both headers together. The standard asks for 512 characters of `tracestate` to be passed on."""
+"""Bytes of both headers together. The standard asks for 512 characters of `tracestate` to be passed on."""
 
 _PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x20-\x7e]*)?")
 _STATE = re.compile(rb"[\x20-\x7e\t]*")

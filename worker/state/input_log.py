@@ -13,14 +13,14 @@ from worker.state.packing import pack, unpack
 
 OFFSET_BITS = 44  # 17 million million records in a partition, and 512 eras in what JSON holds exactly
 KEY = b"\xfe log"
-"""Of the changelog record that says which log the states come from. No UTF-8 begins like this: it meets no id."""
+"""Key of the changelog record that says which log the states come from. No UTF-8 begins like this: it meets no id."""
 
 
 class InputLog(NamedTuple):
     """One of the logs that an input partition has had, as this group has counted them."""
 
     topic_id: str = ""
-    """As Kafka's own tools write it. Empty: the cluster does not say, or an earlier version has not asked."""
+    """Topic id as Kafka's own tools write it. Empty: the cluster does not say, or an earlier version has not asked."""
     era: int = 0
     """How many logs of this name were taken up before it."""
 

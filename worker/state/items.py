@@ -27,7 +27,7 @@ NONE = -1
 
 
 class Message(Protocol):
-    """What the law asks of an item message."""
+    """The fields of an item message that the merge law needs."""
 
     @property
     def revision(self) -> int: ...
@@ -49,7 +49,7 @@ class ModalityState(NamedTuple):
     revision: int
     feature: AnyFeature
     digest: bytes | None = None
-    """Of the content that the feature was made of here, and how: the same content is not encoded again."""
+    """Digest of the content that the feature was made of here, and how: the same content is not encoded again."""
 
 
 class Named(NamedTuple):
@@ -72,7 +72,7 @@ class Made(NamedTuple):
     """The vector that was made of an item's parts, for when only its attributes change."""
 
     stamp: bytes
-    """Of the space and the settings that it was made with."""
+    """Stamp of the space and the settings that it was made with."""
     fields: Sequence[Any]
     """The vector, as the stage that makes it has it."""
 
@@ -101,10 +101,10 @@ class OfOneMessage(Mapping[str, ModalityState]):
 
 
 class ItemState(NamedTuple):
-    """What is remembered of an item."""
+    """State of an item."""
 
     offset: int
-    """Of the newest message in it."""
+    """Offset of the newest message in it."""
     revision: int
     """The greatest of the messages in it."""
     whole_revision: int
@@ -115,9 +115,9 @@ class ItemState(NamedTuple):
     neighbors: Named | None = None
     attributes: Mapping[str, Attribute] = {}
     made: Made | None = None
-    """Of an item with attributes: the vector of these parts, alone. None where it is not known, or depends on more."""
+    """The vector of these parts alone, for an item with attributes. None where it is not known, or depends on more."""
     message: bytes | None = None
-    """As it came, where all that there is has come with it. It is written then, rather than packed anew."""
+    """The message as it came, where all that there is has come with it. It is written then, rather than packed anew."""
 
     @property
     def features(self) -> Mapping[str, AnyFeature]:
@@ -233,7 +233,7 @@ def merged(
 
 
 def _attributes(known: Mapping[str, Attribute], item: Message) -> Mapping[str, Attribute]:
-    """What is known itself where a partial message brings nothing that counts."""
+    """Merge attributes; the old ones themselves where a partial message brings nothing that counts."""
     brought = {
         name: Attribute(item.revision, value)
         for name, value in item.attributes.items()

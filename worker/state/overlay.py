@@ -1,4 +1,4 @@
-"""What one tenure knows of its partition's items or users: the store, and over it what has been read but not settled.
+"""State as one tenure sees it: the store, and over it what has been read but not settled.
 
 The store holds what is settled, and moves with the committable offset: what is computed again after a failure meets the
 same knowledge as the first time. Only restoring can put it ahead, by what an owner that died had written to the

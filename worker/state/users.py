@@ -15,10 +15,10 @@ _event = partial(tuple.__new__, Event)
 
 
 class UserState(NamedTuple):
-    """What is remembered of a user."""
+    """State of a user."""
 
     offset: int
-    """Of the last record that changed it."""
+    """Offset of the last record that changed it."""
     events: Sequence[Event]
     """In order of time."""
     is_incomplete: bool = False

@@ -42,7 +42,7 @@ class SyntheticItem:
     title: str
     features: Mapping[str, Feature]
     latent_L: Floats
-    """What it is like, of unit length."""
+    """Position in the space of tastes, of unit length."""
     popularity: float
     """How often it is shown to users, relative to others."""
 
@@ -137,7 +137,7 @@ class Catalogue:
 
 
 def unit(vectors: Floats) -> Floats:
-    """Of unit length."""
+    """Vector of unit length."""
     scaled: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return scaled
 

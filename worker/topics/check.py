@@ -1,4 +1,4 @@
-"""What keeps the worker from using the topics as they are, what will lose something, and what helps."""
+"""Checks of topics: problems that keep the worker from using them, risks of loss, and what helps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Finding:
 
 
 def problems(settings: Settings, described: Mapping[str, TopicDescription]) -> list[str]:
-    """What keeps the worker from using the topics as they are; empty when all is well."""
+    """Problems that keep the worker from using the topics as they are; empty when all is well."""
     found = [
         f"{setting}: topic {name!r} does not exist"
         for name, setting in needed_topics(settings).items()
@@ -108,7 +108,8 @@ def _unwritable(settings: Settings, described: Mapping[str, TopicDescription]) -
 def findings(
     settings: Settings, described: Mapping[str, TopicDescription], half_life_ms: float | None = None
 ) -> list[Finding]:
-    """What works now and will hurt later. `half_life_ms`: after which an event counts half, where a space says it."""
+    """Risks: what works now and will hurt later. `half_life_ms`: after which an event counts half, where a space says
+    it."""
     found: dict[tuple[str, str], Finding] = {}
     for topics in topics_of_roles(settings):
         for each in _of_role(settings, topics, described, half_life_ms):

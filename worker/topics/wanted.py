@@ -81,12 +81,12 @@ def topics_of(role: RoleName, settings: Settings) -> RoleTopics:
 
 
 def topics_of_roles(settings: Settings) -> list[RoleTopics]:
-    """Of the roles of this process, in the order in which one needs what another makes."""
+    """Topics of the roles of this process, in the order in which one needs what another makes."""
     return [topics_of(role, settings) for role in role_names(settings)]
 
 
 def role_names(settings: Settings) -> list[RoleName]:
-    """What a process with these roles does: each of them has a loop of its own."""
+    """Roles of the process, each with a loop of its own."""
     relayed: list[tuple[RoleName, str | None]] = [
         ("relay-items", settings.relay.items.topic),
         ("relay-events", settings.relay.events.topic),

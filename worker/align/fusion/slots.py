@@ -40,7 +40,7 @@ def masked_mean(tokens_BTW: Tensor, mask_BT: Tensor | None) -> Tensor:
 
 
 def zero_masked(tokens_BTW: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """What a masked token holds, NaN included, is gone after this."""
+    """Clear masked tokens, whatever they hold, NaN included."""
     return tokens_BTW if mask_BT is None else tokens_BTW.masked_fill(~mask_BT[:, :, None], 0.0)
 
 

@@ -39,7 +39,7 @@ class ItemArrays:
     """Items marked in an array of truth values, by the name of the array."""
 
     def features(self, row: int, encoders: Mapping[str, str], dtype: Dtype) -> dict[str, Feature]:
-        """What is known of the item in a row. Raises `DataError`."""
+        """Features of the item in a row. Raises `DataError`."""
         found = {}
         for name, vectors in self.vectors.items():
             if name in self.present and not self.present[name][row]:

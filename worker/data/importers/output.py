@@ -1,4 +1,4 @@
-"""What an import makes: a directory that training, evaluation and recommendation take."""
+"""Output of an import: a directory that training, evaluation and recommendation take."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TitledItem:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What was found, to be read once. Without items or events, the import has none to offer."""
+    """Messages found by an import, to be read once. None where it has no items, or no events, to offer."""
 
     items: Iterable[TitledItem] | None = None
     events: Iterable[UserEvent] | None = None
@@ -48,7 +48,7 @@ class Imported:
 
 @dataclass(slots=True)
 class Summary:
-    """What has been written."""
+    """Counts of what has been written."""
 
     files: list[str] = field(default_factory=list)
     num_items: int = 0

@@ -42,7 +42,7 @@ class ItemRows:
     texts: Mapping[str, str] = field(default_factory=dict)
     """The column of text of each modality that has raw content."""
     encoders: Mapping[str, str] = field(default_factory=dict)
-    """What made the vectors of each modality; if it is not said, the name of the modality."""
+    """Encoder of the vectors of each modality; where it is not given, the name of the modality."""
     dtype: Dtype = "f2"
     unit_ms: float = TIME_UNITS["ms"]
 

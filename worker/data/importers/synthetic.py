@@ -29,7 +29,7 @@ class Plan:
     drift_days: int = 360
     """In which a taste turns into the user's next."""
     cold_share: float = 0.15
-    """Of the items: these are released late."""
+    """Share of the items that are released late."""
     missing_share: float = 0.2
     clutter_share: float = 0.0
     max_vectors: Mapping[str, int] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def import_tables(
 
 
 def converted(path: Path, rows: Iterable[Row], convert: Callable[[Row], T | None], on_bad_row: OnBadRow) -> Iterator[T]:
-    """What `convert` makes of each row, where that is anything. Rows are counted from 1, a header not included."""
+    """Convert each row, leaving out those that become nothing. Rows are counted from 1, a header not included."""
     for number, row in enumerate(rows, start=1):
         try:
             value = convert(row)

@@ -1,4 +1,4 @@
-"""What a cell of a table holds, as a field of a message. Empty cells and NaN are missing values."""
+"""Cells of a table to fields of a message. Empty cells and NaN are missing values."""
 
 from __future__ import annotations
 

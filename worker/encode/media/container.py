@@ -56,7 +56,7 @@ def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContain
 
 
 def declared_seconds(container: InputContainer) -> float:
-    """What the file says of its length; 0 if it says nothing. Some formats give the time on the clock at its end, so
+    """Length by the file's own account; 0 if it gives none. Some formats give the time on the clock at its end, so
     what that clock begins with is no part of it; where it may be, the length is found out later."""
     duration, start = container.duration or 0, container.start_time or 0
     return (duration - start if 0 < start < duration else duration) * MICROSECOND
@@ -93,7 +93,7 @@ def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet[Str
 
 
 def decoded(container: InputContainer, stream: Stream) -> Iterator[Decoded]:
-    """What can be decoded of a track. Broken packets are left out, up to a number."""
+    """Frames of a track that can be decoded. Broken packets are left out, up to a number."""
     num_broken = 0
     for packet in packets_of(container, stream):
         try:

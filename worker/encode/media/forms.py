@@ -1,4 +1,4 @@
-"""What is asked of a decoder, and what it gives back.
+"""Requests to a decoder, and its answers.
 
 One content can be asked for in several forms: of a video, the frames for one encoder, the audio for another and the
 subtitles for a third. N frames or windows, H height, W width, T samples.
@@ -58,13 +58,13 @@ Form = ImageForm | AudioForm | TextForm
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """What a file may ask of a decoder. Checked against what it declares before any work, and against what it does."""
+    """Limits of decoding. Checked against what a file declares before any work, and against what it turns out to be."""
 
     bytes: int = 64 * 2**20
     pixels: int = 50_000_000
-    """Of an image or a frame: 50 million are 150 MB decoded."""
+    """Pixels of an image or a frame: 50 million are 150 MB decoded."""
     seconds: float = 600.0
-    """Of an audio clip or a video."""
+    """Length of an audio clip or a video."""
     frames: int = 20_000
     """Decoded of a video on the way to those taken."""
 

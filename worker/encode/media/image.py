@@ -35,7 +35,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by the orientation that EXIF says it has."""
+"""Turns that make an image upright, by its EXIF orientation."""
 ON_THEIR_SIDE = (5, 6, 7, 8)
 PNG_HEAD_BYTES = 8
 MAX_TEXT_BYTES = 2**20

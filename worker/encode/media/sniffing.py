@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes. The declared media type is not asked: it is as often wrong as right."""
+"""Types of files, told by their first bytes. The declared media type is not asked: it is as often wrong as right."""
 
 from __future__ import annotations
 

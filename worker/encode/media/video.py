@@ -50,7 +50,7 @@ class _Span(NamedTuple):
         return self.end - self.start if self.is_timed else 0.0
 
     def middles(self, num_parts: int) -> list[float]:
-        """Of so many equal parts."""
+        """Middles of so many equal parts."""
         return [self.start + (self.end - self.start) * (index + 0.5) / num_parts for index in range(num_parts)]
 
 
@@ -211,7 +211,7 @@ def _shown(container: InputContainer, stream: VideoStream, span: _Span, limits: 
 
 
 def _upright(frame: VideoFrame, pixel_aspect: float) -> tuple[Image.Image, float]:
-    """As the display matrix of the track says, turned by right angles and mirrored; and the aspect of its pixels."""
+    """Turn and mirror frames as the track's display matrix says; returns the aspect of its pixels, too."""
     pixels = frame.to_ndarray(format="rgb24", threads=1)
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:

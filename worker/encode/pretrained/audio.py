@@ -19,7 +19,7 @@ CPU_BATCH_WINDOWS, GPU_BATCH_WINDOWS = 8, 128
 
 
 class _WindowEncoder:
-    """What encoders of windows of audio have in common: windows are as long as the model takes, and cost the same."""
+    """Common base of encoders of windows of audio: windows are as long as the model takes, and cost the same."""
 
     unit: Unit = "samples"
 

@@ -26,7 +26,7 @@ RESAMPLING: dict[int, Literal["bilinear", "bicubic", "lanczos"]] = {1: "lanczos"
 
 
 class Preprocessing(NamedTuple):
-    """What the directory says is done to an image before the model sees it."""
+    """Preprocessing of images, as the model directory describes it."""
 
     form: ImageForm
     mean_3: NDArray[np.float32]
@@ -147,7 +147,7 @@ def _fixed_form(config: Mapping[str, Any]) -> ImageForm:
 
 
 def _patch_form(config: Mapping[str, Any], directory: ModelDirectory, model: Any) -> ImageForm:
-    """Of a model that takes images of any proportions."""
+    """The form for a model that takes images of any proportions."""
     patch, most = int(config.get("patch_size", 16)), int(config.get("max_num_patches", 256))
     if patch != model.patch_size:
         raise ConfigError(

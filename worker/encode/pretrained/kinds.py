@@ -77,7 +77,7 @@ SUPPORTED = (
     "SigLIP 2, DINOv2 and DINOv3, CLAP, Whisper, and what sentence-transformers has saved"
 )
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
-"""Of sentence-transformers: those that the text encoder here puts together itself."""
+"""Modules of sentence-transformers that the text encoder here puts together itself."""
 LIBRARY = "sentence_transformers."
 
 

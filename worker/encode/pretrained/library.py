@@ -1,5 +1,5 @@
-"""What sentence-transformers has saved and the encoders here do not know: vision-language embedders, towers joined by a
-router, static embeddings and others. The library puts such a model together; decoding, limits and batches stay here.
+"""Models saved by sentence-transformers that the encoders here do not know: vision-language embedders, towers joined by
+a router, static embeddings and others. The library puts such a model together; decoding, limits and batches stay here.
 
 The library follows a text that looks like an address or the path of an image. So a text is never handed to it bare,
 and images and audio only as arrays.
@@ -145,7 +145,7 @@ class LibraryEncoder:
 
 
 def _effects(directory: ModelDirectory) -> dict[str, Any]:
-    """What the library reads of a directory, besides weights, and what has an effect."""
+    """Settings that the library reads from a directory, besides weights, and that have an effect."""
     places = dict.fromkeys(["", *(str(module.get("path", "")) for module in directory.modules)])
     effects: dict[str, Any] = {"modules": [[module.get("type"), module.get("path")] for module in directory.modules]}
     for place in places:

@@ -187,7 +187,7 @@ def _dense(directory: ModelDirectory, path: str) -> list[nn.Module]:
 
 
 def document_prompt(directory: ModelDirectory, choice: ModelChoice) -> str:
-    """What the model was trained to find before a document, if the settings do not say."""
+    """Prefix of documents that the model was trained with, unless the settings give one."""
     return _prompt(directory, DOCUMENT_PROMPTS) if choice.document_prompt is None else choice.document_prompt
 
 

@@ -23,7 +23,7 @@ class RemoteAddress(NamedTuple):
     base: WebUri
     """Its target is the path that the calls of the protocol lie below."""
     model: str
-    """As the server calls it; empty where it has one only."""
+    """Name of the model, as the server has it; empty where it has one only."""
 
     def __str__(self) -> str:
         return f"{self.protocol}+{self.base}" + (f"#{self.model}" if self.model else "")

@@ -46,10 +46,10 @@ FEWEST = 8
 """Contents of a request, where there are as many: fewer cost more than they win."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 MAX_BODY_BYTES = 1_500_000
-"""Of payloads in a request; servers commonly take 2 MB."""
+"""Payload of a request; servers commonly take 2 MB."""
 SHORTER = 4.0
 GROWTH = 1 / 16
-"""Of how many contents a request may have, with each that is answered."""
+"""Growth of the number of contents in a request, with each that is answered."""
 SHORTEST_CUT = 256
 """Characters: a text that is refused for its length is not cut below this."""
 BLAMED_AFTER = 3
@@ -126,7 +126,7 @@ class ServerEncoder:
         self._checked_at = float("-inf")
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._num_calls = 0
-        """Of `rows`, under way."""
+        """Calls of `rows` under way."""
         self._probing: asyncio.Lock | None = None
         self.figures = RemoteFigures(limit=self._limit.value)
         self.name = ""
@@ -415,7 +415,7 @@ class ServerEncoder:
         return self._prompt + sample if isinstance(sample, str) else sample
 
     async def _ask(self) -> Identity:
-        """What the server says of itself, and how it encodes the sample."""
+        """Ask the server about itself, and how it encodes the sample."""
         self._transport.read_key()
         announced = await self._wire.announce(self._transport.get)
         while True:

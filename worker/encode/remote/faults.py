@@ -1,4 +1,4 @@
-"""What may come of a request, other than its answer."""
+"""Failures of a request."""
 
 from __future__ import annotations
 

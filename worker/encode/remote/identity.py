@@ -1,4 +1,4 @@
-"""What a server's vectors are called, and whether they are those of before. Pure.
+"""Names of a server's vectors, and whether they are those of before. Pure.
 
 A server that is deployed anew with another model, of the same number of dimensions, gives vectors that fit everywhere
 and mean nothing beside the old ones. So a sample that never changes goes with the requests, and its vector must be the
@@ -20,13 +20,13 @@ SAME = 0.999
 """Cosine of two vectors of the sample by one model, whatever batch and arithmetic it was computed in."""
 NUM_BITS = 40
 MOST_DIFFERENT = 5
-"""Of those bits: rounding turns none or one, another model about half of them."""
+"""Bits that may differ: rounding turns none or one, another model about half of them."""
 MARK = "~"
 MODEL_CHARS = 150
 
 
 class Identity(NamedTuple):
-    """Of the model behind an address."""
+    """Identity of the model behind an address."""
 
     model: str
     revision: str
@@ -68,5 +68,5 @@ def same_encoder(first: str, second: str) -> bool:
 
 
 def is_same_vector(found_D: NDArray[np.float32], expected_D: NDArray[np.float32]) -> bool:
-    """Of unit length both."""
+    """Compare two vectors, both of unit length."""
     return found_D.shape == expected_D.shape and float(found_D @ expected_D) >= SAME

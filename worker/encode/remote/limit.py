@@ -28,7 +28,8 @@ class ConcurrencyLimit:
         """By the magnitude of the request: a long one is not slow because it takes longer than a short one."""
         self._usual_s = 0.0
         self._ratio = 1.0
-        """Of the time of an answer to the best one, lately: a single answer may be late for reasons of its own."""
+        """Ratio of the time of an answer to the best one, lately: a single answer may be late for reasons of its
+        own."""
         self._measured_at: float | None = None
         self._cut_at = float("-inf")
         self.hold_until = float("-inf")

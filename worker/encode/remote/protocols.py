@@ -49,7 +49,7 @@ class Call(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """What a server says of itself."""
+    """A server's description of itself."""
 
     model: str
     revision: str = ""
@@ -77,7 +77,7 @@ class WireProtocol(Protocol):
     def call(self, payloads: Sequence[Payload]) -> Call: ...
 
     def rows(self, answer: Answer, num: int) -> NDArray[np.float32]:
-        """Of unit length, [N, D]. Raises `ServerFault` for an answer that is none."""
+        """Vectors of unit length, [N, D]. Raises `ServerFault` for an answer that is none."""
         ...
 
     def plainer(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the cluster says of topics, and how it comes by new ones. The library's errors are left to the caller."""
+"""Topics of the cluster: described, created and configured. The library's errors are left to the caller."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def embedded_topics(admin: AdminClient, names: Collection[str]) -> dict[str, Top
 
 
 def existing(admin: AdminClient, names: Collection[str]) -> dict[str, Any]:
-    """What the library calls a `TopicDescription`, of those among `names` that exist."""
+    """Look up the library's descriptions of those among `names` that exist."""
     found: dict[str, Any] = {}
     if not names:
         return found
@@ -69,7 +69,7 @@ def existing_topics(admin: AdminClient, names: Collection[str]) -> dict[str, Top
 
 
 def topic_id(topic: Any) -> str:
-    """As Kafka's tools write it; empty for none."""
+    """Topic id as Kafka's tools write it; empty for none."""
     found = topic.topic_id
     if found is None or not (found.get_most_significant_bits() or found.get_least_significant_bits()):
         return ""
@@ -111,7 +111,7 @@ class ConfluentTopics:
 
 
 def _configurations(admin: AdminClient, names: Collection[str]) -> dict[str, Mapping[str, str]]:
-    """What holds for the topics that we may ask for."""
+    """Configurations of the topics that we may ask for."""
     found: dict[str, Mapping[str, str]] = {}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     if not resources:

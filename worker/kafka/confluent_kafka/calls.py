@@ -23,7 +23,7 @@ class Caller:
         self._thread: threading.Thread | None = None
 
     def call(self, doing: str, call: Callable[[], Any], timeout_s: float) -> Any:
-        """What the call returns or raises; `CallTimeoutError` when it takes too long."""
+        """Return or raise as the call does; `CallTimeoutError` when it takes too long."""
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
             self._thread = threading.Thread(target=_serve, args=(self._jobs,), name=self._name, daemon=True)

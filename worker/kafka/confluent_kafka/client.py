@@ -49,7 +49,7 @@ CALL_MARGIN_S = 2.0
 MAX_INT32 = 2**31 - 1
 MAX_REQUEST_BYTES = 64 * 2**20  # record sizes are checked against the topics' own limits before a send
 NUM_FETCHES_AHEAD = 2
-"""Of the largest size, that are fetched beforehand."""
+"""Fetches of the largest size that are kept beforehand."""
 
 
 class ConfluentClient:
@@ -189,7 +189,7 @@ class ConfluentClient:
 
     @property
     def _largest(self) -> int:
-        """What we have written ourselves may be larger than a message: a dead letter, what is remembered."""
+        """Limit of a record, with room for our own, which may be larger than a message: dead letters, states."""
         return max(self._settings.max_record_bytes, DEFAULT_LIMITS.dead_letter_bytes)
 
     @property

@@ -67,7 +67,7 @@ _OURS = frozenset(
         "statistics.interval.ms",
     ]
 )
-"""What the adapter relies on, or what has a setting of its own."""
+"""Properties that the adapter relies on, or that have a setting of their own."""
 
 Properties = Mapping[str, Any]
 
@@ -111,7 +111,7 @@ def connection_config(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def further_properties(settings: KafkaSettings) -> dict[str, str]:
-    """What `kafka.properties_file` says. Raises `ConfigError` for what has a setting, or is relied on."""
+    """Read `kafka.properties_file`. Raises `ConfigError` for a property that has a setting, or is relied on."""
     path = settings.properties_file
     if path is None:
         return {}
@@ -201,7 +201,7 @@ def diagnosable(config: Properties) -> bool:
 
 
 def _told(error: KafkaError) -> None:
-    """What the library tells besides: it goes on by itself, so this is for those who look for a cause."""
+    """Log what else the library reports: it goes on by itself, so this is for those who look for a cause."""
     log.debug("%s", error.str(), extra={"action": "client_told"})
 
 

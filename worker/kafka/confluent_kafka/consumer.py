@@ -40,7 +40,7 @@ from worker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 UNREADABLE = codes("_BAD_MSG _BAD_COMPRESSION _NOT_IMPLEMENTED _UNDERFLOW INVALID_MSG UNKNOWN INVALID_MSG_SIZE")
-"""What a partition that cannot be read on is told with. Others pass, or have nothing to do with what lies in the log.
+"""Errors by which the library reports a partition that cannot be read on. Others pass, or are not about the log.
 """
 _SETTINGS = codes("INVALID_SESSION_TIMEOUT INCONSISTENT_GROUP_PROTOCOL GROUP_MAX_SIZE_REACHED UNSUPPORTED_ASSIGNOR")
 _ACCESS = codes(
@@ -85,9 +85,9 @@ class ConfluentConsumer:
         self._positions: dict[TopicPartition, int] = {}
         """The next offset of each partition that is assigned; `OFFSET_BEGINNING` where that is not known."""
         self._new: set[TopicPartition] = set()
-        """What this poll has brought."""
+        """Partitions that this poll has brought."""
         self._gone: set[TopicPartition] = set()
-        """What has gone while this poll took records."""
+        """Partitions that have gone while this poll took records."""
         self._paused: set[TopicPartition] = set()
         self._log_starts: dict[TopicPartition, int] = {}
         self._unreadable: list[UnreadableError] = []
@@ -214,7 +214,7 @@ class ConfluentConsumer:
         return polled
 
     def _fetched(self, timeout_s: float, max_records: int) -> list[Message]:
-        """What was taken out of the library once does not come again, so nothing that goes wrong may lose it."""
+        """Take records. The library hands each out once, so no fault may lose them."""
         self._gone.clear()
         with translated("polling"):
             # With more than one it would wait until they are there, or the time is over.
@@ -239,7 +239,7 @@ class ConfluentConsumer:
         return kept
 
     def _take_note(self, message: Message) -> None:
-        """Of what is no record."""
+        """Note a message that is no record."""
         error = message.error()
         if message.topic() is None or message.partition() is None or message.partition() < 0:
             self._note(error, f"polling as a member of {self._group_id}")
@@ -287,7 +287,7 @@ class ConfluentConsumer:
         self._unreadable.append(found)
 
     def _note(self, error: KafkaError, doing: str) -> None:
-        """What the library tells of the group or a broker. It tries again by itself, unless that is no use."""
+        """Note an event of the group or a broker. The library tries again by itself, unless that is no use."""
         self._answers.failed()
         code = error.code()
         if code == KafkaError._FATAL:  # noqa: SLF001
@@ -342,7 +342,7 @@ class ConfluentConsumer:
             self.subscribe(self._topics, listener)
 
     def _explained(self, error: KafkaError) -> str:
-        """What the group will not have us with, however often we ask: which setting it is about."""
+        """Explain a refusal of the group that asking again cannot change: name the setting."""
         settings, group = self._settings, self._group_id
         if error.code() in codes("INVALID_SESSION_TIMEOUT"):
             return (
@@ -368,7 +368,7 @@ class ConfluentConsumer:
         self._paused |= set(partitions)
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
-        """What was fetched beforehand is dropped by a pause, so reading goes on where we know that it has come to."""
+        """Read on from the position kept here: a pause drops what was fetched beforehand."""
         self._paused -= set(partitions)
         held = [each for each in partitions if each in self._positions]
         with translated("resuming"):

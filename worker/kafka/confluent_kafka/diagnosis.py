@@ -78,7 +78,7 @@ _ABSENT = re.compile(r"Connection refused|Failed to resolve|timed out", re.IGNOR
 
 
 def diagnose(errors: Sequence[KafkaError], settings: KafkaSettings) -> Refusal | None:
-    """What the library has told, as advice that says which setting to look at."""
+    """Turn the library's events into advice that says which setting to look at."""
     text = "\n".join(error.str() for error in errors)
     if "certificate verify failed" in text:
         text = certificate_problem(settings) or text
@@ -92,7 +92,7 @@ def diagnose(errors: Sequence[KafkaError], settings: KafkaSettings) -> Refusal |
 
 
 def certificate_problem(settings: KafkaSettings) -> str:
-    """What is wrong with a broker's certificate, of which the library says only that something is; empty where nothing
+    """Find the fault of a broker's certificate, which the library does not tell; empty where nothing
     is found."""
     context = ssl.create_default_context(cafile=settings.ssl_cafile)
     context.check_hostname = settings.ssl_check_hostname
@@ -111,7 +111,7 @@ def certificate_problem(settings: KafkaSettings) -> str:
 
 
 def _hung_up(settings: KafkaSettings) -> str:
-    """What a broker that hangs up on us without a word most likely means: a listener does so when it is spoken to in
+    """Guess why a broker hangs up without a word: a listener does so when it is spoken to in
     another protocol than its own, and often instead of saying that the credentials are wrong."""
     protocol = f"kafka.security_protocol={settings.security_protocol} and the port in kafka.bootstrap_servers"
     if settings.sasl_mechanism is None:

@@ -144,7 +144,7 @@ class ConfluentLog:
 
 
 def fetched(consumer: Consumer, timeout_s: float, max_records: int) -> list[Message]:
-    """What there is, as soon as there is something. With more than one asked for, the library would wait until they are
+    """Records as soon as there are any. With more than one asked for, the library would wait until they are
     all there, or the time is over. What has been taken out is never lost to an error that comes behind it."""
     messages: list[Message] = consumer.consume(1, timeout_s)
     if messages:
@@ -154,8 +154,8 @@ def fetched(consumer: Consumer, timeout_s: float, max_records: int) -> list[Mess
 
 
 def without_larger(records: list[Record]) -> tuple[list[Record], UnreadableError | None]:
-    """What we have written ourselves may be larger than a message: a dead letter, what is remembered of an item. What
-    is larger still is no record of ours: with its value left out, it would look like a delete."""
+    """The records before the first that is larger than any of ours, and an error for that: with its value left out, it
+    would look like a delete. Our own may be larger than a message: a dead letter, the state of an item."""
     for index, record in enumerate(records):
         if type(record) is OversizedRecord:
             detail = f"a record of {record.num_bytes} bytes is no record of ours"

@@ -42,7 +42,7 @@ class ConfluentProducer:
         self._is_closing = threading.Event()
         self._failed: list[tuple[str, Receipt, KafkaError]] = []
         self._fatal: KafkaError | None = None
-        """What this producer cannot go on from."""
+        """The error that this producer cannot go on from."""
         self._is_fatal = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(producer,), name="kafka-receipts", daemon=True)
         self._thread.start()

@@ -140,7 +140,7 @@ class ConfluentReader:
         return taken
 
     def _take_note(self, message: Message) -> None:
-        """Of what is no record."""
+        """Note a message that is no record."""
         error, number = message.error(), message.partition()
         partition = TopicPartition(self._topic, -1 if number is None else number)
         if partition not in self._positions:

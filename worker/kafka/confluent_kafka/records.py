@@ -112,4 +112,4 @@ def _bounded(record: Record, max_record_bytes: int) -> Record:
 
 
 _KEPT_BYTES = 2**16
-"""Of the key, and of the headers, of a record whose value is not kept."""
+"""Bytes kept of the key, and of the headers, of a record whose value is not kept."""

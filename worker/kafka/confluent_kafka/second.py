@@ -1,4 +1,4 @@
-"""What librdkafka and its binding cannot do, done by kafka-python, which is always installed: rare, and short.
+"""Calls that librdkafka or its binding lacks, made by kafka-python, which is always installed: rare, and short.
 
 - Take a named member out of its group, or one whose own calls are stuck.
 - Show the bytes of a batch that cannot be read, and where the next one begins.
@@ -38,8 +38,8 @@ class Second:
         leave(self._settings, member, timeout_s)
 
     def unreadable(self, partition: TopicPartition, offset: int, reason: str) -> UnreadableError | None:
-        """What keeps a partition from being read from an offset on; None where nothing does. `reason`: what the first
-        library says."""
+        """Find what keeps a partition from being read from an offset on; None where nothing does. `reason`: what the
+        first library says."""
         try:
             with contextlib.closing(self._client().log()) as log_:
                 return log_.unreadable(partition, offset, TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What the library's own statistics tell: whether brokers answer, of which partitions, and what topics there are."""
+"""The library's own statistics: whether brokers answer, of which partitions, and what topics there are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Answers:
         self._num_fetches: Mapping[str, int] = {}
         self._heard_of: dict[TopicPartition, float] = {}
         self.num_partitions: Mapping[str, int] = {}
-        """Of topics, as far as they are known."""
+        """Number of partitions of topics, as far as it is known."""
 
     @property
     def num_failed(self) -> int:

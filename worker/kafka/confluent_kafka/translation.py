@@ -55,7 +55,7 @@ _ADVICE = {
 
 
 def codes(names: str) -> frozenset[int]:
-    """Of errors by name; those that the installed library does not know yet are left out."""
+    """Codes of errors by name; those that the installed library does not know yet are left out."""
     return frozenset(getattr(KafkaError, name) for name in names.split() if hasattr(KafkaError, name))
 
 
@@ -76,7 +76,7 @@ FINAL = codes(_FINAL)
 
 
 def kafka_error(error: BaseException) -> KafkaError | None:
-    """What the library says of itself in an exception."""
+    """The library's error within an exception."""
     found = error.args[0] if error.args else None
     return found if isinstance(found, KafkaError) else None
 

@@ -1,4 +1,4 @@
-"""What the cluster says of topics, and how it comes by new ones. The library's errors are left to the caller."""
+"""Topics of the cluster: described, created and configured. The library's errors are left to the caller."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class KafkaPythonTopics:
 
 
 def _existing(described: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What the answer to a metadata request says of the topics that exist, by name."""
+    """Topics that exist, by name, from the answer to a metadata request."""
     found = {}
     for topic in described:
         error = error_for_code(topic["error_code"])
@@ -85,7 +85,7 @@ def _existing(described: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def topic_id(found: uuid.UUID | str | None) -> str:
-    """As Kafka's tools write it; empty for none."""
+    """Topic id as Kafka's tools write it; empty for none."""
     known = uuid.UUID(str(found)) if found else uuid.UUID(int=0)
     return base64.urlsafe_b64encode(known.bytes).decode().rstrip("=") if known.int else ""
 
@@ -95,7 +95,7 @@ def _copies(partitions: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _configurations(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, Mapping[str, str]]:
-    """What holds for the topics that we may ask for."""
+    """Configurations of the topics that we may ask for."""
     if not names:
         return {}
     try:

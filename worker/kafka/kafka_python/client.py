@@ -173,7 +173,7 @@ class KafkaPythonClient:
         self._skips.add(partition, Skip(first, until))
 
     def _open_reader(self, **config: Any) -> tuple[KafkaConsumer, Unpacking]:
-        """What we have written ourselves may be larger than a message: a dead letter, what is remembered of an item.
+        """Open a reader that takes our own records, too, which may be larger than a message: dead letters, states.
         What is larger still is no record of ours: with its value left out, it would look like a delete."""
         consumer = self._open_groupless(**config)
         largest = max(self._settings.max_record_bytes, DEFAULT_LIMITS.dead_letter_bytes)

@@ -54,7 +54,7 @@ class KafkaPythonConsumer:
         self._settings = settings
         self._common = common
         self._num_partitions: dict[str, int | None] = {}
-        """Of the topics subscribed to, as last seen."""
+        """Number of partitions of the topics subscribed to, as last seen."""
 
     def subscribe(self, topics: Sequence[str], listener: PartitionListener) -> None:
         with translated("subscribing"):
@@ -120,7 +120,7 @@ class KafkaPythonConsumer:
 
     @contextlib.contextmanager
     def _refusals_explained(self) -> Iterator[None]:
-        """What the group will not have us with, however often we ask: which setting it is about."""
+        """Explain refusals of the group that asking again cannot change: name the setting."""
         settings, group = self._settings, self._consumer.config["group_id"]
         try:
             yield

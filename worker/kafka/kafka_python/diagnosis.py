@@ -68,7 +68,7 @@ def diagnose(lines: Sequence[str]) -> AccessError | None:
 
 
 def suspect(lines: Sequence[str], settings: KafkaSettings) -> AccessError | None:
-    """What a broker that hangs up on us without a word most likely means. Only for when it has done so for a while.
+    """Guess why a broker hangs up without a word. Only for when it has done so for a while.
 
     A listener does so when it is spoken to in another protocol than its own, and often instead of saying that the
     credentials are wrong. A broker that is going down or coming up also refuses connections now and then.

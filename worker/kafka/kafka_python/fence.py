@@ -13,7 +13,7 @@ from worker.kafka.port import Lease
 
 
 class Fence:
-    """What stands between a producer and the socket: its lease, and that it has not been closed."""
+    """A gate before the socket: a producer sends while it has its lease and has not been closed."""
 
     def __init__(self, lease: Lease | None) -> None:
         self._lease = lease

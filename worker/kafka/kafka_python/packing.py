@@ -26,7 +26,8 @@ from worker.records import Headers
 
 OnFailed = Callable[[Receipt, BaseException], None]
 _Answer = tuple[int, int | None, Callable[[int], BaseException] | None]
-"""Of the broker to a batch: its first offset, its time, and, where it failed, the error of each of its records."""
+"""Answer of the broker to a batch: its first offset, its time, and, where it failed, the error of each of its
+records."""
 
 _MAGIC = 2  # of the format in which all brokers since 0.11 take batches
 
@@ -194,7 +195,7 @@ def _length(data: bytes | None) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """As records have it: zigzag-encoded, seven bits to a byte."""
+    """Encode an integer as records have it: zigzag-encoded, seven bits to a byte."""
     return _VARINTS[number] if 0 <= number < len(_VARINTS) else _encoded(number)
 
 

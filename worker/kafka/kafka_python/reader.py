@@ -76,7 +76,7 @@ class KafkaPythonReader:
             )
 
     def _current_id(self) -> Any:
-        """Of the topic, as far as the client knows; None where the cluster gives topics none, or it is gone."""
+        """Id of the topic, as far as the client knows; None where the cluster gives topics none, or it is gone."""
         return self._consumer._client.cluster.topic_id(self._topic)  # noqa: SLF001  # nothing public tells
 
     def _begin_again_in_new_log(self) -> None:

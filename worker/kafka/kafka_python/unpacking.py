@@ -26,7 +26,7 @@ from worker.kafka.batches import Batch, Budget, Fault, FetchedRecord, OldBatch, 
 from worker.records import OversizedRecord
 
 POLL_BYTES = 32 * 2**20
-"""What a poll unpacks before it returns, and at most a piece and a record more."""
+"""Bytes that a poll unpacks before it returns; it may be a piece and a record more."""
 
 Group = list[FetchedRecord | OversizedRecord]
 
@@ -67,7 +67,7 @@ class Unpacking:
         return before == next_offset
 
     def _append_some(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
-        """As the client does it, and then as though all records had come, once enough has been unpacked."""
+        """Append records as the client does, and end as though all had come, once enough has been unpacked."""
         if not drained:
             self._num_unpacked = 0
         count: int = self._append(drained, part, max_records, update_offsets)
@@ -76,7 +76,7 @@ class Unpacking:
         return count if self._num_unpacked < POLL_BYTES else max_records
 
     def _parse_or_stop(self, fetch: Any) -> Any:
-        """As the client does it; what it cannot make head or tail of stops the partition, and not the poll."""
+        """Parse as the client does; what it cannot make sense of stops the partition, and not the poll."""
         try:
             part = self._parse(fetch)
             if part is not None:
@@ -103,7 +103,7 @@ def _always(partition: TopicPartition, next_offset: int) -> bool:
 
 
 class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client carries no types
-    """What one answer to a fetch holds of a partition."""
+    """Records of one partition in one answer to a fetch."""
 
     def __init__(self, fetch_offset: int, tp: Any, records: Any, *more: Any, **options: Any) -> None:
         self._max_record_bytes = options.pop("max_record_bytes")
@@ -112,7 +112,7 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the clie
         self._met_ahead = options.pop("met_ahead", _always)  # nothing known of other answers: no second look
         self._ready: Group = []
         self._num_taken = 0
-        """Of those that are ready."""
+        """Records taken of those that are ready."""
         self._budget = Budget()
         self.num_just_unpacked = 0
         self.highwater: int | None = None

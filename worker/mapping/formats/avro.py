@@ -16,7 +16,7 @@ from worker.mapping.problem import MisfitError
 from worker.mapping.registry import Cached, Registered, Registry
 
 MAX_SCHEMAS = 64
-"""Whose references are followed for one schema."""
+"""Schemas whose references are followed for one schema."""
 
 
 class AvroReader:
