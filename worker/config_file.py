@@ -44,7 +44,7 @@ class ConfigFile:
     """By dotted name, counted from 1."""
 
     def place(self, name: str) -> str:
-        """Where a setting stands, as errors tell it."""
+        """The place of a setting, as errors tell it."""
         return f"{self.path}, line {self.lines[name]}"
 
 

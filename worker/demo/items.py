@@ -51,7 +51,7 @@ def live(outside: Outside, items: Iterator[SyntheticItem], rate: float, seconds:
 
 
 def steadily(rate: float, seconds: float) -> Iterator[int]:
-    """How many are due since the last step; steps take as long as the caller takes."""
+    """Yield how many are due since the last step; steps take as long as the caller takes."""
     started, num_due = time.monotonic(), 0
     while (elapsed := time.monotonic() - started) < seconds:
         due = int(elapsed * rate) - num_due
@@ -60,7 +60,7 @@ def steadily(rate: float, seconds: float) -> Iterator[int]:
 
 
 def show_neighbors(outside: Outside) -> None:
-    """That the structure of the catalogue is found again among the vectors."""
+    """Show that the structure of the catalogue is found again among the vectors."""
     ids = list(outside.items)
     vectors_ND = np.stack([outside.items[item_id] for item_id in ids])
     themes_N = np.array([outside.fed[item_id].theme for item_id in ids])

@@ -76,7 +76,7 @@ class People:
         progress.done(f"event → readable user vector: {latency_text(outside.event_latencies_ms)} ({num_done} events)")
 
     def show_fit(self) -> None:
-        """That recommendations fit what users like, which only the generator knows."""
+        """Show that recommendations fit what users like, which only the generator knows."""
         users = sorted(self._outside.users)
         items, vectors_ID = self._items()
         vectors_UD = torch.from_numpy(np.stack([self._outside.users[each].vector for each in users]))

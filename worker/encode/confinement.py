@@ -116,7 +116,7 @@ class _Kernel:
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def give_up_capabilities(self) -> None:
-        """Which only a process of root has."""
+        """Drop the capabilities, which only a process of root has."""
         number = 0
         while self._libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
             number += 1

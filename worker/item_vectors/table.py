@@ -58,7 +58,7 @@ class Astray(NamedTuple):
 
     item_id: str
     partition: int
-    """Where it had come before,"""
+    """Partition in which it had come before,"""
     other: int
     """and where it has come now."""
 

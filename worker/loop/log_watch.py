@@ -22,7 +22,7 @@ class LogWatch:
         self._missing_since: dict[str, float] = {}
 
     def changed(self, looked: Mapping[str, TopicLook] | None, tenures: Iterable[Tenure], now: float) -> str:
-        """Which topic is another one than before, if one is. Raises `TopicError` for one that has been missing for too
+        """Find a topic that is another one than before. Raises `TopicError` for one that has been missing for too
         long; what has never been looked at is not missing."""
         if looked is None or looked is self._seen:
             return ""

@@ -35,7 +35,7 @@ class _Reader(Generic[M]):
     mapping: M
     file: Path
     setting: str
-    """Which names the format, as `input.items`."""
+    """Name of the setting that names the format, as `input.items`."""
     format: FormatName
     envelope: EnvelopeName
     open: Open

@@ -1,4 +1,4 @@
-"""Where every record went: consumed = published + superseded + dead-lettered + abandoned + in flight.
+"""Accounts of records: consumed = published + superseded + dead-lettered + abandoned + in flight.
 
 The counts change on the poll thread (and, while that is blocked in a poll, on the client's). What is exported is a
 snapshot taken between two steps of the loop, so that the sum holds in every scrape.

@@ -246,7 +246,7 @@ class Written:
     # ------------------------------------------------------------------ the client's threads
 
     def count(self, output: Output, offset: int, count: int = 1) -> None:
-        """So many records are written, the last of them at this offset of its partition."""
+        """Count records as written, the last of them at this offset of its partition."""
         with self._lock:
             if output is Output.VECTOR:
                 self.vectors_end = max(self.vectors_end, offset + 1)

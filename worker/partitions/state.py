@@ -30,7 +30,7 @@ class PartitionState(StrEnum):
     now it keeps its tenure, and goes on."""
 
     def after(self, step: Step) -> PartitionState:
-        """Where a step leads from this state; raises `AssertionError` for one that is not drawn."""
+        """The state that a step leads to; raises `AssertionError` for one that is not drawn."""
         begins, ends = _STEPS[step]
         if self not in begins:
             raise AssertionError(f"no way leads from {self} by {step}")

@@ -28,7 +28,7 @@ class Note(NamedTuple):
     """Outputs of later inputs lie at or after this offset of the partition of the output topic with the same number,
     because one partition's outputs are written in the order of its inputs."""
     log: InputLog = UNKNOWN
-    """Which the offset belongs to."""
+    """The log that the offset belongs to."""
     outputs_id: str = ""
     """Id of the topic that the outputs went to; empty where the cluster does not say."""
     state_id: str = ""

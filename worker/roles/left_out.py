@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 log = logging.getLogger(__name__)
 
 MOST_TYPES = 20
-"""That are told apart; what comes after them is one. A type is whatever a producer writes."""
+"""Types told apart; those that come after them are one. A type is whatever a producer writes."""
 OTHER = "other"
 TOLD_EVERY_S = 600.0
 _NAME_CHARS = 64

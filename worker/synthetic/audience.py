@@ -129,7 +129,7 @@ class Audience:
                 self._num_events += 1
 
     def _taken(self, tastes_EL: Floats, latent_IL: Floats, shown_EC: Ints) -> Ints:
-        """Which of the items shown is taken: one drawn by the softmax of its fit, or the first."""
+        """Choose one of the items shown: one drawn by the softmax of its fit, or the first."""
         fit_EC = np.einsum("el,ecl->ec", tastes_EL, latent_IL[shown_EC])
         choice_E = np.argmax(SHARPNESS * fit_EC + self._random.gumbel(size=fit_EC.shape), axis=1)
         choice_E[self._random.random(len(choice_E)) < WANDER_SHARE] = 0

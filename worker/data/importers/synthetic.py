@@ -20,7 +20,7 @@ LATE_FROM = 0.8  # of the time; late items are released from then on
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of what."""
+    """Sizes of a synthetic data set."""
 
     num_items: int = 2_000
     num_users: int = 500
