@@ -34,6 +34,7 @@ STREET = [
     "state",
     "records",
     "align",
+    "vector_health",
     "settings",
     "config_file",
     "errors",

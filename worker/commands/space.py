@@ -84,6 +84,17 @@ def add_space(commands: Any) -> None:
     )
     create.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     add_settings(create)
+    reference = add_command(
+        spaces,
+        "reference",
+        _space_reference,
+        "measure what vectors of a space look like when all is well, for vector health (`train` does it by itself)",
+        example="./space --items items.msgpack",
+    )
+    reference.add_argument("path", type=Path, metavar="PATH")
+    reference.add_argument(
+        "--items", type=Path, action="append", required=True, metavar="FILE", help="items as they will come"
+    )
     show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON", example="./space")
     show.add_argument("path", type=Path, metavar="PATH")
     check = add_command(
@@ -136,6 +147,24 @@ def _asked(arguments: argparse.Namespace) -> dict[str, tuple[int, str]]:
         return {name: (route.encoder.dim, route.encoder.name) for name, route in encoder.routes.items()}
     finally:
         encoder.close()
+
+
+def _space_reference(arguments: argparse.Namespace) -> int:
+    from worker.align.space import Space
+    from worker.data import load_dataset
+    from worker.train.references import add_references
+    from worker.vector_health.references import LEAST_ITEMS
+
+    space = Space.load(arguments.path)
+    dataset = load_dataset(arguments.items, [], {}).dataset
+    references = add_references(arguments.path, dataset, dataset.features, None, made_of_events=space.spec.prior)
+    if references is None:
+        raise ConfigError(f"--items: too few to know vectors by: it takes {LEAST_ITEMS} with the same modalities")
+    patterns = ", ".join(
+        f"{'+'.join(names)} {count:,.0f}" for names, count in zip(references.patterns, references.items_P, strict=True)
+    )
+    print_text(f"references of space {references.space_id} in {arguments.path}, measured on items of {patterns}")
+    return 0
 
 
 def _space_show(arguments: argparse.Namespace) -> int:

@@ -169,3 +169,5 @@ class Observer:
         metrics.state_bytes.labels(self._topic).set(self.num_state_bytes)
         raise_to(metrics.restored.labels(self._topic), self._restore.num_records)
         self._role.export(metrics)
+        if (watch := self._role.watch) is not None:
+            metrics.show_vector_health(self._role.output.space_id or "", watch.findings, watch.num_ill)

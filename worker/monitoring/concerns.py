@@ -47,6 +47,8 @@ class Figures(NamedTuple):
     """Since the group was stable."""
     restoring_s: float = 0.0
     unaccounted: int = 0
+    ill_vectors: Sequence[tuple[str, str]] = ()
+    """Checks of the last vectors that they do not pass, each with what was found."""
 
     @property
     def num_finished(self) -> int:
@@ -63,6 +65,7 @@ def concerns(figures: Figures, warn_share: float) -> list[Concern]:
         *_unreadable(figures),
         *_nothing_new(figures),
         *_encoding(figures),
+        *_vectors(figures),
         *_waiting(figures),
         *_group(figures),
     ]
@@ -126,6 +129,18 @@ def _encoding(figures: Figures) -> list[Concern]:
             detail = f"{num_refused:,} of the last {num_all:,} could not be fetched, read or encoded"
             found.append(Concern(kind=f"encoding {modality}", tone=Tone.WARN, title=title, detail=detail))
     return found
+
+
+def _vectors(figures: Figures) -> list[Concern]:
+    return [
+        Concern(
+            kind=f"vectors {check}",
+            tone=Tone.WARN,
+            title=f"the vectors are not what they should be: {check.replace('_', ' ')}",
+            detail=detail,
+        )
+        for check, detail in figures.ill_vectors
+    ]
 
 
 def _waiting(figures: Figures) -> list[Concern]:

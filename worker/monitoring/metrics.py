@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, t
     from worker.align.usage import DeviceUsage
     from worker.encode.content import Report
     from worker.encode.encoder import RemoteFigures
+    from worker.vector_health import Finding
 
 STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
 CLOSE_REASONS = ("full", "bytes", "age", "idle", "drain")
@@ -344,6 +345,28 @@ class Metrics:
         self.last_commit = gauge("align_last_commit_timestamp_seconds", "When the last commit succeeded.")
         self.last_publish = gauge("align_last_publish_timestamp_seconds", "When the last output was acknowledged.")
 
+        # Vectors, before they are published.
+        self.vector_health = gauge(
+            "align_vector_health",
+            "1: the last vectors pass the check, 0: they do not; there is none before so many were made.",
+            "topic",
+            "space",
+            "check",
+        )
+        self.vector_health_value = gauge(
+            "align_vector_health_value", "What the check looks at, of the last vectors.", "topic", "space", "check"
+        )
+        self.vector_health_limit = gauge(
+            "align_vector_health_limit", "From where on the value is ill.", "topic", "space", "check"
+        )
+        self.vector_health_ill = counter(
+            "align_vector_health_ill_total",
+            "Blocks of 250 vectors at which the check was ill.",
+            "topic",
+            "space",
+            "check",
+        )
+
         # Model.
         self.out_of_memory = counter("align_out_of_memory_total", "Batches halved because memory ran out.")
 
@@ -360,6 +383,16 @@ class Metrics:
         for labels, offset in found.items():
             self.unreadable.labels(*labels).set(offset)
         self._unreadable = set(found)
+
+    def show_vector_health(self, space_id: str, findings: Iterable[Finding], num_ill: Mapping[str, int]) -> None:
+        """What was found of the last vectors; `num_ill` by check since the start."""
+        for finding in findings:
+            labels = self.topic, space_id, finding.check
+            self.vector_health.labels(*labels).set(not finding.is_ill)
+            self.vector_health_value.labels(*labels).set(finding.value)
+            self.vector_health_limit.labels(*labels).set(finding.limit)
+        for check, count in num_ill.items():
+            raise_to(self.vector_health_ill.labels(self.topic, space_id, check), count)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""

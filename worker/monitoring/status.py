@@ -120,6 +120,16 @@ class EncoderStatus(_Part):
     """How it is with the server that encodes, if it is one."""
 
 
+class VectorCheckStatus(_Part):
+    """What a check says of the last vectors before they were published."""
+
+    check: str
+    value: float
+    limit: float
+    is_ill: bool
+    detail: str
+
+
 class RoleStatus(_Part):
     role: str
     """items | users"""
@@ -159,6 +169,8 @@ class RoleStatus(_Part):
     """Batches that cannot be read, of whatever topic, with where they lie and what to do."""
     encoders: list[EncoderStatus] = []
     """None: raw content is refused."""
+    vector_health: list[VectorCheckStatus] = []
+    """None before the first 250 vectors."""
 
 
 class Status(_Part):

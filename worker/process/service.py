@@ -26,7 +26,7 @@ from worker.align.result import Embeddings
 from worker.align.weights import build_user_model
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
-from worker.errors import ConfigError, WorkerError
+from worker.errors import ConfigError, SpaceError, WorkerError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.table import ItemTable
@@ -49,12 +49,14 @@ from worker.roles.relay import RelayRole, events_translator, items_translator
 from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
+from worker.roles.watched import WatchedUsers
 from worker.settings import GraphSettings, PublishSettings, Settings, UserSettings
 from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
 from worker.topics import RoleTopics, check_topics, role_names, topics_of_roles
+from worker.vector_health import References, VectorWatch, read_references
 
 log = logging.getLogger(__name__)
 
@@ -156,18 +158,27 @@ def make_role(
             dependents=dependents,
             max_future_s=settings.limits.max_future_s,
             foreign=inputs.items,
+            watch=VectorWatch(model.references, space.spec.dim),
         )
     users = build_user_model(space.spec, space.weights, device)
+    watch = VectorWatch(None, space.spec.dim)
     assert user is not None  # or there would be no model
     table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
     return UsersRole(
         UserFormat(topics, space.space_id, dtype, space.spec.dim, written),
-        UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
+        WatchedUsers(
+            UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
+            watch,
+            dtype,
+            table,
+            user.event_weights,
+        ),
         make_dependents(settings, client, space, table, settings.users, is_base=False),
         user.event_weights,
         user.last,
         settings.limits.max_future_s,
         inputs.events,
+        watch,
     )
 
 
@@ -434,6 +445,8 @@ class Model(NamedTuple):
     report: WarmUpReport
     encoder: ContentEncoder | None
     """Encoder of raw content; None where no encoders are configured."""
+    references: References | None = None
+    """What its vectors are compared with; None where the space has none."""
 
 
 def _load_model(settings: Settings) -> Model:
@@ -454,7 +467,26 @@ def _load_model(settings: Settings) -> Model:
         modality_vectors=settings.publish.modality_vectors,
     )
     encoder = _load_encoder(settings, space)
-    return Model(space, runtime, runtime.warm_up(), encoder)
+    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space))
+
+
+def _load_references(settings: Settings, space: Space) -> References | None:
+    """None, and a word about it, where there are none that can be used: vectors go on all the same."""
+    if "items" not in settings.roles:
+        return None
+    assert settings.space.path is not None  # checked at construction
+    try:
+        references = read_references(settings.space.path, space.space_id)
+    except SpaceError as error:
+        log.warning("%s", error.one_line(), extra={"action": "no_references"})
+        return None
+    if references is None:
+        log.info(
+            "the space has no references, so of its vectors only collapse, silent inputs and jumps are told "
+            "(`align-worker space reference %s --items FILE` measures them)",
+            settings.space.path, extra={"action": "no_references"},
+        )  # fmt: skip
+    return references
 
 
 def _load_encoder(settings: Settings, space: Space) -> ContentEncoder | None:

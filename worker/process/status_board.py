@@ -28,12 +28,14 @@ from worker.monitoring.status import (
     ProcessState,
     RoleStatus,
     Status,
+    VectorCheckStatus,
 )
 from worker.monitoring.summary import Track, Window, quantile
 from worker.partitions.state import PartitionState
 from worker.settings import Settings
 from worker.stages.encode import EncodeStage
 from worker.topics import RoleName, RoleTopics, topics_of_roles
+from worker.vector_health import VectorWatch
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class RoleBoard:
                 "incidents": list(pipeline.ledger.incidents),
                 "unreadable": [error.one_line() for error in pipeline.faults.errors()],
                 "encoders": encoder_status(pipeline.role.encoding),
+                "vector_health": vector_status(pipeline.role.watch),
             }
         )
 
@@ -199,6 +202,11 @@ class RoleBoard:
             unstable_s=now - self._stable_at,
             restoring_s=0.0 if pipeline.observer.restoring_since is None else now - pipeline.observer.restoring_since,
             unaccounted=pipeline.ledger.unaccounted,
+            ill_vectors=[
+                (finding.check, finding.detail)
+                for finding in (() if pipeline.role.watch is None else pipeline.role.watch.findings)
+                if finding.is_ill
+            ],
         )
 
     def _transactions(self, now: float) -> dict[str, float | None]:
@@ -287,6 +295,11 @@ def encoder_status(encoding: EncodeStage | None) -> list[EncoderStatus]:
         )
         for modality, totals in (encoding.totals.items() if encoding is not None else ())
     ]
+
+
+def vector_status(watch: VectorWatch | None) -> list[VectorCheckStatus]:
+    findings = () if watch is None else watch.findings
+    return [VectorCheckStatus(**finding._asdict()) for finding in findings]
 
 
 def server_status(figures: RemoteFigures) -> str:

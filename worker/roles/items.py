@@ -34,6 +34,7 @@ from worker.records import (
 )
 from worker.roles.left_out import Uninformative
 from worker.roles.made_before import MadeBefore
+from worker.roles.watched import WatchedItems
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, ForeignItems, ItemDecoder
 from worker.stages.encode import EncodeStage
 from worker.stages.fuse import Embedder, Vector
@@ -42,6 +43,7 @@ from worker.stages.trace import carried_headers
 from worker.state.items import ItemState, Made, merged
 from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics
+from worker.vector_health import VectorWatch
 
 logger = logging.getLogger(__name__)
 
@@ -160,12 +162,14 @@ class ItemsRole:
         dependents: Dependents | None = None,
         max_future_s: float = MAX_FUTURE_S,
         foreign: ForeignItems | None = None,
+        watch: VectorWatch | None = None,
     ) -> None:
         """`keep_features`: items may come in parts. Without `encoding`, raw content is refused. `dependents`: items by
-        their neighbours, in a space with graph fusion, which needs `keep_features`."""
+        their neighbours, in a space with graph fusion, which needs `keep_features`. `watch` looks at all vectors."""
         self.topics = output.topics
         self.output = output
-        self.embedder = MadeBefore(embedder)
+        self.watch = watch
+        self.embedder = MadeBefore(embedder if watch is None else WatchedItems(embedder, watch, output.dtype))
         self._contract = contract
         self._keep_features = keep_features
         self.encoding = encoding
@@ -177,6 +181,9 @@ class ItemsRole:
             *(() if dependents is None else (dependents.stage,)),
         ]
         self._uninformative = Uninformative()
+        self._num_read = 0
+        if watch is not None:
+            watch.count_inputs(lambda: (self._num_read, dict(self._uninformative.totals)))
         self._decoder = ItemDecoder(
             contract,
             partial=keep_features,
@@ -188,6 +195,7 @@ class ItemsRole:
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         decoded = self._decoder.decode(records)
+        self._num_read += len(records)
         if decoded.uninformative:
             self._uninformative.add(decoded.uninformative, time.monotonic())
         return decoded

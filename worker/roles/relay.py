@@ -141,6 +141,7 @@ class RelayRole:
     encoding = None
     recomputes_in_backlog = True
     can_recompute_all = False
+    watch = None
 
     def __init__(self, topics: RoleTopics, translate: Translator, max_future_s: float) -> None:
         """`max_future_s`: see `wrong_time`."""

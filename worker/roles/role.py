@@ -17,6 +17,7 @@ from worker.stages.publish import OutputFormat
 from worker.stages.stage import Stage, Watched
 from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics
+from worker.vector_health import VectorWatch
 
 
 class Role(Protocol):
@@ -29,6 +30,11 @@ class Role(Protocol):
     @property
     def encoding(self) -> EncodeStage | None:
         """Where raw content becomes features before it is accepted; None where there is none."""
+        ...
+
+    @property
+    def watch(self) -> VectorWatch | None:
+        """Looks at vectors before they are published; None where none are made."""
         ...
 
     @property

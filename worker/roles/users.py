@@ -23,6 +23,7 @@ from worker.stages.trace import carried_headers
 from worker.state.overlay import StateOverlay
 from worker.state.users import UserState, with_event
 from worker.topics import RoleTopics
+from worker.vector_health import VectorWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,11 @@ class UsersRole:
         last: int,
         max_future_s: float = MAX_FUTURE_S,
         foreign: ForeignEvents | None = None,
+        watch: VectorWatch | None = None,
     ) -> None:
-        """`last`: events kept per user. `max_future_s` and `foreign` as in `EventDecoder`."""
+        """`last`: events kept per user. `max_future_s` and `foreign` as in `EventDecoder`. `watch`: what looks at the
+        vectors of `embedder`."""
+        self.watch = watch
         self.topics = output.topics
         self.output = output
         self.embedder = embedder

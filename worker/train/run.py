@@ -24,6 +24,7 @@ from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
 from worker.train.neighbors import Neighbors, neighbors_of
+from worker.train.references import add_references
 from worker.train.report import draw_curves, write_report
 from worker.train.settings import TrainSettings
 from worker.train.start import space_spec, starting_weights
@@ -90,6 +91,7 @@ def train(
         notes=f"trained by align-worker {__version__}, seed {settings.seed}",
     )
     write_trained_on(folder, trained_on(dataset, split))
+    add_references(out, dataset, learned.features, learned.neighbors, made_of_events=settings.behavior)
     write_report(
         folder,
         {

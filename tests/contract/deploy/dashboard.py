@@ -113,6 +113,17 @@ ROWS: dict[str, Sequence[Panel]] = {
                (rate("align_content_ignored_total", "topic"), "content {{topic}}"),
                (rate("align_without_vector_total", "topic"), "without vector {{topic}}")]),
     ),
+    "Vectors": (
+        Panel("Vector health", "1: the last 1,000 vectors pass the check. 0: AlignVectorsShifted, "
+              "AlignVectorsCollapsed or AlignUsersMisaligned.", "short",
+              [("min by (topic, check) (align_vector_health{OF})", "{{check}} {{topic}}")]),
+        Panel("How far from the limit", "What each check looks at, over its limit. For collapse, rank and alignment "
+              "less is worse, for the others more.", "percentunit",
+              [("max by (topic, check) (align_vector_health_value{OF}) / "
+                "max by (topic, check) (align_vector_health_limit{OF})", "{{check}} {{topic}}")]),
+        Panel("Blocks that were ill", "Of 250 vectors, by check.", "ops",
+              [(rate("align_vector_health_ill_total", "topic, check"), "{{check}} {{topic}}")]),
+    ),
     "What is remembered": (
         Panel("Items and users", "Remembered by the workers.", "short",
               [("sum by (topic) (align_state_values{OF})", "{{topic}}")]),

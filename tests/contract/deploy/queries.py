@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import promql_parser
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from tests.contract.deploy.artefacts import RULES, Document, document
 from worker.errors import UnreadableError
 from worker.monitoring.metrics import EncodeMetrics, Metrics, ProcessMetrics
+from worker.vector_health import CHECKS, Finding
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
 """Put there by Prometheus, not by the worker."""
@@ -30,6 +32,9 @@ def exposed_samples() -> Samples:
     metrics.show_unreadable([UnreadableError("items", 0, 7, "checksum", "its checksum is wrong")])
     metrics.position_lag.labels("items", "0").set(0)
     metrics.lag_seconds.set_since(["items", "0"], None)
+    metrics.show_vector_health(
+        "0f3a", [Finding(check, 1.0, 2.0, False, "") for check in CHECKS], dict.fromkeys(CHECKS, 0)
+    )
     EncodeMetrics(metrics, ["text"], ["text"])
     process = ProcessMetrics(registry)
     process.space_info.info({"space_id": "0f3a", "dim": "256"})
@@ -85,6 +90,10 @@ def _check_selector(selector: Any, samples: Samples, recorded: Mapping[str, set[
         return
     assert name in samples, f"no metric {name}"
     matchers = [matcher for matcher in matchers if matcher.name not in TARGET_LABELS]
-    assert all(matcher.op == promql_parser.MatchOp.Equal for matcher in matchers), "only = can be checked"
-    wanted = {matcher.name: matcher.value for matcher in matchers}
-    assert any(wanted.items() <= labels.items() for labels in samples[name]), f"{name} has no series with {wanted}"
+    kinds = (promql_parser.MatchOp.Equal, promql_parser.MatchOp.Re)
+    assert all(matcher.op in kinds for matcher in matchers), "only = and =~ can be checked"
+    # Of =~ every one of the alternatives must be there.
+    values = [m.value.split("|") if m.op == promql_parser.MatchOp.Re else [m.value] for m in matchers]
+    for chosen in product(*values):
+        wanted = dict(zip([matcher.name for matcher in matchers], chosen, strict=True))
+        assert any(wanted.items() <= labels.items() for labels in samples[name]), f"{name} has no series with {wanted}"

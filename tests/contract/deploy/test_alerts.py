@@ -74,6 +74,7 @@ NAMES = {
     "AlignMixedDtypes", "AlignEventsUnused", "AlignWorkerDown", "AlignRestarting",
     "AlignCutOff", "AlignPartitionUnowned", "AlignAllRefused", "AlignNothingNew", "AlignContentFailing",
     "AlignPartitionsStopped", "AlignRestoringLong", "AlignWatchdog",
+    "AlignVectorsShifted", "AlignVectorsCollapsed", "AlignUsersMisaligned",
     "AlignRecordsExpired", "AlignNewLog", "AlignKeysAstray", "AlignUnreadable",
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from worker.commands.train import settings_of
 from worker.data.files import read_items, write_items
 from worker.errors import ConfigError
 from worker.train.settings import TrainSettings
+from worker.vector_health import read_references
 
 SMALL = ["--width", "16", "--hidden", "16", "--learned-dim", "8", "--behavior-dim", "8", "--batch", "64"]
 
@@ -34,8 +35,9 @@ def inputs(files: Any) -> Any:
 
 
 def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(
-    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.vector_health.references.LEAST_ITEMS", 20)  # or these few have no references
     space, parts = tmp_path / "space", tmp_path / "parts.msgpack"
     learn = ["train", str(space), *inputs(files), "--event", "like=1", "--event", "buy=2", *SMALL, "--epochs", "3"]
     assert main([*learn, "--items-out", str(parts), "--json"]) == 0
@@ -43,6 +45,10 @@ def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(
     figures = json.loads(output.out)
     assert figures["space_id"] == Space.load(space).space_id
     assert "epoch 3: loss" in output.err
+    references = read_references(space, figures["space_id"])
+    assert references is not None
+    assert "behavior" not in references.shares  # an item that is new has none yet, and that is no fault
+    assert any("behavior" in names for names in references.patterns)
     assert {part.item_id for part in read_items(parts)} <= {
         item.item_id for item in read_items(files / "items.msgpack")
     }

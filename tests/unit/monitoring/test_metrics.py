@@ -19,6 +19,10 @@ from worker.monitoring.metrics import LATENCY_BUCKETS, AgeGauge, BulkHistogram, 
 from worker.partitions.state import PartitionState
 
 PER_PARTITION = {"align_consumer_lag_records", "align_consumer_lag_seconds", "align_consumer_position_lag_records"}
+OF_A_SPACE = {
+    "align_vector_health", "align_vector_health_value", "align_vector_health_limit", "align_vector_health_ill"
+}  # fmt: skip
+"""There is no space before it is loaded; then `show_vector_health` makes their series."""
 
 
 @pytest.fixture
@@ -56,6 +60,8 @@ def test_no_series_of_creation_times(metrics: Metrics) -> None:
 def test_all_series_exist_before_the_first_event(metrics: Metrics) -> None:
     """`rate()` misses the first increment of a series that it has never seen at zero."""
     for name, family in families(metrics.registry).items():
+        if name in OF_A_SPACE:
+            continue
         assert bool(family.samples) is (name not in {*PER_PARTITION, "align_unreadable_offset"}), name
         if family.type in ("counter", "histogram"):
             assert {sample.value for sample in family.samples} == {0.0}, name
