@@ -34,11 +34,12 @@ TARGETS = (
     "overlays/full-users",
     "overlays/next-space",
     "overlays/next-space-users",
+    "overlays/relay",
     "overlays/sink",
     "overlays/users",
 )
 COMPONENT_NAMES = (
-    "gpu", "hpa", "keda", "monitoring", "networkpolicy", "next-space", "rack", "scram", "seeded-space",
+    "gpu", "hpa", "keda", "monitoring", "networkpolicy", "next-space", "rack", "relay", "scram", "seeded-space",
     "service-monitor", "sink", "state-volume", "strimzi", "users",
 )  # fmt: skip
 """In an order in which they can be listed together."""

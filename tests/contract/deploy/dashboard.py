@@ -158,6 +158,37 @@ ROWS: dict[str, Sequence[Panel]] = {
               [(f"{rate('align_content_read_seconds_total', 'modality')} / "
                 f"{rate('align_content_read_total', 'modality')}", "{{modality}}")]),
     ),
+    "Encoders that are servers": (
+        Panel("Requests", "To the server of a modality: answered, and those that came to nothing, which are made "
+              "again. Many of these are AlignEncoderFailing.", "ops",
+              [(rate("align_remote_answers_total", "modality"), "answered {{modality}}"),
+               (rate("align_remote_faults_total", "modality"), "faults {{modality}}"),
+               (rate("align_remote_busy_total", "modality"), "too busy {{modality}}"),
+               (rate("align_remote_retries_total", "modality"), "again {{modality}}")]),
+        Panel("Time of an answer", "Mean time from a request to its vectors.", "s",
+              [(f"{rate('align_remote_answer_seconds_total', 'modality')} / "
+                f"{rate('align_remote_answers_total', 'modality')}", "{{modality}}")]),
+        Panel("Requests under way", "And how many may be, as the server answers now.", "short",
+              [("sum by (modality) (align_remote_in_flight{OF})", "under way {{modality}}"),
+               ("sum by (modality) (align_remote_limit{OF})", "limit {{modality}}")]),
+        Panel("Servers that are down", "Workers that do not ask them: they do not answer, or are another model. Items "
+              "wait: AlignEncoderDown.", "short",
+              [("sum by (modality) (align_remote_down{OF})", "{{modality}}")]),
+        Panel("Contents that a server does not take", "While it takes others. These items are dead letters.", "ops",
+              [(rate("align_remote_refused_total", "modality"), "{{modality}}")]),
+    ),
+    "Indexes that sinks write to": (
+        Panel("Time of a batch", "From when it was taken until the index had acknowledged it, retries included.", "s",
+              [(f"histogram_quantile({share}, {rate('align_sink_write_seconds_bucket', 'job, le')})",
+                f"p{share * 100:g} {{{{job}}}}") for share in (0.5, 0.99)]),
+        Panel("Records of a batch", "Mean. Many mean that the index is the slower side.", "short",
+              [(mean("align_sink_batch_records", "job"), "{{job}}")]),
+        Panel("Failed attempts", "To write a batch, which is tried again. AlignSinkFailing.", "ops",
+              [(rate("align_sink_failures_total", "job"), "{{job}}")]),
+        Panel("Index takes nothing", "For how long a batch has been tried again. More than two minutes are "
+              "AlignSinkBlocked.", "s",
+              [("max by (job) (align_sink_waiting_seconds{OF})", "{{job}}")]),
+    ),
     "Spaces and devices": (
         Panel("Spaces", "Workers by the space they have loaded. Two of one deployment are AlignSpaceMismatch.", "short",
               [("count by (job, space_id) (align_space_info{OF})", "{{job}} {{space_id}}")]),

@@ -10,8 +10,10 @@ import promql_parser
 from prometheus_client import CollectorRegistry
 
 from tests.contract.deploy.artefacts import RULES, Document, document
+from worker.encode.encoder import RemoteFigures
 from worker.errors import UnreadableError
-from worker.monitoring.metrics import EncodeMetrics, Metrics, ProcessMetrics
+from worker.monitoring.metrics import EncodeMetrics, Metrics, ProcessMetrics, RemoteMetrics
+from worker.sink.metrics import SinkMetrics
 from worker.vector_health import CHECKS, Finding
 
 TARGET_LABELS = {"namespace", "job", "instance", "pod"}
@@ -25,7 +27,7 @@ def rules() -> list[Document]:
 
 
 def exposed_samples() -> Samples:
-    """Every sample that a worker with one partition exposes: its labels, by its name."""
+    """Every sample that a worker or a sink with one partition exposes: its labels, by its name."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, "items")
     metrics.lag.labels("items", "0").set(0)
@@ -36,6 +38,8 @@ def exposed_samples() -> Samples:
         "0f3a", [Finding(check, 1.0, 2.0, False, "") for check in CHECKS], dict.fromkeys(CHECKS, 0)
     )
     EncodeMetrics(metrics, ["text"], ["text"])
+    registry.register(RemoteMetrics({"text": RemoteFigures(limit=4)}))
+    SinkMetrics(registry)
     process = ProcessMetrics(registry)
     process.space_info.info({"space_id": "0f3a", "dim": "256"})
     process.device_info.info(

@@ -75,6 +75,7 @@ NAMES = {
     "AlignCutOff", "AlignPartitionUnowned", "AlignAllRefused", "AlignNothingNew", "AlignContentFailing",
     "AlignPartitionsStopped", "AlignRestoringLong", "AlignWatchdog",
     "AlignVectorsShifted", "AlignVectorsCollapsed", "AlignUsersMisaligned",
+    "AlignNoSink", "AlignNoRelay", "AlignSinkBlocked", "AlignSinkFailing", "AlignEncoderDown", "AlignEncoderFailing",
     "AlignRecordsExpired", "AlignNewLog", "AlignKeysAstray", "AlignUnreadable",
 }  # fmt: skip
 
@@ -121,6 +122,9 @@ def test_the_job_is_the_one_that_the_monitors_give() -> None:
     assert base_deployment()["spec"]["template"]["metadata"]["labels"][label] == job
     users = the("Deployment", rendered("overlays/users"))["spec"]["template"]["metadata"]["labels"]
     assert users[label] == job_of("AlignNoUserWorkers")
+    for target, alert in (("overlays/sink", "AlignNoSink"), ("overlays/relay", "AlignNoRelay")):
+        labels = the("Deployment", rendered(target))["spec"]["template"]["metadata"]["labels"]
+        assert labels[label] == job_of(alert)
     (scraped,) = document(SCRAPE_CONFIG)["scrape_configs"]
     assert scraped["job_name"] == job
 

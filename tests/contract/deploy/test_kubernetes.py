@@ -44,7 +44,7 @@ from worker.monitoring.metrics import Metrics
 from worker.settings import Settings, variable
 
 KUBERNETES_VERSIONS = ("1.29", kubernetes_validate.latest_version())
-PATCHES = ("gpu", "next-space", "rack", "scram", "seeded-space", "sink", "users")
+PATCHES = ("gpu", "next-space", "rack", "relay", "scram", "seeded-space", "sink", "users")
 CORE_FILES = sorted(
     path
     for path in DEPLOY.rglob("*.yaml")

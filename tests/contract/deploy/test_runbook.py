@@ -95,6 +95,7 @@ def test_queries_ask_for_series_that_there_are(query: str, samples: Samples) -> 
 # ---------------------------------------------------------------------- the form of each entry
 
 PARTS = ("Meaning", "Impact", "Diagnosis", "Mitigation")
+DEPLOYED = ("overlays/full", "overlays/full-users", "overlays/sink", "overlays/relay")
 KUBECTL = ("get", "describe", "logs", "exec", "port-forward", "rollout", "delete", "scale", "annotate", "apply")
 
 
@@ -130,11 +131,7 @@ def kubectl_lines() -> list[str]:
 def test_kubectl_is_asked_for_what_the_manifests_have(line: str) -> None:
     words = shlex.split(line)
     assert words[1] in KUBECTL
-    objects = {
-        f"{each['kind'].lower()}/{each['metadata']['name']}"
-        for target in ("overlays/full", "overlays/full-users")
-        for each in rendered(target)
-    }
+    objects = {f"{each['kind'].lower()}/{each['metadata']['name']}" for target in DEPLOYED for each in rendered(target)}
     named = {word for word in words[2:] if re.fullmatch(r"(deployment|scaledobject)/[\w-]+", word)}
     assert named <= objects, named - objects
     for label in (words[index + 1] for index, word in enumerate(words) if word == "--selector"):
@@ -157,7 +154,7 @@ def test_kubectl_knows_each_command_and_flag(line: str) -> None:
 
 
 def workloads() -> list[Mapping[str, Any]]:
-    found = [*rendered("overlays/full"), *rendered("overlays/full-users")]
+    found = [each for target in DEPLOYED for each in rendered(target)]
     return [each for each in found if each["kind"] == "Deployment"]
 
 

@@ -18,6 +18,7 @@ from tests.contract.deploy.artefacts import (
     components_of,
     of_kind,
     pod_spec,
+    rendered,
     target_with,
     the,
     workers_of,
@@ -89,6 +90,22 @@ def test_selectors_find_what_they_are_meant_for(target: str, names: tuple[str, .
             peers = [peer["podSelector"] for peer in rule.get("to", []) if "podSelector" in peer]
             assert all(selects(peer, BROKER) for peer in peers), f"{peers} does not find the brokers"
             assert bool(peers) == ({port["port"] for port in rule["ports"]} == KAFKA_PORTS)
+
+
+@pytest.mark.parametrize(
+    ("target", "job"),
+    [("overlays/full-users", "align-worker-users"), ("overlays/relay", "align-worker-relay"),
+     ("overlays/sink", "align-worker-sink"), ("overlays/next-space", "align-worker-next")],
+)  # fmt: skip
+def test_the_monitors_of_the_first_deployment_find_the_pods_of_the_others(
+    target: str, job: str, tmp_path: Path
+) -> None:
+    labels = workers_of(rendered(target))["spec"]["template"]["metadata"]["labels"]
+    monitor = the("PodMonitor", rendered("overlays/full"))["spec"]
+    assert selects(monitor["selector"], labels)
+    assert labels[monitor["jobLabel"]] == job
+    service = the("Service", target_with(tmp_path, "overlays/full", "service-monitor"))
+    assert selects({"matchLabels": service["spec"]["selector"]}, labels)
 
 
 def test_with_the_network_policy_every_target_has_a_way_to_the_brokers(tmp_path: Path) -> None:
