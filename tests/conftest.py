@@ -29,7 +29,7 @@ from tests.brokers.broker import EXTERNAL_VARIABLE, embedded, external_bootstrap
 from tests.order import in_blocks
 from worker.kafka.embedded import EmbeddedBroker
 
-TOPICS = ("items", "events", "item_vectors", "user_vectors", "item_state", "user_state", "dead_letters")
+TOPICS = ("items", "events", "item_vectors", "user_vectors", "item_state", "user_state", "dead_letters", "rollouts")
 # A busy machine is slow at drawing inputs, too, and that says nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

@@ -227,6 +227,10 @@ class FakeClient:
     def topics(self) -> FakeTopics:
         return FakeTopics(self)
 
+    def group_commits(self, group_id: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        commits = self.cluster.commits
+        return {partition: commits[partition] for partition in partitions if partition in commits}
+
     def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
         self.cluster.left_out |= {(partition, offset) for offset in range(first, until)}
 

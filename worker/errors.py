@@ -14,11 +14,13 @@
     ├── NotBetterError         12    a space that was to be better than all baselines is not
     ├── RefusedError           13    a run is over, and too much of its input was refused
     ├── StoreError             15    the index that a sink writes to cannot be reached, or fails
+    ├── RolloutError           16    a step of a rollout cannot be made now, or its record cannot be read
     └── ClientError                  one call to the broker failed; `retriable` says whether to try again
         ├── CallTimeoutError    6      it did not answer within the call's deadline
         ├── NotMemberError             this member's place in the group is gone or moving
         ├── ReplacedError              a producer's place is taken: by another one, or because its transaction timed out
         ├── RecordTooLargeError        the broker or the client refuses a record of this size
+        ├── NextSpaceError             an output of the next space cannot be written
         └── UnreadableError    14      a batch in a log cannot be read: its partition waits
 
 Errors of the Kafka client are translated once, in `worker.kafka`; nothing else imports them. A record that cannot be
@@ -119,6 +121,12 @@ class StoreError(WorkerError):
     exit_code = 15
 
 
+class RolloutError(WorkerError):
+    """A step from one space to the next cannot be made now, or what the control topic says of it cannot be read."""
+
+    exit_code = 16
+
+
 class ClientError(WorkerError):
     """One call to the broker failed."""
 
@@ -143,6 +151,23 @@ class RecordTooLargeError(ClientError):
     """A record is larger than the topic or the client accepts."""
 
     retriable = False
+
+
+class NextSpaceError(ClientError):
+    """An output of the next space could not be written, while the space that is read could be."""
+
+    def __init__(self, message: str, *, retriable: bool = True) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+        """Whether it may be the brokers' condition, and not that topic's."""
+
+    @classmethod
+    def of(cls, error: WorkerError) -> WorkerError:
+        """The error of such an output; itself where it says that this process has to end."""
+        if isinstance(error, FencedError | SystemicError):
+            return error
+        is_transient = isinstance(error, ClientError) and error.retriable and not isinstance(error, RecordTooLargeError)
+        return cls(str(error), retriable=is_transient)
 
 
 BATCH_FAULTS = ("refused", "length", "format", "checksum", "codec", "data", "records", "too_large")

@@ -252,6 +252,29 @@ class Recompute(NamedTuple):
         return True
 
 
+class Backfilled(NamedTuple):
+    """What is remembered of an item or a user, to be published in the next space alone. No record stands behind it."""
+
+    record: RecomputeTrigger
+    id: str
+    state: State | None
+    """None: it is gone, and the next space has it still."""
+    place: int = -1
+    """How far the backfill has come with it; -1 for one that is out of its order."""
+
+    @property
+    def is_overtaken(self) -> bool:
+        return False
+
+    @property
+    def is_record(self) -> bool:
+        return False
+
+    @property
+    def needs_vector(self) -> bool:
+        return False
+
+
 class Rejection(NamedTuple):
     """A record that cannot be processed, and why. It becomes a dead letter."""
 
@@ -280,7 +303,7 @@ class Superseded(NamedTuple):
 
 
 Decoded = Item | Delete | Action | Unused | Relayed | Rejection | Superseded
-Change = Item | Delete | User | Relayed | Recompute
+Change = Item | Delete | User | Relayed | Recompute | Backfilled
 """Entries that become outputs. Each says whether it stands for a record of the input (`is_record`), whether its output
 is a vector that is to be computed (`needs_vector`), and whether a newer one has been published before
 (`is_overtaken`)."""

@@ -327,6 +327,9 @@ class TopicSettings(_Group):
     """Compacted changelog of what the items role remembers."""
     user_state: str = "user-state"
     """The same of the users role."""
+    rollouts: str = "rollouts"
+    """Compacted control topic: which space is published, and read, while one follows another (`space rollout`, which
+    makes it)."""
 
     @model_validator(mode="after")
     def _distinct(self) -> TopicSettings:
@@ -649,6 +652,14 @@ class GraphSettings(_Group):
     """Element type of the table of the items' vectors before graph fusion, on the device."""
 
 
+class RolloutSettings(_Group):
+    """Of a rollout from one space to the next."""
+
+    backfill_rate: float = Field(2_000.0, ge=0)
+    """Items, or users, per second that each worker brings into the next space from what it remembers; 0: as many as it
+    can. Live traffic comes first in any case. Too high: it costs CPU time; too low: a large catalogue takes long."""
+
+
 class LimitsSettings(_Group):
     max_future_s: float = Field(3600.0, gt=0)
     """How far the event time of an item or an event may lie after the Kafka timestamp of its record. What lies further
@@ -760,6 +771,7 @@ class Settings(BaseSettings):
     graph: GraphSettings = GraphSettings()
     users: UserSettings = UserSettings()
     limits: LimitsSettings = LimitsSettings()
+    rollout: RolloutSettings = RolloutSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

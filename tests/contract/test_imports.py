@@ -22,6 +22,7 @@ STREET = [
     "item_vectors",
     "stages",
     "monitoring",
+    "rollout",
     "partitions",
     "topics",
     "train",

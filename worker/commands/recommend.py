@@ -103,6 +103,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from worker.recommend.table import as_text, left_out_lines
 
     titles = {} if arguments.titles is None else read_titles(arguments.titles)
+    settings = settings if arguments.item_vectors else _as_read(settings)
     space = None if settings.space.path is None else Space.load(settings.space.path)
     source = _source(arguments, settings)
     if not _is_asked(arguments):
@@ -159,6 +160,21 @@ def _require_sense(arguments: argparse.Namespace) -> None:
             "--by and --among are for --like, --text and --file: a user is made of whole items, whose vectors lie "
             "elsewhere than those of single modalities"
         )
+
+
+def _as_read(settings: Settings) -> Settings:
+    """With the topics, and the space, that readers are to read while one space follows another."""
+    from worker.rollout.control import read_standing, settings_of
+
+    plan = read_standing(connected(settings), settings).plan
+    if plan is None:
+        return settings
+    from worker.align import Space
+
+    path, followed = settings.space.path, settings_of(settings, plan.readers)
+    if path is not None and Space.load(path).space_id != plan.readers.space_id:
+        return followed
+    return settings.model_copy(update={"topics": followed.topics})
 
 
 def _source(arguments: argparse.Namespace, settings: Settings) -> Source:

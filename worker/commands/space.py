@@ -1,14 +1,17 @@
-"""`align-worker space`: making, showing and checking spaces."""
+"""`align-worker space`: making, showing and checking spaces, and moving from one to the next."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.commands.arguments import (
     add_command,
     add_settings,
+    connected,
     pairs,
     positive,
     positive_number,
@@ -20,6 +23,9 @@ from worker.commands.arguments import (
     weights,
 )
 from worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from worker.rollout.steps import Report
 
 
 def add_space(commands: Any) -> None:
@@ -105,6 +111,29 @@ def add_space(commands: Any) -> None:
     check.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
     check.add_argument("--threads", type=positive, metavar="N", help="(default: one less than there are cores)")
     check.add_argument("--json", action="store_true", help="the whole report")
+    rollout = add_command(
+        spaces,
+        "rollout",
+        _space_rollout,
+        "have running workers move to another space: PATH begins, status, cutover, rollback and finish lead on",
+        example="/space/next --space.path /space/current --kafka.bootstrap_servers broker:9092",
+    )
+    rollout.add_argument(
+        "step",
+        metavar="PATH|STEP",
+        help="directory of the next space, as the workers see it; or one of status, cutover (readers read it), "
+        "rollback (readers go back), finish (the space that they read is the only one)",
+    )
+    rollout.add_argument(
+        "--accept-missing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of cutover: although so many items have no vector in the next space (default: %(default)s)",
+    )
+    rollout.add_argument("--abandon", action="store_true", help="of finish: before a cutover, give the rollout up")
+    rollout.add_argument("--json", action="store_true", help="where it stands, as JSON")
+    add_settings(rollout)
 
 
 def _space_create(arguments: argparse.Namespace) -> int:
@@ -188,3 +217,62 @@ def _space_check(arguments: argparse.Namespace) -> int:
     else:
         print_text(report.text())
     return 0
+
+
+STEPS = ("status", "cutover", "rollback", "finish")
+
+
+def _space_rollout(arguments: argparse.Namespace) -> int:
+    from worker.rollout import steps
+
+    step: str = arguments.step
+    if arguments.accept_missing and step != "cutover":
+        raise ConfigError("--accept-missing is for cutover")
+    if arguments.abandon and step != "finish":
+        raise ConfigError("--abandon is for finish")
+    if step not in STEPS and not Path(step).is_dir():
+        raise ConfigError(f"{step} is neither a directory nor one of {', '.join(STEPS)}")
+    settings = settings_from(arguments)
+    client = connected(settings)
+    match step:
+        case "status":
+            pass
+        case "cutover":
+            steps.cut_over(client, settings, arguments.accept_missing)
+        case "rollback":
+            steps.roll_back(client, settings)
+        case "finish":
+            steps.finish(client, settings, abandon=arguments.abandon)
+        case _:
+            _, made = steps.begin(client, settings, Path(step))
+            if made:
+                say(f"made {', '.join(made)}")
+    _print_report(steps.report(client, settings), as_json=arguments.json)
+    return 0
+
+
+def _print_report(report: Report, *, as_json: bool) -> None:
+    plan, failure = report.standing.plan, report.standing.failure
+    if as_json:
+        progress = {role: {**asdict(each), "is_complete": each.is_complete} for role, each in report.progress.items()}
+        document = None if plan is None else json.loads(plan.encode())
+        print_json({"plan": document, "failure": failure, "progress": progress})
+        return
+    if plan is None:
+        print_text("no rollout so far")
+        return
+    readers = plan.readers
+    topics = [readers.outputs(role) for role in plan.roles]
+    print_text(f"{plan.phase}: readers read space {readers.space_id} in {', '.join(topics)}")
+    if plan.next is None:
+        return
+    other = plan.primary if readers is plan.next else plan.next
+    print_text(
+        f"published beside it: space {other.space_id} in {', '.join(other.outputs(role) for role in plan.roles)}"
+    )
+    if failure:
+        print_text(f"FAILED: {failure}")
+    for role, each in report.progress.items():
+        left = f", {each.num_left} left" if each.num_left else ""
+        missing = f", {each.num_missing} without a vector in the next space" if each.num_missing else ""
+        print_text(f"{role}: {each.num_complete} of {each.num_partitions} partitions complete{left}{missing}")

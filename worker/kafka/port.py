@@ -348,6 +348,10 @@ class ClientPort(Protocol):
         """Any thread. Connects when it is first asked for something."""
         ...
 
+    def group_commits(self, group_id: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """The commits of a group, looked at from outside; partitions without one are missing. Any thread."""
+        ...
+
     def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
         """Have all readers of this group's name pass over the offsets from `first` up to, and without, `until`, where
         they cannot read them. Any thread."""

@@ -28,6 +28,7 @@ from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Commit
 from worker.loop.assigned_partition import AssignedPartition
 from worker.loop.assignment import Assignment
+from worker.loop.backfilling import Backfilling
 from worker.loop.catch_up import CatchUp
 from worker.loop.commits import Commits
 from worker.loop.intake import Intake
@@ -113,7 +114,13 @@ class Pipeline:
         self.compute = ComputeStage(self._queue, role.embedder, fused, batch.max_records, metrics)
         self._transactions: TransactionalPublisher | None = None
         publish = PublishStage(fused, self._make_publisher, metrics)
-        self.restore = RestoreStage(client, role, stores, refuses_new_logs=settings.kafka.on_new_log == "refuse")
+        self.restore = RestoreStage(
+            client,
+            role,
+            stores,
+            refuses_new_logs=settings.kafka.on_new_log == "refuse",
+            next_space=lambda: self.backfilling.space,
+        )
         self._stages = (self.compute, publish, self.restore, *role.stages)
 
         # What the poll thread works with.
@@ -135,6 +142,16 @@ class Pipeline:
         self._source = Source(
             self._consumer, self.assignment, self._queue, role.encoding, 2 * batch.max_records, metrics
         )
+        self.backfilling = Backfilling(
+            self.assignment,
+            self._queue,
+            lambda: self.restore,
+            settings.rollout,
+            batch.queue_records // 2,
+            self._producers.write_to,
+            role.wait_in_next,
+            metrics,
+        )
         self._commits = Commits(
             self._consumer,
             self.assignment,
@@ -144,7 +161,14 @@ class Pipeline:
             settings.commit.interval_ms / 1000,
             metrics,
         )
-        self._recovery = Recovery(self.assignment, self._producers, self._unacknowledged, self._transactions, metrics)
+        self._recovery = Recovery(
+            self.assignment,
+            self._producers,
+            self._unacknowledged,
+            self._transactions,
+            metrics,
+            lambda: self.backfilling.space,
+        )
         self.faults = ReadFaults(self._consumer, self.assignment, self.restore, role)
         self._continuity = LogContinuity(
             role.topics, self._consumer, self.assignment, self._source, self.restore, self.ledger, metrics
@@ -217,6 +241,7 @@ class Pipeline:
             self._intake.hold_for_encoders()  # partitions whose content waits for an encoder that is down
             self._intake.accept_encoded()  # the same for what was raw content
             self._intake.recompute(is_backlog=self.observer.is_backlog)  # what has changed outside the log
+            self.backfilling.step(time.monotonic())  # what is remembered, into the next space
             self.assignment.settle()  # receipts move what may be committed
             self._commits.commit_due()
             self._observe_due(observe)
@@ -229,6 +254,9 @@ class Pipeline:
         self._producers.learn_limits()
         if self._until_caught_up:
             self._await("asking where the inputs end", lambda: self._catch_up.begin(self._client), stop)
+        self.backfilling.step(
+            time.monotonic()
+        )  # a next space that is there already is written to from the first record
         self._producers.open_soon()
         for stage in self._stages:
             stage.start()
@@ -260,6 +288,7 @@ class Pipeline:
 
     def _observe_due(self, observe: Callable[[], None]) -> None:
         if self.observer.look_due():
+            self.backfilling.look(time.monotonic())
             if self._consumer.is_stable() and self.role.is_ready():
                 self._health.joined(self.role.topics.role)
             observe()

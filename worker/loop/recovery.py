@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from worker.errors import (
     AccessError,
     CallTimeoutError,
     ClientError,
     FencedError,
+    NextSpaceError,
     NotMemberError,
     RecordTooLargeError,
     ReplacedError,
@@ -20,6 +22,7 @@ from worker.loop.assigned_partition import AssignedPartition
 from worker.loop.assignment import Assignment
 from worker.monitoring.metrics import Metrics
 from worker.partitions.state import StopReason
+from worker.roles.next_space import NextSpace
 from worker.stages.producers import Producers
 from worker.stages.publish import Unacknowledged
 from worker.stages.transaction import TransactionalPublisher
@@ -39,8 +42,11 @@ class Recovery:
         unacknowledged: Unacknowledged,
         transactions: TransactionalPublisher | None,
         metrics: Metrics,
+        next_space: Callable[[], NextSpace | None] = lambda: None,
     ) -> None:
-        """`transactions`: where outputs are written in them, one refused record takes all partitions with it."""
+        """`transactions`: where outputs are written in them, one refused record takes all partitions with it.
+        `next_space`: that is given up where its outputs are refused."""
+        self._next_space = next_space
         self._assignment = assignment
         self._producers = producers
         self._unacknowledged = unacknowledged
@@ -52,9 +58,12 @@ class Recovery:
         Raises what nobody recovers from: no access, another process in our place, a broken model."""
         now = time.monotonic()
         failure = self._transactions.take_failure() if self._transactions is not None else None
+        self._blame_next(failure)
         _raise_if_final(failure)
         for assigned, failed in self._assignment.failures():
             error = failed.written.error
+            if failure is None:
+                self._blame_next(error)
             _raise_if_final(error)
             is_refused_letter = failed.written.error_is_dead_letter
             if is_refused_letter and not (isinstance(error, ClientError) and error.retriable):
@@ -69,6 +78,13 @@ class Recovery:
             self._rewind_all(failure, now)
         self._producers.reopen_due(now)
         self._producers.relearn_due(now)
+
+    def _blame_next(self, error: WorkerError | None) -> None:
+        """Give the next space up where it is its outputs that cannot be written: what is in flight is done again
+        without it."""
+        space = self._next_space()
+        if isinstance(error, NextSpaceError) and space is not None:
+            space.output_failed(error, is_transient=error.retriable)
 
     def _stop_partition(self, assigned: AssignedPartition, error: WorkerError | None, now: float) -> None:
         """A dead letter that cannot be written: rather than lose it, its partition waits, and the others go on."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from worker.errors import ClientError, StateError, TopicError, WorkerError
+from worker.errors import ClientError, SpaceError, StateError, TopicError, WorkerError
 from worker.kafka.port import ClientPort, TopicLook
 from worker.loop.origin import FoundLogs, Known, Origin, are_different, found_logs, watched_topics
-from worker.partitions.tenure import Note, Tenure, parse_note
+from worker.partitions.backfill import Backfill, NextNote, place_of
+from worker.partitions.tenure import Note, Tenure, format_note, parse_note
 from worker.records import Record, TopicPartition
+from worker.roles.next_space import NextSpace
 from worker.roles.role import Role
 from worker.stages.stage import STEP_TIMEOUT_S, Stage
 from worker.state import Store, Stores
@@ -49,6 +51,15 @@ class Restored:
     error: WorkerError | None = None
 
 
+class Plan(NamedTuple):
+    """What a backfill has to do, as `Backfill.plan` takes it."""
+
+    backfill: Backfill
+    places: Sequence[tuple[int, str]]
+    held: Mapping[str, int]
+    gone: Collection[str]
+
+
 class Progress(NamedTuple):
     """Progress of the partition that is being restored."""
 
@@ -72,8 +83,10 @@ class RestoreStage(Stage):
         stores: Stores,
         *,
         refuses_new_logs: bool = False,
+        next_space: Callable[[], NextSpace | None] = lambda: None,
     ) -> None:
-        """`refuses_new_logs`: where a log is another one than before, that is an error."""
+        """`refuses_new_logs`: where a log is another one than before, that is an error. `next_space`: what is published
+        beside the live one at present."""
         super().__init__("restore", self.restore_next)
         self._log = client.log()
         self._topics = client.topics()
@@ -83,7 +96,10 @@ class RestoreStage(Stage):
         """The role's topics at the last look, another object each time. None before the first."""
         self._role = role
         self._stores = stores
+        self._next_space = next_space
         self._requests: queue.SimpleQueue[Tenure | Collection[int]] = queue.SimpleQueue()
+        self._to_plan: queue.SimpleQueue[tuple[Tenure, Backfill]] = queue.SimpleQueue()
+        self._plans: queue.SimpleQueue[Plan] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Restored] = queue.SimpleQueue()
         self.progress: Progress | None = None
         self.num_records = 0
@@ -103,12 +119,26 @@ class RestoreStage(Stage):
             results.append(self._results.get())
         return results
 
+    def request_plan(self, tenure: Tenure, backfill: Backfill) -> None:
+        """What there is to be published in the next space, once there is nothing to restore."""
+        self._to_plan.put((tenure, backfill))
+
+    def plans(self) -> list[Plan]:
+        """What has been planned since the last call. Never waits."""
+        plans = []
+        while not self._plans.empty():
+            plans.append(self._plans.get())
+        return plans
+
     def restore_next(self) -> None:
         """Restore the next partition; returns after a moment when there is none."""
         try:
-            request = self._requests.get(timeout=STEP_TIMEOUT_S)
+            request = self._requests.get(timeout=0 if not self._to_plan.empty() else STEP_TIMEOUT_S)
         except queue.Empty:
-            self._look_due()
+            if self._to_plan.empty():
+                self._look_due()
+            else:
+                self._plan(*self._to_plan.get())
             return
         if not isinstance(request, Tenure):
             self._stores.keep_only(request)
@@ -135,6 +165,7 @@ class RestoreStage(Stage):
         if topics.state:
             self._catch_up(store, TopicPartition(topics.state, number))
         overlay: StateOverlay[Any] = StateOverlay(store, self._role.decode_state)
+        reached = self._take_over_next(tenure)
         note = parse_note(tenure.commit.metadata)
         known = Known(
             committed=tenure.commit.offset,
@@ -162,16 +193,81 @@ class RestoreStage(Stage):
         rebuilds = found.are_outputs_new and self._role.can_recompute_all
         named = note.outputs_id if rebuilds and note is not None else outputs_id
         is_nameless = not topics.state or (not start.log.topic_id and not start.log.era)
+        backfill = None if found.told(topics) or note is None else self._resumed(tenure, note.next, overlay)
         tenure.begin_at(
             start.offset,
-            Note(vectors_end, start.log, named, state_id),
+            Note(vectors_end, start.log, named, state_id, None if backfill is None else backfill.begun),
             is_remembered=store.log == start.log or is_nameless,
         )
+        tenure.backfill = backfill
         recompute = set(self._role.restore_extra(tenure, overlay, self._watched))
+        if reached is not None:  # the space that has become the live one did not have all
+            recompute |= {key for key, _ in overlay.items() if place_of(key) > reached}
         if rebuilds:
             tenure.new_outputs_id = outputs_id
             recompute |= {key for key, _ in overlay.items()}
         return Restored(tenure, overlay, recompute, start, found.told(topics))
+
+    def _take_over_next(self, tenure: Tenure) -> int | None:
+        """Where the live space was the next one when that was committed, what is said of its outputs is what counts.
+        Returns how far it had been filled, if that was not all."""
+        note = parse_note(tenure.commit.metadata)
+        if note is None or note.next is None or note.next.space_id != self._role.output.space_id:
+            return None
+        live = note._replace(vectors_end=note.next.vectors_end, outputs_id=note.next.outputs_id, next=None)
+        tenure.commit = tenure.commit._replace(metadata=format_note(live))
+        return None if note.next.is_complete else note.next.reached
+
+    def _resumed(self, tenure: Tenure, note: NextNote | None, overlay: StateOverlay[Any]) -> Backfill | None:
+        """What is to be published in the next space, where an earlier owner has begun with that and nothing is missing;
+        else it is begun anew, when the partition is worked on. What that owner has published there after its commit
+        counts like what it has published in the live space: an older input never follows on it."""
+        space = self._next_space()
+        if space is None or note is None or note.space_id != space.space_id or note.num_missing:
+            return None
+        if are_different(note.outputs_id, space.topic_id):
+            return None
+        partition = TopicPartition(space.topic, tenure.partition.partition)
+        try:
+            found = space.look_back(
+                self._watched(self._log.read(partition, note.vectors_end, timeout_s=READ_TIMEOUT_S))
+            )
+        except SpaceError as error:
+            space.fail(error.one_line())
+            return None
+        if (recalled := space.recall(tenure, overlay, self._watched)) is None:
+            return None
+        for key, at in found.items():
+            overlay.published[key] = max(at, overlay.published.get(key, -1))
+        backfill = Backfill(space, note, is_doubted=False)
+        backfill.again(recalled)
+        return backfill
+
+    def _plan(self, tenure: Tenure, backfill: Backfill) -> None:
+        """What is remembered and not in the next space, as far as commits say; and where they say nothing, what its
+        topic holds of that, and of what is remembered no longer."""
+        space: NextSpace = backfill.space
+        if not tenure.is_live or tenure.overlay is None:
+            return
+        held: dict[str, int] = {}
+        there: set[str] = set()
+        try:
+            if space.is_of_items and backfill.begun.reached < 0:
+                partition = TopicPartition(space.topic, tenure.partition.partition)
+                groups = self._watched(self._log.read(partition, None, timeout_s=READ_TIMEOUT_S))
+                held, there = space.held(groups)
+            keys = tenure.overlay.keys()
+        except ClientError as error:
+            log.warning("%s", error.one_line(), extra={"action": "plan_failed"})
+            time.sleep(RETRY_S)
+            self._to_plan.put((tenure, backfill))
+            return
+        except WorkerError as error:
+            space.fail(error.one_line())
+            return
+        self.beat()
+        places = sorted((place, key) for key in keys if (place := place_of(key)) > backfill.begun.reached)
+        self._plans.put(Plan(backfill, places, held, there.difference(keys)))
 
     def _require_allowed(self, found: FoundLogs, looked: Mapping[str, TopicLook]) -> None:
         """Raise `TopicError` where another log than before is not to be taken up, or cannot be."""
@@ -196,7 +292,10 @@ class RestoreStage(Stage):
         """All topics of the role; raises `ClientError` where one is missing, which may come back."""
         self._next_look = time.monotonic() + LOOK_S
         names = watched_topics(self._role.topics)
-        self.looked = looked = self._topics.look(names)
+        space = self._next_space()
+        self.looked = looked = self._topics.look([*names, *(() if space is None else (space.topic,))])
+        if space is not None:
+            space.looked(looked.get(space.topic))
         if missing := [name for name in names if name not in looked]:
             raise ClientError(f"topic {missing[0]!r} does not exist at present")
         return looked

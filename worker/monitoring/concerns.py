@@ -49,6 +49,12 @@ class Figures(NamedTuple):
     unaccounted: int = 0
     ill_vectors: Sequence[tuple[str, str]] = ()
     """Checks of the last vectors that they do not pass, each with what was found."""
+    next_failed: str = ""
+    """Why the next space is given up."""
+    num_missing: int = 0
+    """Without a vector in the next space."""
+    missing: Sequence[str] = ()
+    """Some of them, with the reason."""
 
     @property
     def num_finished(self) -> int:
@@ -59,6 +65,7 @@ def concerns(figures: Figures, warn_share: float) -> list[Concern]:
     """The gravest first. `warn_share`: of the recent input that may be refused without a word."""
     found = [
         *_unaccounted(figures),
+        *_next_space(figures),
         *_silence(figures),
         *_refused(figures, warn_share),
         *_stopped(figures),
@@ -77,6 +84,18 @@ def _unaccounted(figures: Figures) -> list[Concern]:
         return []
     detail = f"{figures.unaccounted:,} records are not accounted for: keep the log and report it"
     return [Concern(kind="accounting", tone=Tone.BAD, title="the books do not balance", detail=detail)]
+
+
+def _next_space(figures: Figures) -> list[Concern]:
+    found = []
+    if figures.next_failed:
+        detail = f"{figures.next_failed}. The present space is published as before; `space rollout` with the same path "
+        detail += "takes it up again."
+        found.append(Concern(kind="next_space", tone=Tone.WARN, title="the next space is given up", detail=detail))
+    if figures.num_missing:
+        title = f"{figures.num_missing:,} without a vector in the next space"
+        found.append(Concern(kind="next_missing", tone=Tone.WARN, title=title, detail="; ".join(figures.missing)))
+    return found
 
 
 def _silence(figures: Figures) -> list[Concern]:

@@ -22,6 +22,7 @@ class Health:
     def __init__(self, roles: Collection[str] = ("items",)) -> None:
         self._lock = threading.Lock()
         self._started = False
+        self._roles = frozenset(roles)
         self._to_join = set(roles)
         self._draining = False
         self._dead: str | None = None
@@ -40,6 +41,11 @@ class Health:
     def draining(self) -> None:
         with self._lock:
             self._draining = True
+
+    def begin_again(self) -> None:
+        """Drained, to go on with another space."""
+        with self._lock:
+            self._draining, self._to_join = False, set(self._roles)
 
     def dead(self, reason: str) -> None:
         """A restart is the cure. The first reason stays."""

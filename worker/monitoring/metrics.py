@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # commands that encode nothing import the names of metrics, t
     from worker.vector_health import Finding
 
 STAGES = ("poll", "decode", "encode", "fuse", "publish", "commit")
-CLOSE_REASONS = ("full", "bytes", "age", "idle", "drain")
+CLOSE_REASONS = ("full", "bytes", "age", "idle", "drain", "backfill")
 REBALANCE_EVENTS = ("assigned", "revoked", "lost")
 COMMIT_RESULTS = ("ok", "not_member", "error")
 TRANSACTION_RESULTS = ("committed", "failed", "rebalance", "replaced", "timeout")
@@ -186,6 +186,21 @@ class Metrics:
             "Users, or items, computed anew because of an item's vector, without a message.",
             "topic",
         )
+
+        # The next space, while a rollout is under way.
+        self.backfilled = counter(
+            "align_backfilled_total", "Items, or users, published in the next space from what is remembered.", "topic"
+        )
+        self.backfill_left = gauge(
+            "align_backfill_left", "Items, or users, of this worker still to be published in the next space.", "topic"
+        )
+        self.backfill_eta = gauge(
+            "align_backfill_eta_seconds", "Until those are published; NaN where that cannot be said.", "topic"
+        )
+        self.next_missing = gauge(
+            "align_next_space_missing", "Items, or users, that have a vector and none in the next space.", "topic"
+        )
+        self.next_failed = gauge("align_next_space_failed", "1 where this worker has given the next space up.", "topic")
 
         # State.
         self.state_values = gauge("align_state_values", "Items or users that are remembered.", "topic")

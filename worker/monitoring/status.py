@@ -130,6 +130,49 @@ class VectorCheckStatus(_Part):
     detail: str
 
 
+class BackfillStatus(_Part):
+    """Of the partitions of this process: how far the next space has been brought."""
+
+    space_id: str
+    topic: str
+    partitions: int
+    complete: int
+    """Partitions of which it has everything."""
+    done: int
+    """Published by the backfill since the process has had the next space."""
+    left: int
+    missing: int
+    """Without a vector in it, although they have one in the live space."""
+    examples: list[str]
+    """Some of them, and why."""
+    per_second: float
+    eta_s: float | None
+    failure: str = ""
+
+
+class GroupStatus(_Part):
+    """Of all workers of a role, as their commits say."""
+
+    partitions: int
+    complete: int
+    left: int
+    missing: int
+
+
+class RolloutStatus(_Part):
+    """Where the rollout stands that the control topic tells of."""
+
+    phase: str
+    """stable | moving | switched"""
+    readers: str
+    """The id of the space that readers read."""
+    next: str | None
+    """The id of the space that is moved to."""
+    failure: str
+    groups: dict[str, GroupStatus]
+    """By role."""
+
+
 class RoleStatus(_Part):
     role: str
     """items | users"""
@@ -171,6 +214,8 @@ class RoleStatus(_Part):
     """None: raw content is refused."""
     vector_health: list[VectorCheckStatus] = []
     """None before the first 250 vectors."""
+    backfill: BackfillStatus | None = None
+    """While another space is published beside the live one."""
 
 
 class Status(_Part):
@@ -184,6 +229,8 @@ class Status(_Part):
     device: dict[str, str]
     """device_requested, device_active, dtype_requested, dtype_active."""
     roles: list[RoleStatus]
+    rollout: RolloutStatus | None = None
+    """None: there has been none."""
     warnings: list[WarningStatus] = []
     """The last ones of the log, newest first."""
 

@@ -13,12 +13,16 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from schemas import Reason
-from worker.errors import WorkerError
-from worker.records import Change, Entry, Recompute, Rejection, Superseded
+from worker.errors import NextSpaceError, WorkerError
+from worker.records import Backfilled, Change, Entry, Recompute, Rejection, Superseded
 from worker.state.input_log import InputLog
 
 if TYPE_CHECKING:
+    from worker.partitions.backfill import Backfill
     from worker.partitions.tenure import Tenure
+
+
+NOWHERE = -1
 
 
 class BatchSlice:
@@ -31,6 +35,9 @@ class BatchSlice:
     __slots__ = (
         "_displaced",
         "_is_frozen",
+        "backfill",
+        "backfilled_to",
+        "has_backfilled",
         "log",
         "newest",
         "next_offset",
@@ -56,6 +63,12 @@ class BatchSlice:
         """None: nothing in it has come from the log."""
         self.log: InputLog | None = None
         """Identity of the log to remember with it; None: it is remembered already."""
+        self.backfill: Backfill | None = None
+        """What of the next space the tenure fills: then its outputs are published in that, too."""
+        self.backfilled_to = NOWHERE
+        """How far it brings that (`Backfill`)."""
+        self.has_backfilled = False
+        """Whether something in it is for the next space alone."""
         self.written = Written()
         self._displaced: dict[str, list[Change]] = {}
         self._is_frozen = False
@@ -63,7 +76,10 @@ class BatchSlice:
     def add(self, entry: Entry) -> int:
         """Take in the next entry; returns how many outputs it adds (0 or 1)."""
         kind = type(entry)  # asked here once per record; elsewhere the entries answer for themselves
-        if kind is not Recompute:
+        if kind is Backfilled:
+            self.has_backfilled = True
+            self.backfilled_to = max(self.backfilled_to, entry.place)  # type: ignore[union-attr]
+        elif kind is not Recompute:
             self.num_records += 1
             self.next_offset = entry.record.offset + 1
         if kind is Superseded:
@@ -74,8 +90,8 @@ class BatchSlice:
             self.rejections.append(entry)  # type: ignore[arg-type]
             return 1
         displaced = self.newest.get(entry.id)  # type: ignore[union-attr]
-        if displaced is not None and kind is Recompute:  # the other one is computed just as late
-            return 0
+        if displaced is not None and (kind is Backfilled or (kind is Recompute and type(displaced) is not Backfilled)):
+            return 0  # the other one is computed just as late
         self.newest[entry.id] = entry  # type: ignore[union-attr,assignment]
         if displaced is None:
             return 1
@@ -89,7 +105,7 @@ class BatchSlice:
         Returns the input that it had displaced, if there is one: that is the newest again.
         """
         assert not self._is_frozen, "what has been handed to be published does not change"
-        if not isinstance(entry, Recompute):  # of that there is no record to keep
+        if entry.is_record:  # or there is none to keep
             self.rejections.append(Rejection(entry.record, reason, stage, detail))
         displaced = self._displaced.get(entry.id)
         if not displaced:
@@ -121,6 +137,8 @@ class Output(Enum):
     STATE = auto()
     """For the changelog."""
     DEAD_LETTER = auto()
+    NEXT = auto()
+    """A vector or tombstone of the next space."""
 
 
 class Receipt:
@@ -146,6 +164,7 @@ class Receipts(NamedTuple):
     vectors: Receipt
     state: Receipt
     dead_letters: Receipt
+    next: Receipt
 
 
 class Written:
@@ -166,6 +185,9 @@ class Written:
         "error",
         "error_is_dead_letter",
         "finished_at",
+        "is_in_next",
+        "missing_in_next",
+        "next_end",
         "num_restored",
         "refused",
         "rejections",
@@ -180,6 +202,12 @@ class Written:
         """Offset in the output partition after the last vector or tombstone; 0 where there is none."""
         self.state_end = 0
         """The same in the changelog."""
+        self.next_end = 0
+        """The same in the output partition of the next space."""
+        self.is_in_next = False
+        """Whether what there is of it in the next space is among the outputs."""
+        self.missing_in_next: Mapping[str, str] = {}
+        """Ids that have a vector and none in the next space, and why."""
         self.changes: Mapping[str, bytes | None] = {}
         """States by id, as they are written to the changelog."""
         self.without_output: Set[str] = frozenset()
@@ -215,6 +243,10 @@ class Written:
         """Note what is to be written, before any of it is sent."""
         self.changes, self.without_output = changes, without_output
         self.rejections, self.refused, self.num_restored = rejections, refused, num_restored
+
+    def note_next(self, missing: Mapping[str, str]) -> None:
+        """What there is in the next space is to be written, too, before any of it is sent."""
+        self.is_in_next, self.missing_in_next = True, missing
 
     def expect(self, num_receipts: int, on_finished: Callable[[], None]) -> None:
         """Call once, before the first record is sent. `on_finished` is called when the last receipt is in, or the first
@@ -252,6 +284,8 @@ class Written:
                 self.vectors_end = max(self.vectors_end, offset + 1)
             elif output is Output.STATE:
                 self.state_end = max(self.state_end, offset + 1)
+            elif output is Output.NEXT:
+                self.next_end = max(self.next_end, offset + 1)
             self._num_receipts += count
             is_last = self._num_receipts == self._num_expected and self.error is None
             called = self._finish() if is_last else None
@@ -264,6 +298,8 @@ class Written:
             if self.error is not None:
                 return
             self.error, self.error_is_dead_letter = error, output is Output.DEAD_LETTER
+            if output is Output.NEXT:
+                self.error = NextSpaceError.of(error)
             called = self._finish()
         if called is not None:
             called()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from worker.kafka.port import Commit, Membership
+from worker.partitions.backfill import COMPLETE, Backfill, NextNote, parse_next
 from worker.partitions.batch_slice import BatchSlice
 from worker.records import Record, TopicPartition
 from worker.state.input_log import UNKNOWN, InputLog
@@ -33,6 +34,8 @@ class Note(NamedTuple):
     """Id of the topic that the outputs went to; empty where the cluster does not say."""
     state_id: str = ""
     """Id of the changelog."""
+    next: NextNote | None = None
+    """Of the next space; None where nothing is certain of it."""
 
 
 class Tenure:
@@ -59,7 +62,10 @@ class Tenure:
         """Where the outputs are another log: its id, until everything remembered has been written to that."""
         self._rebuilt_by: int | None = None
         self._is_note_due = False
+        self._num_missing_noted = 0
         self._is_log_remembered = True
+        self.backfill: Backfill | None = None
+        """What is to be published in the next space, where there is one."""
         self.overlay: StateOverlay[Any] | None = None
         """None until the partition has been restored."""
         self.is_live = True
@@ -82,6 +88,7 @@ class Tenure:
     def open_slice(self) -> BatchSlice:
         """A new slice, last in order. Called in the order in which batches are taken."""
         opened = BatchSlice(self)
+        opened.backfill = self.backfill
         if not self._is_log_remembered:
             opened.log, self._is_log_remembered = self.log, True
         self._slices.append(opened)
@@ -132,6 +139,41 @@ class Tenure:
             self.commit = self.commit._replace(metadata=format_note(note._replace(outputs_id=self.outputs_id)))
             self._is_note_due = True
 
+    def fill(self, backfill: Backfill | None) -> None:
+        """From the next slice on, publish in the next space, too; None: no longer."""
+        self.backfill = backfill
+        if backfill is None:
+            self._note_next(None)
+
+    def finish_backfill(self) -> None:
+        """Say in commits that the next space has all there is of the partition, once that is so."""
+        backfill = self.backfill
+        if backfill is None:
+            return
+        if not backfill.look(self):
+            if backfill.is_complete and len(backfill.missing) != self._num_missing_noted:
+                self._note_missing(len(backfill.missing))
+            return
+        note = parse_note(self.commit.metadata) or Note(0)
+        known = note.next if note.next is not None and note.next.space_id == backfill.space.space_id else backfill.begun
+        self._note_next(known._replace(reached=COMPLETE, num_missing=len(backfill.missing), num_left=0))
+
+    def _note_missing(self, num_missing: int) -> None:
+        self._num_missing_noted = num_missing
+        note = parse_note(self.commit.metadata)
+        if note is not None and note.next is not None:
+            self._note_next(note.next._replace(num_missing=num_missing))
+
+    def _note_next(self, note: NextNote | None) -> None:
+        known = parse_note(self.commit.metadata) or Note(0)
+        if known.next != note:
+            self.commit = self.commit._replace(metadata=format_note(known._replace(next=note)))
+            self._is_note_due = True
+
+    def open_backfills(self) -> list[Backfill | None]:
+        """Of the slices that are not settled."""
+        return [each.backfill for each in tuple(self._slices)]
+
     def settle(self) -> list[BatchSlice]:
         """Move the commit over finished slices; returns those it moved over, in order."""
         settled = []
@@ -142,6 +184,9 @@ class Tenure:
             if self.overlay is not None:
                 rejections = [*done.rejections, *done.written.rejections]
                 self.overlay.settle(done.written.changes, done.newest, rejections, done.written.state_end, done.log)
+            if self.backfill is not None:
+                self.backfill.settled(done)
+                self._is_note_due = self._is_note_due or done.backfilled_to >= 0
             settled.append(done)
         while self._unfinished and self._unfinished[0][0] <= self.commit.offset:
             self._unfinished.popleft()
@@ -190,7 +235,9 @@ def after(commit: Commit, done: BatchSlice) -> Commit:
     """The commit after a finished slice that follows on `commit`."""
     note = parse_note(commit.metadata) or Note(0)
     tenure = done.tenure
-    note = Note(max(done.written.vectors_end, note.vectors_end), tenure.log, tenure.outputs_id, tenure.state_id)
+    following = None if done.backfill is None else done.backfill.noted(note.next, done)
+    vectors_end = max(done.written.vectors_end, note.vectors_end)
+    note = Note(vectors_end, tenure.log, tenure.outputs_id, tenure.state_id, following)
     return Commit(commit.offset if done.next_offset is None else done.next_offset, format_note(note))
 
 
@@ -202,6 +249,7 @@ def format_note(note: Note) -> str:
         ("era=", str(note.log.era) if note.log.era else ""),
         ("outputs=", note.outputs_id),
         ("state=", note.state_id),
+        ("next=", "" if note.next is None else note.next.format()),
     )
     return " ".join(f"{name}{value}" for name, value in named if value)
 
@@ -215,7 +263,8 @@ def parse_note(text: str) -> Note | None:
     if not (_is_number(vectors_end) and _is_number(era)):
         return None
     log = InputLog(named.get("log", ""), int(era))
-    return Note(int(vectors_end), log, named.get("outputs", ""), named.get("state", ""))
+    following = parse_next(named.get("next", ""))
+    return Note(int(vectors_end), log, named.get("outputs", ""), named.get("state", ""), following)
 
 
 def _is_number(text: str) -> bool:

@@ -8,8 +8,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from schemas import as_json
+from schemas import AnyFeature, as_json
 from worker.align import AlignRuntime, Contract, Space, WarmUpReport
 from worker.align.device import resolve_device
 from worker.align.padding import rising_sizes
@@ -26,13 +26,13 @@ from worker.align.result import Embeddings
 from worker.align.weights import build_user_model
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
-from worker.errors import ConfigError, SpaceError, WorkerError
+from worker.errors import ConfigError, SpaceError, TopicError, WorkerError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.follower import ItemVectorFollower
 from worker.item_vectors.table import ItemTable
 from worker.item_vectors.waiting import Waiting
 from worker.kafka import ClientPort, make_client
-from worker.loop.pipeline import Pipeline
+from worker.loop.pipeline import Pipeline, StopFlag
 from worker.mapping.inputs import NO_INPUTS, Inputs, make_inputs
 from worker.monitoring.health import Health
 from worker.monitoring.http import HttpServer
@@ -41,21 +41,26 @@ from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.device_watch import DeviceWatch
 from worker.process.member_name import with_member_name
+from worker.process.rollout_watch import Hooks, RolloutWatch
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.roles.neighbors import NeighborFusion
+from worker.roles.next_space import NextItems, NextSpace, NextUsers
 from worker.roles.relay import RelayRole, events_translator, items_translator
 from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
 from worker.roles.watched import WatchedUsers
+from worker.rollout.compatible import obstacles
+from worker.rollout.control import read_standing, settings_of
+from worker.rollout.plan import Plan, PlannedSpace, Standing
 from worker.settings import GraphSettings, PublishSettings, Settings, UserSettings
 from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
-from worker.topics import RoleTopics, check_topics, role_names, topics_of_roles
+from worker.topics import RoleTopics, check_topics, role_names, topics_of, topics_of_roles
 from worker.vector_health import References, VectorWatch, read_references
 
 log = logging.getLogger(__name__)
@@ -83,6 +88,10 @@ class ModelEmbedder:
         if self._graph is not None:
             return self._among_neighbors(self._graph, [_state(entry) for entry in entries])
         features = [entry.features if isinstance(entry, Item) else _state(entry).features for entry in entries]
+        return self.of(features)
+
+    def of(self, features: Sequence[Mapping[str, AnyFeature]]) -> list[Result]:
+        """Of what is in the items alone."""
         results = self._results(self._runtime.embed(features))
         return [result if each else NO_VECTOR for result, each in zip(results, features, strict=True)]
 
@@ -203,8 +212,10 @@ def make_dependents(
     follow: GraphSettings | UserSettings,
     *,
     is_base: bool,
+    topic: str | None = None,
 ) -> Dependents:
-    topic, spec = settings.topics.item_vectors, space.spec
+    """`topic`: of the item vectors, where it is not the live one."""
+    topic, spec = topic or settings.topics.item_vectors, space.spec
     catalogue = ItemVectorFollower(client, topic, space.space_id, spec.dim, table, is_base=is_base)
     return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
 
@@ -238,6 +249,8 @@ class Service:
         settings, self._member_name = with_member_name(settings) if client is None else (settings, None)
         self.settings = settings
         self.until_caught_up = until_caught_up
+        self._configured = self.settings
+        self._rebase = threading.Event()
         self._exit_process = exit_process
         self.is_caught_up = False
         """Whether what was to be done is done."""
@@ -249,7 +262,8 @@ class Service:
         self.metrics = {
             topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(settings)
         }
-        self.registry.register(ByRole({role: metrics.registry for role, metrics in self.metrics.items()}))
+        self._by_role = ByRole({role: metrics.registry for role, metrics in self.metrics.items()})
+        self.registry.register(self._by_role)
         for metrics in self.metrics.values():  # until a broker has answered
             metrics.silence.set_since([metrics.topic], time.monotonic())
         self.client = client or make_client(settings.kafka)
@@ -291,18 +305,52 @@ class Service:
                 self._inputs.registry.close()
 
     def _run(self, stop: threading.Event) -> None:
-        settings = self.settings
         with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
-            loading = loader.submit(_load_model, settings) if needs_model(settings) else None
+            loading = loader.submit(_load_model, self.settings) if needs_model(self.settings) else None
             self.client.connect()
+            standing = read_standing(self.client, self._configured) if loading is not None else Standing()
+            self.settings = as_planned(self._configured, standing.plan)
             for metrics in self.metrics.values():  # from here on the loop of each role says
                 metrics.silence.set_since([metrics.topic], None)
-            for finding in check_topics(self.client, settings):
-                log.warning("%s", finding.told(settings.kafka.bootstrap_servers), extra={"action": "topic_warning"})
-            model = None if loading is None else loading.result()
+            for finding in check_topics(self.client, self.settings):
+                log.warning(
+                    "%s", finding.told(self.settings.kafka.bootstrap_servers), extra={"action": "topic_warning"}
+                )
+            model = None if loading is None else _planned_model(loading, self.settings, standing.plan)
+        while True:
+            self._rebase.clear()
+            self._run_with(model, standing, stop)
+            if not self._rebase.is_set() or stop.is_set() or self.until_caught_up:
+                break
+            standing = read_standing(self.client, self._configured)
+            self.settings = as_planned(self._configured, standing.plan)
+            self._count_anew()
+            model = _load_model(self.settings)
+            _require_planned(model, standing.plan)
+            self.health.begin_again()
+        self._board.set_state(ProcessState.STOPPED)
+
+    def _count_anew(self) -> None:
+        """Figures as after a restart: the live space is another one, and so are its topics."""
+        self.registry.unregister(self._by_role)
+        self.metrics = {
+            topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(self.settings)
+        }
+        self._by_role = ByRole({role: metrics.registry for role, metrics in self.metrics.items()})
+        self.registry.register(self._by_role)
+        before = self._board
+        self._board = StatusBoard(self.settings, self.metrics, before.status.started_at_ms, before.recent_warnings)
+
+    def _run_with(self, model: Model | None, standing: Standing, stop: threading.Event) -> None:
+        """The loops, with one live space."""
+        settings = self.settings
         if model is not None:
             self._describe_model(model)
         pipelines = [self._pipeline(topics, model) for topics in topics_of_roles(settings)]
+        watch = None if model is None else self._watch_rollout(model, pipelines)
+        if watch is not None:
+            self._board.rollout = watch
+            watch.begin(standing)
         _calm_garbage_collector()
         phases = [[pipeline] for pipeline in pipelines] if self.until_caught_up else [pipelines]
         running = list(phases[0])
@@ -320,21 +368,36 @@ class Service:
         self.health.started()
         self._board.set_state(ProcessState.RUNNING)
         watchdog.start()
+        if watch is not None:
+            watch.start()
         self.running.set()
+        ends = _EitherEvent(stop, self._rebase)
         try:
-            while phases and not stop.is_set():
+            while phases and not ends.is_set():
                 running[:] = phases.pop(0)
-                run_together(running, stop, self._board.observe)
+                run_together(running, ends, self._board.observe)
         finally:
             watchdog.stop()
+            if watch is not None:
+                watch.close()
             if device_watch is not None:
                 device_watch.stop()
             for phase in phases:  # stopped before their turn
                 for pipeline in phase:
                     pipeline.abort()
         self.is_caught_up = self.until_caught_up and all(pipeline.is_caught_up for pipeline in pipelines)
-        self.num_expired = sum(pipeline.ledger.num_expired for pipeline in pipelines)
-        self._board.set_state(ProcessState.STOPPED)
+        self.num_expired += sum(pipeline.ledger.num_expired for pipeline in pipelines)
+
+    def _watch_rollout(self, model: Model, pipelines: Sequence[Pipeline]) -> RolloutWatch:
+        """With the settings that were given: groups, and the topics' names that others are made of."""
+        return RolloutWatch(
+            self.client,
+            self._configured,
+            model.space.space_id,
+            lambda: pipelines,
+            lambda planned: load_next(self.settings, self.client, model.space, planned),
+            self._rebase.set,
+        )
 
     def _pipeline(self, topics: RoleTopics, model: Model | None) -> Pipeline:
         settings = self.settings
@@ -368,16 +431,14 @@ class Service:
 class _EitherEvent:
     """Set when one of the two is."""
 
-    def __init__(self, first: threading.Event, second: threading.Event) -> None:
+    def __init__(self, first: StopFlag, second: StopFlag) -> None:
         self._events = (first, second)
 
     def is_set(self) -> bool:
         return any(event.is_set() for event in self._events)
 
 
-def run_together(
-    pipelines: Sequence[Pipeline], stop: threading.Event, observe: Callable[[Pipeline, bool], None]
-) -> None:
+def run_together(pipelines: Sequence[Pipeline], stop: StopFlag, observe: Callable[[Pipeline, bool], None]) -> None:
     """Run each on a thread, the first on this one. When one fails the others drain, and its error is raised."""
     failed: list[BaseException] = []
     failing = threading.Event()
@@ -457,7 +518,117 @@ def _load_model(settings: Settings) -> Model:
             f"state.features: {settings.space.path} fuses items with their neighbours (graph), so an item is computed "
             "anew when a neighbour appears, which needs its features: set it to true, or take a space without graph"
         )
-    runtime = AlignRuntime(
+    runtime = _runtime(settings, space)
+    encoder = _load_encoder(settings, space)
+    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space))
+
+
+def as_planned(settings: Settings, plan: Plan | None) -> Settings:
+    """With the space, and its topics, that a rollout has made the live one."""
+    return settings if plan is None else settings_of(settings, plan.primary)
+
+
+def _planned_model(loading: Future[Model], settings: Settings, plan: Plan | None) -> Model:
+    """The model of the space that is to be published: the one of `space.path`, or that which a rollout has put in its
+    place."""
+    if plan is None:
+        return loading.result()
+    try:
+        model = loading.result()
+        if model.space.space_id == plan.primary.space_id:
+            return model
+    except SpaceError as error:
+        log.warning("space.path: %s", error.one_line(), extra={"action": "space_replaced"})
+    log.warning(
+        "space %s in %s is published, which a rollout has put in the place of the one in space.path",
+        plan.primary.space_id, plan.primary.path, extra={"action": "space_replaced"},
+    )  # fmt: skip
+    model = _load_model(settings)
+    _require_planned(model, plan)
+    return model
+
+
+def _require_planned(model: Model, plan: Plan | None) -> None:
+    if plan is not None and model.space.space_id != plan.primary.space_id:
+        raise SpaceError(
+            f"{plan.primary.path} holds space {model.space.space_id}; the one to be published is "
+            f"{plan.primary.space_id} (`align-worker space rollout status`): put it there"
+        )
+
+
+def load_next(settings: Settings, client: ClientPort, live: Space, planned: PlannedSpace) -> LoadedNext:
+    """Load and warm the next space beside the live one. Raises `SpaceError` for one that cannot follow that."""
+    space = Space.load(planned.path)
+    if space.space_id != planned.space_id:
+        raise SpaceError(f"{planned.path} holds space {space.space_id}, not {planned.space_id}")
+    found = obstacles(live.spec, space.spec, settings.roles, remembers_features=settings.state.features)
+    if found:
+        raise SpaceError("; ".join(found))
+    runtime = _runtime(settings, space)
+    runtime.warm_up()
+    return LoadedNext(settings, client, space, runtime, planned)
+
+
+class LoadedNext:
+    """Implements `rollout_watch.NextModel`."""
+
+    def __init__(
+        self, settings: Settings, client: ClientPort, space: Space, runtime: AlignRuntime, planned: PlannedSpace
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._space = space
+        self._runtime = runtime
+        self._planned = planned
+
+    def space_of(self, role: str, hooks: Hooks) -> NextSpace:
+        settings, space = self._settings, self._space
+        topics = topics_of("items" if role == "items" else "users", settings)
+        name = self._planned.outputs(role)
+        described = self._client.describe_topics([name, topics.inputs])
+        if name not in described:
+            raise TopicError(f"topic {name!r} does not exist")
+        if described[name].num_partitions != described[topics.inputs].num_partitions:
+            raise TopicError(
+                f"topic {name!r} has {described[name].num_partitions} partitions, {topics.inputs!r} has "
+                f"{described[topics.inputs].num_partitions}"
+            )
+        topics, topic_id = replace(topics, outputs=name), described[name].topic_id
+        dtype, written = settings.publish.vector_dtype, form_of(settings.publish)
+        if role == "items":
+            embedder = ModelEmbedder(self._runtime, dtype)
+            return NextSpace(
+                ItemFormat(
+                    topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors, written, True
+                ),
+                NextItems(embedder.of, embedder.probe, Contract(space.spec)),
+                topic_id=topic_id,
+                is_read=hooks.is_read,
+                on_failed=hooks.on_failed,
+            )
+        users = build_user_model(space.spec, space.weights, self._runtime.device)
+        if users is None:
+            raise SpaceError("the next space says nothing of users")
+        sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
+        table = ItemTable(space.spec.dim, settings.users.table_dtype, self._runtime.device)
+        pool = UserPool(users, table, users.event_weights, users.last, sizes, dtype, self._runtime.device)
+        dependents = make_dependents(
+            settings, self._client, space, table, settings.users, is_base=False, topic=self._planned.item_vectors
+        )
+        dependents.stage.start()
+        return NextSpace(
+            UserFormat(topics, space.space_id, dtype, space.spec.dim, written),
+            NextUsers(pool, users.last),
+            dependents,
+            topic_id=topic_id,
+            may_begin=hooks.are_items_complete,
+            is_read=hooks.is_read,
+            on_failed=hooks.on_failed,
+        )
+
+
+def _runtime(settings: Settings, space: Space) -> AlignRuntime:
+    return AlignRuntime(
         space,
         device=settings.device,
         dtype=settings.dtype,
@@ -466,8 +637,6 @@ def _load_model(settings: Settings) -> Model:
         padded_sizes=settings.batch.padded_sizes,
         modality_vectors=settings.publish.modality_vectors,
     )
-    encoder = _load_encoder(settings, space)
-    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space))
 
 
 def _load_references(settings: Settings, space: Space) -> References | None:

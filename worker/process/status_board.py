@@ -12,6 +12,7 @@ from typing import Any
 from worker import __version__
 from worker.encode.encoder import RemoteFigures
 from worker.loop.assigned_partition import AssignedPartition
+from worker.loop.backfilling import BackfillFigures
 from worker.loop.pipeline import Pipeline
 from worker.loop.restore import Progress
 from worker.monitoring.accounting import Totals
@@ -20,18 +21,22 @@ from worker.monitoring.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
 from worker.monitoring.recent_warnings import RecentWarnings
 from worker.monitoring.status import (
     AccountingStatus,
+    BackfillStatus,
     Concern,
     EncoderStatus,
+    GroupStatus,
     History,
     Mode,
     PartitionStatus,
     ProcessState,
     RoleStatus,
+    RolloutStatus,
     Status,
     VectorCheckStatus,
 )
 from worker.monitoring.summary import Track, Window, quantile
 from worker.partitions.state import PartitionState
+from worker.process.rollout_watch import RolloutWatch
 from worker.settings import Settings
 from worker.stages.encode import EncodeStage
 from worker.topics import RoleName, RoleTopics, topics_of_roles
@@ -47,13 +52,20 @@ CONCERN_REPEAT_S = 600.0
 
 
 class StatusBoard:
-    def __init__(self, settings: Settings, metrics: Mapping[RoleName, Metrics], started_at_ms: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Mapping[RoleName, Metrics],
+        started_at_ms: int,
+        recent_warnings: RecentWarnings | None = None,
+    ) -> None:
         self._roles = {
             topics.role: RoleBoard(settings, topics, metrics[topics.role]) for topics in topics_of_roles(settings)
         }
         self._lock = threading.Lock()
-        self.recent_warnings = RecentWarnings()
+        self.recent_warnings = recent_warnings or RecentWarnings()
         """To be a handler of the log."""
+        self.rollout: RolloutWatch | None = None
         self.status = Status(
             version=__version__,
             state=ProcessState.STARTING,
@@ -78,6 +90,7 @@ class StatusBoard:
             state=ProcessState.DRAINING if draining else ProcessState.RUNNING,
             now_ms=time.time_ns() // 1_000_000,
             roles=[board.status for board in self._roles.values()],
+            rollout=None if self.rollout is None else rollout_status(self.rollout),
         )
 
     def _update(self, **changes: Any) -> None:
@@ -163,7 +176,9 @@ class RoleBoard:
                     "remembered": pipeline.observer.num_values,
                     "bytes": pipeline.observer.num_state_bytes,
                     **pipeline.role.status(),
+                    **_shown(pipeline.backfilling.figures),
                 },
+                "backfill": backfill_status(pipeline.backfilling.figures),
                 "dead_letters": list(pipeline.ledger.recent_dead_letters),
                 "incidents": list(pipeline.ledger.incidents),
                 "unreadable": [error.one_line() for error in pipeline.faults.errors()],
@@ -207,6 +222,9 @@ class RoleBoard:
                 for finding in (() if pipeline.role.watch is None else pipeline.role.watch.findings)
                 if finding.is_ill
             ],
+            next_failed="" if (moved := pipeline.backfilling.figures) is None else moved.failure,
+            num_missing=0 if moved is None else moved.num_missing,
+            missing=() if moved is None else moved.examples,
         )
 
     def _transactions(self, now: float) -> dict[str, float | None]:
@@ -216,6 +234,54 @@ class RoleBoard:
         committed = results.pop("committed")
         times = {f"{name}_ms": value for name, value in _quantiles_ms(self._transaction_times, STAGE_BUCKETS).items()}
         return {"committed": committed, "aborted": sum(results.values()), **times}
+
+
+def _shown(figures: BackfillFigures | None) -> dict[str, int]:
+    """For people, among what else the role has."""
+    if figures is None or figures.failure:
+        return {}
+    shown = {
+        "next space: left": figures.num_left,
+        "next space: per second": round(figures.per_second),
+        "next space: partitions left": figures.num_partitions - figures.num_complete,
+    }
+    return shown if figures.eta_s is None else {**shown, "next space: seconds left": round(figures.eta_s)}
+
+
+def backfill_status(figures: BackfillFigures | None) -> BackfillStatus | None:
+    if figures is None:
+        return None
+    return BackfillStatus(
+        space_id=figures.space_id,
+        topic=figures.topic,
+        partitions=figures.num_partitions,
+        complete=figures.num_complete,
+        done=figures.num_done,
+        left=figures.num_left,
+        missing=figures.num_missing,
+        examples=list(figures.examples),
+        per_second=figures.per_second,
+        eta_s=figures.eta_s,
+        failure=figures.failure,
+    )
+
+
+def rollout_status(watch: RolloutWatch) -> RolloutStatus | None:
+    plan, progress = watch.standing.plan, watch.progress
+    if plan is None:
+        return None
+    return RolloutStatus(
+        phase=plan.phase.value,
+        readers=plan.readers.space_id,
+        next=None if plan.next is None else plan.next.space_id,
+        failure=watch.standing.failure,
+        groups={
+            role: GroupStatus(
+                partitions=each.num_partitions, complete=each.num_complete, left=each.num_left, missing=each.num_missing
+            )
+            for role, each in progress.items()
+        },
+    )
 
 
 Counts = Mapping[str, Mapping[str, int]]

@@ -19,6 +19,7 @@ from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure, parse_note
 from worker.records import (
+    Backfilled,
     Change,
     Decoded,
     Delete,
@@ -63,6 +64,8 @@ class ItemFormat:
     has_modality_vectors: bool = False
     written: Callable[[bytes], bytes] | None = None
     """The form in which vectors are written, from the encoded message; None: as it is."""
+    is_next: bool = False
+    """Whether this is the next space: the vectors that are remembered are those of the live one."""
 
     @property
     def stamp(self) -> bytes:
@@ -78,10 +81,10 @@ class ItemFormat:
         return self.topics.state
 
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
-        if vector is None and isinstance(entry, Item) and entry.has_vector:
+        if vector is None and isinstance(entry, Item) and entry.has_vector and not self.is_next:
             vector = _made_before(entry)
         match entry:
-            case Item(is_overtaken=False) | Recompute() if vector is not None:
+            case Item(is_overtaken=False) | Recompute() | Backfilled() if vector is not None:
                 made_of: Any = entry if isinstance(entry, Item) else entry.state
                 value = encode_item_vector(
                     item_id=entry.id,
@@ -102,7 +105,7 @@ class ItemFormat:
                 if self.written is not None:
                     value = self.written(value)
                 return self._outbound(entry.record, value, carried_headers(entry.record), receipt)
-            case Delete(is_overtaken=False):
+            case Delete(is_overtaken=False) | Backfilled(state=None):
                 headers = [*carried_headers(entry.record), header(_place(entry))]
                 return self._outbound(entry.record, None, headers, receipt)
         return None
@@ -128,7 +131,7 @@ class ItemFormat:
         return Outbound(self.topics.outputs, record.partition, record.key, value, headers, receipt)
 
 
-def _attributes(entry: Item | Recompute) -> Mapping[str, AttributeValue] | None:
+def _attributes(entry: Item | Recompute | Backfilled) -> Mapping[str, AttributeValue] | None:
     state = entry.state
     return state.values if isinstance(state, ItemState) and state.attributes else None
 
@@ -139,9 +142,9 @@ def _made_before(entry: Item) -> Vector:
     return Vector(*entry.state.made.fields)
 
 
-def _place(entry: Item | Delete | Recompute) -> int:
+def _place(entry: Item | Delete | Recompute | Backfilled) -> int:
     """Place of the newest message in an output (`InputLog.at`). What is computed anew names that itself."""
-    if isinstance(entry, Recompute):
+    if isinstance(entry, Recompute | Backfilled):
         return entry.record.offset
     return entry.record.offset if entry.at is None else entry.at
 
@@ -301,6 +304,9 @@ class ItemsRole:
         return {
             number: {*unsettled.get(number, ()), *found.get(number, ())} for number in unsettled.keys() | found.keys()
         }
+
+    def wait_in_next(self, dependents: Dependents | None) -> None:
+        return
 
     def forget(self, partition: int) -> None:
         self._unsettled.pop(partition, None)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from schemas import DEFAULT_LIMITS, NewItem, Reason, SchemaError, UserEvent, decode
 from worker.errors import SystemicError, UnreadableError
+from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import Outbound, PartitionReader
 from worker.mapping.items import Deletion, Skipped
 from worker.mapping.registry import AwaitedError
@@ -198,6 +199,9 @@ class RelayRole:
 
     def newly_due(self) -> Mapping[int, Collection[str]]:
         return {}
+
+    def wait_in_next(self, dependents: Dependents | None) -> None:
+        return
 
     def forget(self, partition: int) -> None:
         return

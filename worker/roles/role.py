@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from worker.errors import UnreadableError
+from worker.item_vectors.dependents import Dependents
 from worker.kafka.port import PartitionReader
 from worker.monitoring.metrics import Metrics
 from worker.partitions.tenure import Tenure
@@ -80,6 +81,10 @@ class Role(Protocol):
 
     def newly_due(self) -> Mapping[int, Collection[str]]:
         """Ids by partition that are to be computed anew because of something outside the log. Never waits."""
+        ...
+
+    def wait_in_next(self, dependents: Dependents | None) -> None:
+        """From now on, who is made of items waits for those of the next space, too; None: no longer. Poll thread."""
         ...
 
     def forget(self, partition: int) -> None:

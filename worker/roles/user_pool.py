@@ -51,9 +51,10 @@ class UserPool:
 
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
         states = [entry.state for entry in entries if isinstance(entry, User | Recompute)]
-        return self._pooled(states)  # type: ignore[arg-type]  # what this half remembers are users
+        return self.pooled(states)  # type: ignore[arg-type]  # what this half remembers are users
 
-    def _pooled(self, states: Sequence[UserState]) -> list[Result]:
+    def pooled(self, states: Sequence[UserState]) -> list[Result]:
+        """One result per user, in order."""
         with device_failures(), torch.inference_mode(), self._table.reading() as table_RD:
             rows_UN, times_ms_UN, weights_UN = self._histories(states)
             histories = [torch.from_numpy(each).to(self._device) for each in (rows_UN, times_ms_UN, weights_UN)]
@@ -72,7 +73,7 @@ class UserPool:
 
     def probe(self) -> None:
         """Pool a user without events. Raises what the model raises."""
-        self._pooled([UserState(0, [])])
+        self.pooled([UserState(0, [])])
 
     def _histories(
         self, states: Sequence[UserState]

@@ -14,7 +14,18 @@ from worker.kafka.port import Outbound, PartitionReader
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.partitions.batch_slice import Receipt
 from worker.partitions.tenure import Tenure
-from worker.records import Action, Change, Decoded, Entry, Notice, Recompute, RecomputeTrigger, Superseded, User
+from worker.records import (
+    Action,
+    Backfilled,
+    Change,
+    Decoded,
+    Entry,
+    Notice,
+    Recompute,
+    RecomputeTrigger,
+    Superseded,
+    User,
+)
 from worker.roles.left_out import UnusedTypes
 from worker.stages.decode import MAX_FUTURE_S, DecodedRecords, EventDecoder, ForeignEvents
 from worker.stages.fuse import Embedder, Vector
@@ -48,10 +59,10 @@ class UserFormat:
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         if vector is None:
             return None
-        assert isinstance(entry, User | Recompute)
+        assert isinstance(entry, User | Recompute | Backfilled)
         value = encode_user_vector(
             user_id=entry.id,
-            event_time_ms=entry.state.events[-1].event_time_ms,  # type: ignore[attr-defined]
+            event_time_ms=entry.state.events[-1].event_time_ms,  # type: ignore[union-attr]
             num_events=vector.num_events,
             space_id=self.space_id,
             dtype=self.dtype,
@@ -97,6 +108,8 @@ class UsersRole:
         self.dependents = dependents
         self.stages: Sequence[Stage] = (dependents.stage,)
         self._last = last
+        self._in_next: Dependents | None = None
+        """By the items of the next space."""
         self._decoder = EventDecoder(event_types, max_future_s=max_future_s, foreign=foreign)
         self._unused = UnusedTypes(event_types)
 
@@ -121,8 +134,11 @@ class UsersRole:
         return User(record, entry.id, entry.event.event_time_ms, state)
 
     def _awaiting(self, state: UserState, partition: int, user_id: str) -> UserState:
-        """The state, marked if an item of it has no vector; the user then waits for that item."""
-        missing = self.dependents.add([event.item_id for event in state.events], partition, user_id)
+        """The state, marked if an item of it has no vector in a space; the user then waits for that item."""
+        items = [event.item_id for event in state.events]
+        missing = self.dependents.add(items, partition, user_id)
+        if self._in_next is not None:
+            missing = [*missing, *self._in_next.add(items, partition, user_id)]
         return state._replace(is_incomplete=True) if missing else state
 
     def decode_state(self, value: bytes) -> UserState:
@@ -143,10 +159,6 @@ class UsersRole:
         """Learn who waits for an item, once all item vectors have been read; users whose item has appeared since are
         due."""
 
-        def made_of(value: bytes) -> tuple[list[str], list[str]]:
-            items = [event.item_id for event in UserState.decode(value).events]
-            return items, items
-
         return self.dependents.restore_extra(tenure, overlay, watched, made_of)
 
     def recompute(self, keys: Collection[str], partition: int, overlay: StateOverlay[UserState]) -> list[Entry]:
@@ -164,6 +176,11 @@ class UsersRole:
 
     def forget(self, partition: int) -> None:
         self.dependents.waiting.forget(partition)
+        if self._in_next is not None:
+            self._in_next.waiting.forget(partition)
+
+    def wait_in_next(self, dependents: Dependents | None) -> None:
+        self._in_next = dependents
 
     @property
     def can_recompute_all(self) -> bool:
@@ -193,3 +210,9 @@ class UsersRole:
 
     def close(self) -> None:
         self.dependents.catalogue.close()
+
+
+def made_of(value: bytes) -> tuple[list[str], list[str]]:
+    """The items of a remembered user, all of which they may wait for."""
+    items = [event.item_id for event in UserState.decode(value).events]
+    return items, items

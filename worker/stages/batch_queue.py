@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from worker.partitions.tenure import Tenure
-from worker.records import Entry
+from worker.records import Backfilled, Entry
 from worker.settings import BatchSettings
 from worker.stages.batch import MicroBatch, MicroBatcher
 
@@ -35,6 +35,12 @@ class BatchQueue:
             self._batcher.add(tenure, entries, self._clock_ms())
             self._changed.notify_all()
 
+    def put_behind(self, tenure: Tenure, entries: Sequence[Backfilled]) -> None:
+        """What is for the next space alone: it waits behind all that `put` brings, then or later."""
+        with self._changed:
+            self._batcher.add_behind(tenure, entries)
+            self._changed.notify_all()
+
     def expect_more(self, more_is_coming: bool) -> None:
         """Whether more entries are about to be put in: a batch that is not full may be worth waiting for them."""
         with self._changed:
@@ -51,7 +57,7 @@ class BatchQueue:
                     now, backlog=self._backlog, more_is_coming=self._more_is_coming, draining=self._draining
                 )
                 if reason is not None:
-                    batch = self._batcher.take(reason)
+                    batch = self._batcher.take(reason, now)
                     self._changed.notify_all()
                     return batch
                 remaining_s = deadline - time.monotonic()
@@ -65,6 +71,10 @@ class BatchQueue:
         with self._changed:
             self._batcher.discard(tenure)
             self._changed.notify_all()
+
+    def discard_behind(self, tenure: Tenure) -> None:
+        with self._changed:
+            self._batcher.discard_behind(tenure)
 
     def drain(self) -> None:
         """Close batches at once from now on."""
@@ -93,6 +103,10 @@ class BatchQueue:
             self._batcher.num_records * 2 <= self._settings.queue_records
             and self._batcher.num_bytes * 2 <= self._settings.queue_bytes
         )
+
+    @property
+    def num_behind(self) -> int:
+        return self._batcher.num_behind
 
     @property
     def num_records(self) -> int:

@@ -7,14 +7,15 @@ not in the data, and the process ends rather than send the whole topic to the de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas import Reason
 from worker.align.halving import each_by_itself
 from worker.errors import SystemicError
-from worker.partitions.batch_slice import BatchSlice
-from worker.records import Change
+from worker.kafka.port import Outbound
+from worker.partitions.batch_slice import BatchSlice, Receipt
+from worker.records import Backfilled, Change
 from worker.stages.batch import MicroBatch
 
 STAGE = "fuse"
@@ -60,12 +61,43 @@ class Embedder(Protocol):
         ...
 
 
+class NextSpace(Protocol):
+    """What the stages need of the space that is published beside the live one."""
+
+    @property
+    def space_id(self) -> str: ...
+    @property
+    def output(self) -> NextFormat: ...
+
+    def beside(self, slices: Sequence[BatchSlice], on_out_of_memory: Callable[[], None]) -> Sequence[Beside | None]:
+        """What became of each slice in it; None where nothing can be said, because it has failed."""
+        ...
+
+
+class NextFormat(Protocol):
+    """How its vectors are written."""
+
+    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None: ...
+
+
+class Beside(NamedTuple):
+    """What became of a slice in the next space."""
+
+    space: NextSpace
+    results: Sequence[tuple[Change, Vector | None]]
+    """In order; without those that have nothing to be published."""
+    missing: Mapping[str, str]
+    """Ids that have a vector in the live space and none in this one, and why."""
+
+
 class FusedSlice(NamedTuple):
     """A slice, frozen, with what became of each of its newest entries."""
 
     read: BatchSlice
     results: Sequence[tuple[Change, Vector | None]]
     """In order. None where there is no vector to publish: deletes, overtaken inputs, nothing to make one of."""
+    beside: Beside | None = None
+    """The same in the next space, where it is published in that."""
 
 
 class Fused(NamedTuple):
@@ -97,14 +129,30 @@ def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], N
             else:
                 failed.append((read, _reject(read, entry, result)))
         work = [(read, displaced) for read, displaced in failed if displaced is not None and displaced.needs_vector]
-    return Fused(
-        [_frozen(each, found) for each, found in vectors.items()], sum(map(len, vectors.values())), num_without
-    )
+    frozen = [_frozen(each, found) for each, found in vectors.items()]
+    return Fused(_with_next(frozen, on_out_of_memory), sum(map(len, vectors.values())), num_without)
 
 
 def _frozen(read: BatchSlice, vectors: Mapping[str, Vector]) -> FusedSlice:
     read.freeze()
-    return FusedSlice(read, [(entry, vectors.get(entry.id)) for entry in read.newest.values()])
+    newest: Iterable[Change] = read.newest.values()
+    if read.has_backfilled:
+        newest = [entry for entry in newest if not isinstance(entry, Backfilled)]
+    return FusedSlice(read, [(entry, vectors.get(entry.id)) for entry in newest])
+
+
+def _with_next(slices: Sequence[FusedSlice], on_out_of_memory: Callable[[], None]) -> Sequence[FusedSlice]:
+    """The slices with their vectors in the next space, those that are published in it."""
+    reads: dict[NextSpace, list[BatchSlice]] = {}
+    for each in slices:
+        if each.read.backfill is not None:
+            reads.setdefault(each.read.backfill.space, []).append(each.read)
+    if not reads:
+        return slices
+    made: dict[BatchSlice, Beside | None] = {}
+    for space, mine in reads.items():
+        made |= zip(mine, space.beside(mine, on_out_of_memory), strict=True)
+    return [each._replace(beside=made.get(each.read)) for each in slices]
 
 
 def isolate(

@@ -41,6 +41,7 @@ class Producers:
         self._num_partitions: dict[str, int] = {}
         self._limits_learned_at = 0.0
         self._are_limits_doubted = False
+        self._others: dict[str, None] = {}
 
     @property
     def are_open(self) -> bool:
@@ -113,12 +114,17 @@ class Producers:
 
     # ------------------------------------------------------------------ topics
 
+    def write_to(self, topic: str) -> None:
+        """This topic is written to, as well."""
+        self._others[topic] = None
+        self.learn_limits()
+
     def learn_limits(self) -> None:
         """How large a record the topics take, and how many partitions they have. What is not known is not limited."""
         self._limits_learned_at = time.monotonic()
         topics = self._topics
         try:
-            described = self._client.describe_topics([*topics.written, topics.dead_letters])
+            described = self._client.describe_topics([*topics.written, topics.dead_letters, *self._others])
         except (ClientError, CallTimeoutError) as error:
             log.warning("%s", error.one_line(), extra={"action": "limits_unknown"})
             self._are_limits_doubted = True

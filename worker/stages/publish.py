@@ -18,9 +18,10 @@ from schemas import DeadLetter, Reason, SchemaError, encode
 from worker import __version__
 from worker.errors import RecordTooLargeError, WorkerError
 from worker.kafka.port import Outbound, ProducerPort, TransactionalProducerPort
+from worker.partitions.backfill import STAGES
 from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
-from worker.records import Change, Headers, OversizedRecord, Recompute, Rejection, as_read
+from worker.records import Change, Headers, OversizedRecord, Rejection, as_read
 from worker.stages.fuse import Fused, FusedSlice, Vector
 from worker.stages.trace import carried_headers
 from worker.state.input_log import KEY as LOG_KEY
@@ -236,11 +237,31 @@ class Publisher:
                 changes[entry.id] = change.value
                 made.append(change)
         rejections, num_restored = _refusals(read, refused)
-        read.written.note(
-            changes, without_output, rejections, frozenset(entry.id for entry, _ in refused), num_restored
-        )
+        ids_refused = frozenset(entry.id for entry, _ in refused)
+        read.written.note(changes, without_output, rejections, ids_refused, num_restored)
+        made += self._in_next(fused, ids_refused, now_ms, receipts.next)
         letters = self._letters([*read.rejections, *rejections], now_ms, receipts)
         return None if letters is None else made + letters
+
+    def _in_next(self, fused: FusedSlice, refused: frozenset[str], now_ms: int, receipt: Receipt) -> list[Outbound]:
+        """The records of a slice in the next space, where it is published in that."""
+        beside = fused.beside
+        if beside is None:
+            return []
+        missing, made = dict(beside.missing), []
+        for entry, vector in beside.results:
+            if entry.id in refused:
+                continue
+            output = beside.space.output.output(entry, vector, now_ms, receipt)
+            if not self._fits(output):
+                missing[entry.id] = _too_large(output)
+            elif output is not None:
+                made.append(output)
+        fused.read.written.note_next(missing)
+        is_taken_back = refused or any(each.stage in STAGES for each in fused.read.rejections)
+        if is_taken_back and fused.read.backfill is not None:
+            fused.read.backfill.doubt()
+        return made
 
     def _letters(self, rejections: Sequence[Rejection], now_ms: int, receipts: Receipts) -> list[Outbound] | None:
         """None if one of them does not fit its topic: then the slice has failed."""
@@ -314,6 +335,6 @@ def _refusals(read: BatchSlice, refused: Sequence[tuple[Change, str]]) -> tuple[
         rejections += [
             Rejection(each.record, Reason.PUBLISH_REFUSED, STAGE, detail)
             for each in (newest, *reversed(displaced))
-            if not isinstance(each, Recompute)  # of that there is no record to keep
+            if each.is_record  # or there is none to keep
         ]
     return rejections, num_displaced

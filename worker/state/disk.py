@@ -94,6 +94,16 @@ class DiskStore:
                 elif raw not in (_STAMP, _APPLIED, _LOG):
                     yield raw.decode(), value
 
+    def keys(self) -> list[str]:
+        found: list[str] = []
+        with self._translated(), self._environment.begin() as transaction:
+            for raw, value in transaction.cursor():
+                if raw[:1] == _LONG:
+                    found.append(_split(value)[0])
+                elif raw not in (_STAMP, _APPLIED, _LOG):
+                    found.append(raw.decode())
+        return found
+
     def num_bytes(self) -> int:
         with self._translated():
             return _num_bytes(self._environment)

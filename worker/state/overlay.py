@@ -81,5 +81,9 @@ class StateOverlay(Generic[S]):
         """Everything in the store, encoded."""
         return self._store.items()
 
+    def keys(self) -> list[str]:
+        """The ids that are settled now. Any thread."""
+        return self._store.keys()
+
     def __len__(self) -> int:
         return len(self._pending)

@@ -31,6 +31,10 @@ class Store(Protocol):
         """Everything, in no particular order. Not to be mixed with `apply`."""
         ...
 
+    def keys(self) -> list[str]:
+        """The ids that it holds now, in no particular order. Any thread."""
+        ...
+
     def num_bytes(self) -> int:
         """Room it takes, in memory or on disk."""
         ...
@@ -71,6 +75,9 @@ class MemoryStore:
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         return iter(self._values.items())
+
+    def keys(self) -> list[str]:
+        return list(self._values)  # one step of the interpreter
 
     def num_bytes(self) -> int:
         return self._num_bytes

@@ -10,7 +10,7 @@ from worker.settings import Settings
 
 RoleName = Literal["items", "users", "relay-items", "relay-events"]
 # Vectors and what is remembered are kept for ever, one per key; a day for readers to see a tombstone.
-_COMPACTED = {
+COMPACTED = {
     "cleanup.policy": "compact",
     "delete.retention.ms": "86400000",
     "min.cleanable.dirty.ratio": "0.3",
@@ -104,10 +104,10 @@ def wanted_topics(settings: Settings) -> dict[str, dict[str, str]]:
             wanted[topics.outputs] = _inputs("items" if topics.role == "relay-items" else "users", settings)
             continue
         wanted[topics.inputs] = _inputs(topics.role, settings)
-        wanted[topics.outputs] = dict(_COMPACTED)
-        wanted[topics.state] = {**_COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
+        wanted[topics.outputs] = dict(COMPACTED)
+        wanted[topics.state] = {**COMPACTED, "max.message.bytes": str(MAX_WRAPPED_BYTES)}
     if "users" in settings.roles:
-        wanted.setdefault(settings.topics.item_vectors, dict(_COMPACTED))
+        wanted.setdefault(settings.topics.item_vectors, dict(COMPACTED))
     wanted[settings.topics.dead_letters] = {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_WRAPPED_BYTES),

@@ -37,7 +37,7 @@ from worker.kafka.confluent_kafka.reader import ConfluentReader
 from worker.kafka.confluent_kafka.second import Second
 from worker.kafka.confluent_kafka.statistics import INTERVAL_MS, Answers
 from worker.kafka.confluent_kafka.translation import translated
-from worker.kafka.port import Lease, TopicDescription
+from worker.kafka.port import Commit, Lease, TopicDescription
 from worker.kafka.reachability import reachable
 from worker.kafka.skips import Skip, Skips
 from worker.records import TopicPartition
@@ -179,6 +179,11 @@ class ConfluentClient:
 
     def topics(self) -> ConfluentTopics:
         return ConfluentTopics(self._admin, self._look)
+
+    def group_commits(self, group_id: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        with self._commits_of(group_id) as commits:
+            found = {partition: commits.read(partition) for partition in partitions}
+        return {partition: commit for partition, commit in found.items() if commit is not None}
 
     def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
         self._skips.add(partition, Skip(first, until))

@@ -29,7 +29,7 @@ from worker.kafka.kafka_python.producer import KafkaPythonProducer, KafkaPythonT
 from worker.kafka.kafka_python.reader import READER_METADATA_MS, KafkaPythonReader
 from worker.kafka.kafka_python.translation import translated
 from worker.kafka.kafka_python.unpacking import Unpacking
-from worker.kafka.port import Lease, TopicDescription
+from worker.kafka.port import Commit, Lease, TopicDescription
 from worker.kafka.reachability import reachable
 from worker.kafka.skips import Skip, Skips
 from worker.records import TopicPartition
@@ -168,6 +168,11 @@ class KafkaPythonClient:
 
     def topics(self) -> KafkaPythonTopics:
         return KafkaPythonTopics(lambda: open_client(KafkaAdminClient, **self._common))
+
+    def group_commits(self, group_id: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        with self._commits_of(group_id) as commits:
+            found = {partition: commits.read(partition) for partition in partitions}
+        return {partition: commit for partition, commit in found.items() if commit is not None}
 
     def leave_out(self, partition: TopicPartition, first: int, until: int) -> None:
         self._skips.add(partition, Skip(first, until))

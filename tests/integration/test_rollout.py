@@ -1,0 +1,97 @@
+"""From one space to the next while the stream flows, on real brokers, by the steps of the command."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from schemas import UserVector
+from tests.integration.rollout import Rollout, require_equal
+from tests.integration.stream import DIMS, SPACE_DIM, Stream, names
+from tests.integration.user_stream import UserStream
+from tests.integration.worker_thread import WorkerThread
+from worker.align import command
+from worker.errors import RolloutError
+from worker.rollout.plan import Phase
+
+NUM_ITEMS, NUM_USER_ITEMS = 200, 60
+
+
+@pytest.fixture(scope="session")
+def next_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space that can follow the one of the streams."""
+    path = tmp_path_factory.mktemp("spaces") / "next"
+    command.create(path, DIMS, dim=SPACE_DIM, seed=7)
+    return path
+
+
+def test_a_catalogue_moves_over_and_back_and_over_while_it_changes(stream: Stream, next_path: Path) -> None:
+    stream.feed_items(names(NUM_ITEMS))
+    rollout = Rollout(stream, next_path)
+    with WorkerThread(stream.settings()) as worker:
+        stream.wait_committed(worker)
+        rollout.begin()
+        stream.feed_items(list(names(NUM_ITEMS))[50:70], revision=2)
+        stream.feed([stream.delete(name) for name in list(names(NUM_ITEMS))[60:65]])
+        rollout.wait_complete(worker)
+        assert rollout.report().standing.plan.readers.space_id == stream.space.space_id  # type: ignore[union-attr]
+        worker.until(lambda: worker.status.rollout is not None and worker.status.rollout.phase == "moving")
+        worker.until(lambda: (seen := worker.items.backfill) is not None and seen.complete == stream.num_partitions)
+        rollout.cut_over()
+        stream.feed_items(list(names(NUM_ITEMS))[:10], revision=3)
+        stream.wait_committed(worker)
+        rollout.require_replayed()  # both are published until the end
+        rollout.roll_back()
+        assert rollout.report().standing.plan.phase is Phase.MOVING  # type: ignore[union-attr]
+        stream.feed_items(list(names(NUM_ITEMS))[10:20], revision=3)
+        stream.wait_committed(worker)
+        rollout.require_replayed()
+        rollout.cut_over()
+        rollout.finish()
+        worker.until(lambda: worker.status.space.get("space_id") == rollout.space.space_id)
+        num_old = len(stream.output_records())
+        stream.feed_items(list(names(NUM_ITEMS))[20:40], revision=4)
+        stream.wait_committed(worker)
+        assert len(stream.output_records()) == num_old, "the old space is published no more"
+    with WorkerThread(stream.settings()) as worker:  # whose space.path is still the old one
+        stream.feed_items(list(names(NUM_ITEMS))[:5], revision=5)
+        stream.wait_committed(worker)
+        assert worker.status.space["space_id"] == rollout.space.space_id
+    replayed = rollout.replay(rollout.space).items
+    found = rollout.final(rollout.vectors, rollout.space)
+    assert found.keys() == replayed.keys()
+
+
+def test_users_move_with_the_items_and_from_what_is_remembered_of_them(stream: Stream, next_path: Path) -> None:
+    users = UserStream(stream)
+    users.create_topics()
+    catalogue = list(names(NUM_USER_ITEMS))
+    stream.feed_items(catalogue)
+    dice = random.Random(1)
+    users.feed(users.event(f"u{dice.randrange(30)}", dice.choice(catalogue), dice.randrange(10**9)) for _ in range(300))
+    rollout = Rollout(stream, next_path, "items,users")
+    with WorkerThread(users.settings()) as worker:
+        stream.wait_committed(worker)
+        users.wait_committed(worker)
+        rollout.begin()
+        users.feed(users.event(f"u{number}", catalogue[number], 10**9 + number) for number in range(25, 35))
+        rollout.wait_complete(worker)
+        users.feed(users.event(f"u{number}", catalogue[-1], 10**9 + 100 + number) for number in range(33, 40))
+        users.wait_committed(worker)
+        worker.until(lambda: worker.users.accounting.in_flight == 0)
+        rollout.require_replayed()
+        rollout.cut_over()
+        rollout.finish()
+        worker.until(lambda: worker.status.space.get("space_id") == rollout.space.space_id)
+        worker.wait_ready()
+        users.feed([users.event("u0", catalogue[3], 2 * 10**9), users.event("new", catalogue[3], 2 * 10**9)])
+        users.wait_committed(worker)
+    require_equal(rollout.final(rollout.user_vectors, rollout.space, UserVector), rollout.replay(rollout.space).users())
+
+
+def test_a_rollout_of_items_alone_is_refused_where_users_are_published(stream: Stream, next_path: Path) -> None:
+    UserStream(stream).create_topics()
+    with pytest.raises(RolloutError, match="--roles items,users"):
+        Rollout(stream, next_path).begin()

@@ -1,0 +1,184 @@
+"""What the control topic says, carried out in this process: which space is published beside the live one, and when the
+live one is another.
+
+A thread of its own reads the topic, loads and warms the next space while the live one works, and hands it to the loops.
+What fails of it is written to the topic, so that everybody knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.errors import WorkerError
+from worker.kafka.port import ClientPort
+from worker.loop.pipeline import Pipeline
+from worker.roles.next_space import NextSpace
+from worker.rollout.control import ControlFollower, write_failure
+from worker.rollout.plan import Failure, Phase, Plan, PlannedSpace, Standing
+from worker.rollout.progress import RoleProgress, group_progress
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 2.0
+RETRY_S = 1.0
+
+
+class NextModel(Protocol):
+    """The next space, loaded and warm."""
+
+    def space_of(self, role: str, hooks: Hooks) -> NextSpace: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the next space of a role asks and tells."""
+
+    is_read: Callable[[], bool]
+    are_items_complete: Callable[[], bool]
+    on_failed: Callable[[str], None]
+
+
+class RolloutWatch:
+    """`standing` and `progress` are read by other threads: each is one reference, replaced whole."""
+
+    def __init__(
+        self,
+        client: ClientPort,
+        settings: Settings,
+        live_space_id: str,
+        pipelines: Callable[[], Sequence[Pipeline]],
+        load: Callable[[PlannedSpace], NextModel],
+        on_rebase: Callable[[], None],
+    ) -> None:
+        """`load` may take seconds. `on_rebase` is called once another space is to be the live one."""
+        self._client = client
+        self._settings = settings
+        self._live_space_id = live_space_id
+        self._pipelines = pipelines
+        self._load = load
+        self._on_rebase = on_rebase
+        self._follower = ControlFollower(client, settings)
+        self._failures: queue.SimpleQueue[Failure] = queue.SimpleQueue()
+        self._applied: tuple[int, str] | None = None
+        self._spaces: list[NextSpace] = []
+        self._next_progress = 0.0
+        self.standing = Standing()
+        self.progress: Mapping[str, RoleProgress] = {}
+        """Of the whole group, by role, while a rollout is under way."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+
+    def begin(self, standing: Standing) -> None:
+        """Carry out what stood in the topic at the start, before the loops begin: what they publish from the first
+        record on is published in both spaces."""
+        self.standing = standing
+        self._carry_out(standing)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+        self._drop()
+        self._follower.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                standing = self._follower.step()
+                self._tell_failures()
+                if self._follower.is_read and standing != self.standing:
+                    self.standing = standing
+                    self._carry_out(standing)
+                self._look_at_progress()
+            except WorkerError as error:
+                log.warning("%s", error.one_line(), extra={"action": "rollout_failed"})
+                self._stop.wait(RETRY_S)
+
+    # ------------------------------------------------------------------ what is to be done
+
+    def _carry_out(self, standing: Standing) -> None:
+        plan = standing.plan
+        if plan is not None and plan.primary.space_id != self._live_space_id:
+            if plan.phase is Phase.STABLE:
+                log.info("space %s becomes the live one", plan.primary.space_id, extra={"action": "rebase"})
+                self._on_rebase()
+            else:
+                self._refuse(plan, f"a worker publishes space {self._live_space_id}, not {plan.primary.space_id}")
+            return
+        wanted = standing.published_beside
+        if plan is None or wanted is None:
+            self._drop()
+        elif self._applied != (plan.begun, wanted.space_id):
+            self._drop()
+            self._install(plan, wanted)
+
+    def _install(self, plan: Plan, wanted: PlannedSpace) -> None:
+        self._applied = plan.begun, wanted.space_id
+        pipelines = [each for each in self._pipelines() if not each.role.topics.is_relay]
+        if others := [each.role.topics.role for each in pipelines if each.role.topics.role not in plan.roles]:
+            self._refuse(plan, f"the group publishes {', '.join(others)}, too, which this rollout does not move")
+            return
+        try:
+            model = self._load(wanted)
+            for pipeline in pipelines:
+                hooks = Hooks(self._is_read, self._are_items_complete, lambda detail: self._refuse(plan, detail))
+                space = model.space_of(pipeline.role.topics.role, hooks)
+                self._spaces.append(space)
+                pipeline.backfilling.install(space)
+        except WorkerError as error:
+            if plan.phase is Phase.SWITCHED:
+                raise
+            self._refuse(plan, f"a worker cannot use the next space: {error.one_line()}")
+            return
+        log.info("space %s is published beside the live one", wanted.space_id, extra={"action": "next_space"})
+
+    def _drop(self) -> None:
+        self._applied = None
+        for pipeline in self._pipelines():
+            pipeline.backfilling.install(None)
+        spaces, self._spaces = self._spaces, []
+        for space in spaces:
+            space.close()
+
+    def _is_read(self) -> bool:
+        return self.standing.plan is not None and self.standing.plan.phase is Phase.SWITCHED
+
+    def _are_items_complete(self) -> bool:
+        items = self.progress.get("items")
+        return items is not None and items.is_complete
+
+    # ------------------------------------------------------------------ what is to be told
+
+    def _refuse(self, plan: Plan, detail: str) -> None:
+        """Any thread."""
+        self._failures.put(Failure(plan.begun, detail))
+
+    def _tell_failures(self) -> None:
+        while not self._failures.empty():
+            failure = self._failures.get()
+            if self.standing.failure or not failure.concerns(self.standing.plan):
+                continue
+            try:
+                write_failure(self._client, self._settings, failure)
+            except WorkerError as error:
+                log.warning("%s", error.one_line(), extra={"action": "failure_untold"})
+                self._failures.put(failure)
+                return
+
+    def _look_at_progress(self) -> None:
+        plan, now = self.standing.plan, time.monotonic()
+        if plan is None or plan.next is None:
+            self.progress = {}
+        elif now >= self._next_progress:
+            self._next_progress = now + PROGRESS_S
+            self.progress = group_progress(self._client, self._settings, plan)
