@@ -68,6 +68,8 @@ class RolloutWatch:
         self._failures: queue.SimpleQueue[Failure] = queue.SimpleQueue()
         self._applied: tuple[int, str] | None = None
         self._spaces: list[NextSpace] = []
+        self._is_undone = False
+        """What was to be done could not be, and is to be tried again."""
         self._next_progress = 0.0
         self.standing = Standing()
         self.progress: Mapping[str, RoleProgress] = {}
@@ -96,12 +98,13 @@ class RolloutWatch:
             try:
                 standing = self._follower.step()
                 self._tell_failures()
-                if self._follower.is_read and standing != self.standing:
-                    self.standing = standing
+                if self._follower.is_read and (standing != self.standing or self._is_undone):
+                    self.standing, self._is_undone = standing, False
                     self._carry_out(standing)
                 self._look_at_progress()
-            except WorkerError as error:
-                log.warning("%s", error.one_line(), extra={"action": "rollout_failed"})
+            except Exception as error:  # this thread has to go on, or no rollout is heard of any more
+                detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
+                log.warning("%s", detail, extra={"action": "rollout_failed"})
                 self._stop.wait(RETRY_S)
 
     # ------------------------------------------------------------------ what is to be done
@@ -135,10 +138,13 @@ class RolloutWatch:
                 space = model.space_of(pipeline.role.topics.role, hooks)
                 self._spaces.append(space)
                 pipeline.backfilling.install(space)
-        except WorkerError as error:
+        except Exception as error:  # whatever it is, the live space goes on
             if plan.phase is Phase.SWITCHED:
+                self._applied, self._is_undone = None, True
                 raise
-            self._refuse(plan, f"a worker cannot use the next space: {error.one_line()}")
+            detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
+            log.error("the next space cannot be used: %s", detail, extra={"action": "next_failed"})
+            self._refuse(plan, f"a worker cannot use the next space: {detail}")
             return
         log.info("space %s is published beside the live one", wanted.space_id, extra={"action": "next_space"})
 

@@ -606,12 +606,12 @@ class LoadedNext:
                 is_read=hooks.is_read,
                 on_failed=hooks.on_failed,
             )
-        users = build_user_model(space.spec, space.weights, self._runtime.device)
-        if users is None:
+        model, users = build_user_model(space.spec, space.weights, self._runtime.device), space.spec.user
+        if model is None or users is None:
             raise SpaceError("the next space says nothing of users")
         sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
         table = ItemTable(space.spec.dim, settings.users.table_dtype, self._runtime.device)
-        pool = UserPool(users, table, users.event_weights, users.last, sizes, dtype, self._runtime.device)
+        pool = UserPool(model, table, users.event_weights, users.last, sizes, dtype, self._runtime.device)
         dependents = make_dependents(
             settings, self._client, space, table, settings.users, is_base=False, topic=self._planned.item_vectors
         )

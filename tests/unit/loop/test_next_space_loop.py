@@ -16,7 +16,8 @@ from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
 from worker.errors import AccessError, ClientError, WorkerError
 from worker.item_vectors.source_offset import of_deletion
-from worker.partitions.tenure import NextNote, parse_note
+from worker.partitions.backfill import NextNote
+from worker.partitions.tenure import parse_note
 from worker.records import TopicPartition
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.roles.next_space import NextItems, NextSpace
@@ -171,7 +172,8 @@ def test_a_backfill_that_is_interrupted_goes_on_where_it_was(settings: Any) -> N
 
 
 def test_a_space_whose_model_fails_is_given_up_and_the_live_one_goes_on() -> None:
-    cluster, told = make_cluster(), []
+    cluster = make_cluster()
+    told: list[str] = []
     feed(cluster, range(20))
     with Harness(cluster, next_space(raises=True, on_failed=told.append)) as harness:
         harness.until(lambda: bool(told))
@@ -188,7 +190,8 @@ def test_a_space_whose_model_fails_is_given_up_and_the_live_one_goes_on() -> Non
 @DELIVERIES
 @pytest.mark.parametrize("error", [AccessError("not allowed"), ClientError("nobody answers")])
 def test_a_space_whose_topic_refuses_is_given_up_and_the_live_one_goes_on(error: WorkerError, settings: Any) -> None:
-    cluster, told = make_cluster(), []
+    cluster = make_cluster()
+    told: list[str] = []
     feed(cluster, range(20))
     space = next_space(on_failed=told.append)
     refuse = lambda topic, key: error if topic == NEXT_TOPIC else None  # noqa: E731
