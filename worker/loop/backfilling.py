@@ -140,7 +140,7 @@ class Backfilling:
         """Who has got something in the next space that they are made of."""
         if space.dependents is None:
             return
-        for number, keys in space.dependents.arrivals().items():
+        for number, keys in space.dependents.newly_due().items():
             partition = TopicPartition(space.output.topics.inputs, number)
             tenure = self._assignment[partition].tenure if partition in self._assignment else None
             if tenure is not None and tenure.backfill is not None:
