@@ -30,8 +30,10 @@ from worker.printable import printable
 
 if TYPE_CHECKING:
     from worker.align import Space
+    from worker.data import Dataset
     from worker.data.trained_on import Overlap, TrainedOn
     from worker.data.withheld import Withheld
+    from worker.evaluate.questions import Questions
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -68,6 +70,18 @@ def add_evaluate(commands: Any) -> None:
         "that the spaces withheld)",
     )
     evaluate.add_argument(
+        "--questions",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="ask these instead of what the split gives (as `import questions` writes them): all events may have been "
+        "learned; repeatable",
+    )
+    evaluate.add_argument(
+        "--rank-seen", action="store_true", help="of --questions: rank the items of the history with the others"
+    )
+    evaluate.add_argument(
         "--allow-learned",
         action="store_true",
         help="judge a space by what it has learned, too; the report says how much that is",
@@ -79,15 +93,18 @@ def add_evaluate(commands: Any) -> None:
         help="what to compare with; repeatable (default: all)",
     )
     evaluate.add_argument(
-        "--baseline-seeds", type=positive, default=3, metavar="N", help="of bpr-mf and vbpr (default: %(default)s)"
+        "--baseline-seeds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="of those that draw numbers (default: %(default)s)",
     )
     evaluate.add_argument(
         "--baseline-seconds",
         type=seconds,
-        default=120.0,
         metavar="S",
         help="to choose the setting of a baseline; what that leaves out is told; 0: as long as it takes "
-        "(default: %(default)s)",
+        "(default: by the number of events, 120 at most)",
     )
     evaluate.add_argument(
         "--require-better",
@@ -122,7 +139,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from worker.data.order import order_of
     from worker.data.trained_on import read_trained_on
     from worker.data.withheld import split_dataset
-    from worker.evaluate.evaluation import answers_seen
+    from worker.evaluate.evaluation import all_questions, answers_seen
     from worker.evaluate.plots import draw
     from worker.evaluate.report import as_text
     from worker.evaluate.run import Options, evaluate
@@ -147,7 +164,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     dataset = loaded.dataset
     records = {path: read_trained_on(path / TRAINING_FOLDER) for path in spaces}
     split = split_dataset(dataset, _withheld(arguments, records))
-    if not len(split.test_events) and not split.cold_test_I.any():
+    given = _given(arguments, dataset)
+    if given is None and not len(split.test_events) and not split.cold_test_I.any():
         raise ConfigError(
             "--events: nobody who is asked has two positive events, and no item is withheld: there is nothing to ask"
         )
@@ -157,8 +175,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     for line in order_of(split).told():
         say(line)
+    options = replace(options, given=given)
+    asked = all_questions(split, 0.0) if given is None else {"warm": given}
     overlaps = {
-        path: None if record is None else answers_seen(record, dataset, split) for path, record in records.items()
+        path: None if record is None else answers_seen(record, dataset, asked) for path, record in records.items()
     }
     check_learned(overlaps, allowed=arguments.allow_learned)
     progress = _Progress()
@@ -212,6 +232,22 @@ def require_better(document: Mapping[str, Any]) -> None:
     """Raises `NotBetterError` unless every space is worth shipping."""
     if refused := [name for name, of in document["verdict"].items() if not of["ship"]]:
         raise NotBetterError(f"{', '.join(refused)}: not better than the best baseline; the report says by how much")
+
+
+def _given(arguments: argparse.Namespace, dataset: Dataset) -> Questions | None:
+    from worker.data.question_file import read_questions
+    from worker.evaluate.given import given_questions
+
+    if not arguments.questions:
+        if arguments.rank_seen:
+            raise ConfigError("--rank-seen: it is about --questions; give a file of them")
+        return None
+    lines = (each for path in arguments.questions for each in read_questions(path))
+    given, num_left_out = given_questions(lines, dataset, rank_seen=arguments.rank_seen)
+    say(f"{len(given):,} questions given")
+    if num_left_out:
+        say(f"{num_left_out:,} questions are left out: the items have none of their answers")
+    return given
 
 
 def _withheld(arguments: argparse.Namespace, records: Mapping[Path, TrainedOn | None]) -> Withheld:

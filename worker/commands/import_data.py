@@ -35,7 +35,48 @@ def add_import(commands: Any) -> None:
     _add_arrays(imports)
     for form, help_text in TABLES.items():
         _add_table(imports, form, help_text)
+    _add_matrix(imports)
+    _add_questions(imports)
     _add_synthetic(imports)
+
+
+def _add_matrix(imports: Any) -> None:
+    matrix = add_command(
+        imports,
+        "matrix",
+        _matrix,
+        "events from matrices of users and items (scipy.sparse, .npz), without times",
+        example="--train train.npz --test test.npz --event-type like --out data",
+    )
+    matrix.add_argument("--train", type=Path, required=True, metavar="FILE", help="a row for each user")
+    for name, purpose in (("val", "choose"), ("test", "judge")):
+        matrix.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"entries that are to {purpose} by")
+    for name in ("user", "item"):
+        matrix.add_argument(
+            f"--{name}-ids", type=Path, metavar="FILE", help="one a line, instead of the numbers from 0"
+        )
+    matrix.add_argument("--event-type", required=True, metavar="TYPE", help="type of all events")
+    _add_output(matrix)
+
+
+def _add_questions(imports: Any) -> None:
+    questions = add_command(
+        imports,
+        "questions",
+        _questions,
+        "events, and questions for `evaluate`, from tables with a history and what came next in each row",
+        example="--rows valid.csv --event-type view --out data",
+    )
+    questions.add_argument(
+        "--rows", type=Path, action="append", required=True, metavar="FILE", help=".csv, .jsonl or .parquet; repeatable"
+    )
+    for name, default in (("user", "user_id"), ("history", "history"), ("target", "target")):
+        questions.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help="(default: %(default)s)")
+    questions.add_argument(
+        "--separator", default=" ", metavar="TEXT", help="between the ids of a history (default: a space)"
+    )
+    questions.add_argument("--event-type", required=True, metavar="TYPE", help="type of all events")
+    _add_output(questions)
 
 
 def _add_movielens(imports: Any) -> None:
@@ -220,6 +261,35 @@ def _arrays(arguments: argparse.Namespace) -> int:
         raise ConfigError("import npy: give either --archive, or --ids and --vectors")
     encoders = pairs("--encoder", arguments.encoder)
     return _save(arguments, lambda on_bad_row: arrays.imported(encoders, arguments.dtype, on_bad_row))
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    from worker.data.importers import Imported
+    from worker.data.importers.matrix import matrix_events, read_matrix
+    from worker.data.lists import read_ids
+
+    user_ids, item_ids = (None if path is None else read_ids(path) for path in (arguments.user_ids, arguments.item_ids))
+    events = {
+        name: matrix_events(read_matrix(path), user_ids, item_ids, arguments.event_type)
+        for name, path in (
+            ("events", arguments.train), ("val_events", arguments.val), ("test_events", arguments.test)
+        )
+        if path is not None
+    }  # fmt: skip
+    code = _save(arguments, lambda _: Imported(events=events.pop("events"), withheld_events=events))
+    say("times are made up: these files are for `train` and `evaluate`, not for a topic")
+    return code
+
+
+def _questions(arguments: argparse.Namespace) -> int:
+    from worker.data.importers.histories import HistoryRows, import_questions
+
+    if not arguments.separator:
+        raise ConfigError("--separator: should not be empty")
+    rows = HistoryRows(arguments.user_column, arguments.history_column, arguments.target_column, arguments.separator)
+    code = _save(arguments, lambda on_bad_row: import_questions(arguments.rows, rows, arguments.event_type, on_bad_row))
+    say("times are made up: these files are for `train` and `evaluate`, not for a topic")
+    return code
 
 
 def _table(arguments: argparse.Namespace) -> int:

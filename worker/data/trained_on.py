@@ -81,7 +81,8 @@ def read_trained_on(folder: Path) -> TrainedOn | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file)
             learned, chosen_by = (arrays[name].astype(np.uint64) for name in ("learned", "chosen_by"))
             lists = {name: tuple(arrays[name].tolist()) for name in LISTS}
     except (ValueError, EOFError, KeyError, BadZipFile) as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from worker.align import AlignRuntime, Space
 from worker.data import Dataset, Split
 from worker.data.trained_on import Overlap, TrainedOn, overlap
-from worker.evaluate.baselines import Baseline, Popularity, Setting, chosen, known_before
+from worker.evaluate.baselines import Baseline, Known, Popularity, Setting, chosen, known_before
 from worker.evaluate.baselines.factors import DIM
 from worker.evaluate.metrics import Ranking
 from worker.evaluate.questions import (
@@ -49,7 +49,7 @@ class Model:
     seconds: float
     """To choose, to learn and to answer, per seed."""
     cut: str = ""
-    """What was left out for want of time; empty if nothing was."""
+    """What was left out for want of time or memory; empty if nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,19 @@ def all_questions(split: Split, replayed_share: float) -> dict[str, Questions]:
     return {kind: questions for kind, questions in kinds.items() if len(questions)}
 
 
-def answers_seen(found: TrainedOn, dataset: Dataset, split: Split) -> Overlap:
-    """Of the answers that every model is asked for, those that a training has seen."""
-    asked = warm_questions(split, "test"), cold_questions(split, "test")
-    users = np.concatenate([np.repeat(each.users_Q, np.diff(each.starts)) for each in asked])
-    items = np.concatenate([each.candidates_C[each.relevant_P] for each in asked])
-    return overlap(found, dataset, users, items)
+def answers_seen(found: TrainedOn, dataset: Dataset, questions: Mapping[str, Questions]) -> Overlap:
+    """Of the answers that every model is asked for, those that a training has seen. What the history has already is
+    known to anybody, and a user whom the data do not know to no training of them."""
+    users, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for each in (questions[kind] for kind in ("warm", "cold") if kind in questions):
+        rows_P = np.repeat(np.arange(len(each)), np.diff(each.starts))
+        items_P = each.candidates_C[each.relevant_P]
+        rows, known_items = each.history_pairs()
+        is_new_P = ~np.isin(rows_P * dataset.num_items + items_P, rows * dataset.num_items + known_items)
+        is_new_P &= each.users_Q[rows_P] < dataset.num_users
+        users.append(each.users_Q[rows_P][is_new_P])
+        items.append(items_P[is_new_P])
+    return overlap(found, dataset, np.concatenate(users), np.concatenate(items))
 
 
 def judge_baseline(
@@ -113,21 +120,29 @@ def judge_baseline(
     questions: Mapping[str, Questions],
     within_s: float = math.inf,
     on_candidate: Callable[[int, float], object] = lambda count, left_s: None,
+    known: Known | None = None,
 ) -> Model:
     """Choose, learn and answer, for each seed; once if the seed makes no difference. `within_s` is for all that is
-    chosen, in equal parts for each seed."""
+    chosen, in equal parts for each seed. `known` may be learned from in the end: by default, what is known before the
+    test."""
+    known = known_before(dataset, split, "test") if known is None else known
     started, used = time.perf_counter(), seeds if baseline.seeded else seeds[:1]
     with threads_for(_size(baseline, dataset)):
-        results = [chosen(baseline, dataset, split, seed, within_s / len(used), on_candidate) for seed in used]
-        by_popularity = Popularity().fit(known_before(dataset, split, "test"), 0, {})
+        results = [
+            chosen(baseline, dataset, split, seed, within_s / len(used), on_candidate, known=known) for seed in used
+        ]
+        by_popularity = Popularity().fit(known, 0, {})
         rankings = {
             kind: [ask(questions[kind], or_popularity(each.score, by_popularity)) for each in results]
             for kind in COMPARED
             if kind in questions
         }
     seconds = (time.perf_counter() - started) / len(used)
-    tried = [each.num_candidates for each in results if each.is_cut]
-    cut = f"chosen among the first {min(tried)} candidates, for want of time" if tried else ""
+    limits = [f"chosen among the first {min(tried)} candidates, for want of time"] if (
+        tried := [each.num_candidates for each in results if each.is_cut]
+    ) else []  # fmt: skip
+    limits += [limit] if (limit := baseline.limit(known)) else []
+    cut = "; ".join(limits)
     return Model(baseline.name, False, [each.setting for each in results], rankings, seconds, cut)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from worker.data.dataset import Bools
+from worker.evaluate.cross_modal import ClosedForm
 from worker.evaluate.evaluation import COMPARED, Alone, Model
 from worker.evaluate.metrics import Estimate, Ranking, Values, difference, estimate
 from worker.evaluate.questions import Questions
@@ -20,8 +21,14 @@ MEASURES: Mapping[str, Callable[[Ranking, int], Values]] = {"recall": Ranking.re
 Json = dict[str, Any]
 
 
-def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: Mapping[str, Sequence[Alone]]) -> Json:
-    """`spaces` are the models that are spaces, by name, with what each seed was asked alone."""
+def report(
+    questions: Mapping[str, Questions],
+    models: Sequence[Model],
+    spaces: Mapping[str, Sequence[Alone]],
+    maps: Sequence[ClosedForm] = (),
+) -> Json:
+    """`spaces` are the models that are spaces, by name, with what each seed was asked alone; `maps` are the baselines
+    of finding one modality by another."""
     return {
         "verdict": {
             space.name: verdict(space, others, questions)
@@ -41,6 +48,7 @@ def report(questions: Mapping[str, Questions], models: Sequence[Model], spaces: 
             if space.is_space
         },
         "spaces": {name: _alone(of_seeds, questions) for name, of_seeds in spaces.items()},
+        "closed_forms": [{"name": each.name, "penalty": each.penalty, **_retrieval([each.found])} for each in maps],
     }
 
 
@@ -257,6 +265,10 @@ def as_text(document: Json) -> str:
     ]
     parts += [_differences_text(name, others) for name, others in document["differences"].items() if others]
     parts += [text for name, each in document["spaces"].items() for text in _alone_text(name, each, document)]
+    if document["closed_forms"]:
+        named = [(f", {each['name']}", each) for each in document["closed_forms"]]
+        heading = "baselines of the same: maps between two modalities in closed form"
+        parts.append(f"{heading}\n{_retrieval_table(named)}")
     return "\n\n".join(parts)
 
 
@@ -333,17 +345,21 @@ def _alone_text(name: str, alone: Json, document: Json) -> list[str]:
             f"{table(['events behind', recall, ndcg], rows)}"
         )
     if alone["retrieval"]:
-        ks = [f"recall@{k}" for k in AMONG_FIRST]
-        rows = [
-            [f"{each['query']} -> {each['answer']}", str(each["items"]), *(_plain(each[k]) for k in ks),
-             f"{each['chance@10']:.4f}", f"{each['median_rank']['mean']:.0f}"]
-            for each in alone["retrieval"]
-        ]  # fmt: skip
-        header = ["", "items", *ks, "chance@10", "median rank"]
-        parts.append(f"{name}: withheld items found by another of their modalities\n{table(header, rows)}")
+        heading = f"{name}: withheld items found by another of their modalities"
+        parts.append(f"{heading}\n{_retrieval_table([('', each) for each in alone['retrieval']])}")
     if alone["replay"]:
         parts.append(f"{name}: replay in event time, {_replay_text(alone['replay'], recall, ndcg)}")
     return parts
+
+
+def _retrieval_table(named: Sequence[tuple[str, Json]]) -> str:
+    ks = [f"recall@{k}" for k in AMONG_FIRST]
+    rows = [
+        [f"{each['query']} -> {each['answer']}{name}", str(each["items"]), *(_plain(each[k]) for k in ks),
+         f"{each['chance@10']:.4f}", f"{each['median_rank']['mean']:.0f}"]
+        for name, each in named
+    ]  # fmt: skip
+    return table(["", "items", *ks, "chance@10", "median rank"], rows)
 
 
 def _replay_text(replay: Json, recall: str, ndcg: str) -> str:

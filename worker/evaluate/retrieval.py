@@ -12,6 +12,7 @@ from itertools import permutations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from worker.data.dataset import Bools, Ints
 from worker.evaluate.metrics import ranks_of
@@ -56,10 +57,12 @@ def retrievals(alone: Mapping[str, Tensor], among_I: Bools) -> Iterator[Retrieva
     for query, answer in permutations(sorted(alone), 2):
         both = torch.from_numpy(np.flatnonzero(has[query] & has[answer]))
         if len(both) > 1:
-            yield Retrieval(query, answer, _ranks(alone[query][both], alone[answer][both]))
+            yield Retrieval(query, answer, ranks_of_own(alone[query][both], alone[answer][both]))
 
 
-def _ranks(queries_ND: Tensor, answers_ND: Tensor) -> Ints:
+def ranks_of_own(queries_ND: Tensor, answers_ND: Tensor) -> Ints:
+    """Where the answer of each item is among those of all, by cosine, from 0."""
+    queries_ND, answers_ND = normalize(queries_ND), normalize(answers_ND)
     pieces = []
     for start in range(0, len(queries_ND), QUERIES_AT_ONCE):
         scores_BN = queries_ND[start : start + QUERIES_AT_ONCE] @ answers_ND.T

@@ -11,12 +11,20 @@ from typing import Protocol
 from worker.align import Space
 from worker.align.space import record_evaluation
 from worker.data import Dataset, Split
+from worker.data.split import everything_to_learn_from
 from worker.evaluate import BASELINE_NAMES
-from worker.evaluate.baselines import baselines
+from worker.evaluate.baselines import baselines, known_before
+from worker.evaluate.cross_modal import closed_forms
 from worker.evaluate.evaluation import COMPARED, Alone, Model, all_questions, judge_baseline, judge_space
+from worker.evaluate.questions import Questions
 from worker.evaluate.report import Json, report, space_figures
 
-BASELINE_SECONDS = 120.0
+MOST_BASELINE_SECONDS = 120.0
+
+
+def baseline_seconds(num_events: int) -> float:
+    """Time to choose a baseline's setting in, in proportion to the data: a minute for 50,000 events, two at most."""
+    return min(MOST_BASELINE_SECONDS, 2 + num_events / 800)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +34,13 @@ class Options:
     baselines: tuple[str, ...] = BASELINE_NAMES
     baseline_seeds: int = 3
     """Of those that a seed makes a difference to."""
-    baseline_seconds: float = BASELINE_SECONDS
-    """To choose one of the settings of a baseline; 0 for as long as it takes."""
+    baseline_seconds: float | None = None
+    """To choose one of the settings of a baseline; 0 for as long as it takes, None for what suits the data."""
     behavior: str = "behavior"
     """Modality that was made of events: no baseline takes it for content."""
     replay_share: float = 0.2
+    given: Questions | None = None
+    """Questions instead of those of the split. Baselines are chosen by the split and then learn from all events."""
     device: str = "auto"
     record: bool = False
     """Write each space's figures into its directory."""
@@ -50,9 +60,12 @@ def evaluate(
     spaces: Mapping[Path, Space], dataset: Dataset, split: Split, options: Options, progress: Progress
 ) -> Json:
     """Ask everybody everything; the report."""
-    questions = all_questions(split, options.replay_share)
+    questions = all_questions(split, options.replay_share) if options.given is None else {"warm": options.given}
+    known = None if options.given is None else known_before(dataset, everything_to_learn_from(split), "test")
     compared = baselines(options.baselines, dataset.features.keys() - {options.behavior})
     grouped = groups(spaces)
+    given = options.baseline_seconds
+    within_s = baseline_seconds(len(split.events)) if given is None else given or math.inf
     total, done = len(compared) + len(spaces), 0
     models, alone = [], dict[str, list[Alone]]()
     for baseline in compared:
@@ -65,8 +78,9 @@ def evaluate(
                 split,
                 range(options.baseline_seeds),
                 questions,
-                options.baseline_seconds or math.inf,
+                within_s,
                 progress.candidate,
+                known,
             )
         )
     for name, paths in grouped.items():
@@ -82,7 +96,9 @@ def evaluate(
             Model(name, True, [{}] * len(paths), rankings, sum(each.seconds for each in answers) / len(paths))
         )
         alone[name] = [each.alone for each in answers]
-    return {"data": {"fingerprint": dataset.fingerprint}, **report(questions, models, alone)}
+    content = {name: each for name, each in dataset.features.items() if name != options.behavior}
+    maps = list(closed_forms(content, split)) if options.baselines else []
+    return {"data": {"fingerprint": dataset.fingerprint}, **report(questions, models, alone, maps)}
 
 
 def groups(spaces: Mapping[Path, Space]) -> dict[str, list[Path]]:

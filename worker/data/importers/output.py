@@ -13,6 +13,7 @@ from schemas import NewItem, UserEvent, judge
 from worker.data.files import write_events, write_items
 from worker.data.lists import write_item_list, write_titles
 from worker.data.progress import counted
+from worker.data.question_file import Question, write_questions
 from worker.errors import DataError
 
 Compression = Literal["gz", "zst"]
@@ -44,6 +45,9 @@ class Imported:
     events: Iterable[UserEvent] | None = None
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Ids of items, by the name of the list."""
+    withheld_events: Mapping[str, Iterable[UserEvent]] = field(default_factory=dict)
+    """Events that are to choose or to judge by, by the name of their file."""
+    questions: Sequence[Question] = ()
 
 
 @dataclass(slots=True)
@@ -58,6 +62,10 @@ class Summary:
     events_of_type: Counter[str] = field(default_factory=Counter)
     num_users: int = 0
     lists: dict[str, int] = field(default_factory=dict)
+    withheld_files: list[str] = field(default_factory=list)
+    """Files that are not for a topic."""
+    withheld_events: dict[str, int] = field(default_factory=dict)
+    num_questions: int = 0
     num_bad_rows: int = 0
     uninformative: Counter[str] = field(default_factory=Counter)
     """By modality, features left out, or vectors of them, because they say nothing."""
@@ -65,8 +73,9 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        if not self.uninformative:
-            del values["uninformative"]
+        for name in ("uninformative", "withheld_files", "withheld_events", "num_questions"):
+            if not values[name]:
+                del values[name]
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
     def __str__(self) -> str:
@@ -74,17 +83,21 @@ class Summary:
         if self.num_events:
             lines.append(f"{self.num_events:,} events of {self.num_users:,} users{_shares(self.events_of_type)}")
         lines += [f"{count:,} items listed as {name}" for name, count in self.lists.items()]
+        lines += [f"{count:,} {name.replace('_', ' ')}, withheld" for name, count in self.withheld_events.items()]
+        lines += [f"{self.num_questions:,} questions"] if self.num_questions else []
         if self.uninformative:
             lines.append(f"left out, because they say nothing (zeros, one value):{_shares(self.uninformative)}")
         lines += [f"{self.num_bad_rows:,} bad rows left out"] if self.num_bad_rows else []
         sent = " ".join(shlex.quote(file) for file in self.files if ".msgpack" in file)
-        return "\n".join([*lines, f"written: {', '.join(self.files)}", f"to their topics: align-worker send {sent}"])
+        written = ", ".join([*self.files, *self.withheld_files])
+        return "\n".join([*lines, f"written: {written}", f"to their topics: align-worker send {sent}"])
 
 
 def save(imported: Imported, directory: Path, compression: Compression | None = None) -> Summary:
     """Write what was found, with a progress bar if that goes to a terminal.
 
-    `items.msgpack`, `events.msgpack`, `titles.csv` if there are titles, and `NAME.txt` for each list.
+    `items.msgpack`, `events.msgpack`, `titles.csv` if there are titles, `NAME.txt` for each list, `NAME.msgpack` for
+    events that are withheld, and `questions.jsonl` for questions.
     """
     summary, titles = Summary(), list[tuple[str, str]]()
     suffix = f".msgpack.{compression}" if compression else ".msgpack"
@@ -96,6 +109,14 @@ def save(imported: Imported, directory: Path, compression: Compression | None = 
         path = directory / f"events{suffix}"
         write_events(path, _counted_events(imported.events, summary))
         summary.files.append(str(path))
+    for name, events in imported.withheld_events.items():
+        path = directory / f"{name}{suffix}"
+        summary.withheld_events[name] = write_events(path, counted(events, name))
+        summary.withheld_files.append(str(path))
+    if imported.questions:
+        path = directory / "questions.jsonl"
+        summary.num_questions = write_questions(path, imported.questions)
+        summary.withheld_files.append(str(path))
     if titles:
         write_titles(directory / "titles.csv", titles)
         summary.files.append(str(directory / "titles.csv"))

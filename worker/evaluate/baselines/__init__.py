@@ -11,7 +11,9 @@ from worker.evaluate.baselines.content import BestModality, ContentMean
 from worker.evaluate.baselines.factors import BprMf, Vbpr
 from worker.evaluate.baselines.item_to_item import Ease, ItemKnn
 from worker.evaluate.baselines.known import Baseline, Known, Setting, known_before
+from worker.evaluate.baselines.light_gcn import LightGcn
 from worker.evaluate.baselines.popularity import Popularity
+from worker.evaluate.baselines.sas_rec import SasRec
 
 __all__ = [
     "Baseline",
@@ -22,7 +24,9 @@ __all__ = [
     "Ease",
     "ItemKnn",
     "Known",
+    "LightGcn",
     "Popularity",
+    "SasRec",
     "Setting",
     "Vbpr",
     "baselines",
@@ -56,6 +60,8 @@ def _named(name: str, modalities: Sequence[str]) -> list[Baseline]:
         "ease": Ease(),
         "bpr-mf": BprMf(),
         "vbpr": Vbpr(modalities),
+        "lightgcn": LightGcn(),
+        "sasrec": SasRec(),
         "best-modality": BestModality(modalities),
     }
     return [simple[name]]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worker.data import Dataset, Split
-from worker.evaluate.baselines.known import Baseline, Setting, known_before
+from worker.evaluate.baselines.known import Baseline, Known, Setting, known_before
 from worker.evaluate.questions import Score, ask, cold_questions, warm_questions
 
 CHOSEN_BY = 20  # length of the lists that validation looks at
@@ -35,8 +35,9 @@ def chosen(
     within_s: float = math.inf,
     on_candidate: Callable[[int, float], object] = lambda count, left_s: None,
     clock: Callable[[], float] = time.monotonic,
+    known: Known | None = None,
 ) -> Chosen:
-    """Choose on validation, then learn again, from the validation events too.
+    """Choose on validation, then learn again, from what is known before the test, or from what is given as `known`.
 
     After `within_s` no further candidate is looked at; the first always is. `on_candidate` is told how many there have
     been, and how many seconds are left. To learn again takes at most as long as to choose.
@@ -57,7 +58,8 @@ def chosen(
             is_cut = True
             break
         on_candidate(count, left_s)
-    return Chosen(baseline.fit(known_before(dataset, split, "test"), seed, setting), setting, count, is_cut)
+    known = known_before(dataset, split, "test") if known is None else known
+    return Chosen(baseline.fit(known, seed, setting), setting, count, is_cut)
 
 
 def validation(score: Score, split: Split) -> float:

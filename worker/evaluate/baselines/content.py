@@ -6,6 +6,7 @@ I items   K elements of all modalities in question   Q questions   C candidates
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +17,17 @@ from worker.data.dataset import Floats
 from worker.evaluate.baselines.known import Known, Setting, history_matrix
 from worker.evaluate.questions import Questions, Score
 
+Treatment = Literal["as it is", "centred", "half-whitened"]
+TREATMENTS: tuple[Treatment, ...] = ("as it is", "centred", "half-whitened")
+
 
 class ContentMean:
-    """The unit vectors of some modalities side by side; a missing one counts for nothing."""
+    """The unit vectors of some modalities side by side; a missing one counts for nothing.
+
+    What is done to the vectors before is chosen: nothing; their mean is taken away; or, besides, only the half of their
+    principal components that has most variance is kept, each divided by the root of its standard deviation, so that the
+    few strongest do not decide alone.
+    """
 
     seeded = False
     patience = None
@@ -27,11 +36,16 @@ class ContentMean:
         self.modalities = tuple(modalities)
         self.name = f"content mean, {'+'.join(self.modalities)}"
 
+    def limit(self, known: Known) -> str:
+        return ""
+
     def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
-        yield {}, self.fit(known, seed, {})
+        for treatment in TREATMENTS:
+            yield {"vectors": treatment}, self.fit(known, seed, {"vectors": treatment})
 
     def fit(self, known: Known, seed: int, setting: Setting) -> Score:
-        content_IK = torch.from_numpy(side_by_side(known.features, self.modalities))
+        treatment = str(setting.get("vectors", TREATMENTS[0]))
+        content_IK = torch.from_numpy(side_by_side(known.features, self.modalities, treatment))
         everything_I = np.arange(known.num_items)
 
         def score(questions: Questions) -> Tensor:
@@ -53,18 +67,38 @@ class BestModality:
     def __init__(self, modalities: Sequence[str]) -> None:
         self._modalities = tuple(modalities)
 
+    def limit(self, known: Known) -> str:
+        return ""
+
     def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
         for modality in self._modalities:
-            yield {"modality": modality}, self.fit(known, seed, {"modality": modality})
+            for setting, score in ContentMean([modality]).candidates(known, seed):
+                yield {"modality": modality, **setting}, score
 
     def fit(self, known: Known, seed: int, setting: Setting) -> Score:
-        return ContentMean([str(setting["modality"])]).fit(known, seed, {})
+        return ContentMean([str(setting["modality"])]).fit(known, seed, setting)
 
 
-def side_by_side(features: Mapping[str, Features], modalities: Sequence[str]) -> Floats:
+def side_by_side(features: Mapping[str, Features], modalities: Sequence[str], treatment: str = "as it is") -> Floats:
     """`[I, K]`: the mean vector of each modality at unit length, or zeros where it is missing."""
-    parts = [unit_rows(features[name].mean_IK()) for name in modalities]
+    parts = [unit_rows(_treated(features[name], treatment)) for name in modalities]
     return np.concatenate(parts, 1)
+
+
+def _treated(feature: Features, treatment: str) -> Floats:
+    """The mean vector of each item, by one of `TREATMENTS`; zeros where it is missing."""
+    means_IK = feature.mean_IK()
+    there_I = feature.present_I
+    if treatment == "as it is" or not there_I.any():
+        return means_IK
+    centred_IK: Floats = means_IK - means_IK[there_I].mean(0)
+    if treatment == "half-whitened":
+        variances_K, directions_KK = np.linalg.eigh(centred_IK[there_I].T @ centred_IK[there_I] / there_I.sum())
+        kept = np.argsort(variances_K)[::-1][: max(1, len(variances_K) // 2)]
+        scale_K = np.maximum(variances_K[kept], 1e-6 * variances_K.max()) ** -0.25
+        centred_IK = (centred_IK @ (directions_KK[:, kept] * scale_K)).astype(np.float32)
+    centred_IK[~there_I] = 0.0
+    return centred_IK
 
 
 def unit_rows(vectors_IK: Floats) -> Floats:

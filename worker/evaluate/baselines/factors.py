@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from worker.evaluate.baselines.content import side_by_side
-from worker.evaluate.baselines.known import Known, Setting
+from worker.evaluate.baselines.known import Known, Setting, known_users, sampled_pairs
 from worker.evaluate.questions import Questions, Score
 
 DIM = 64
-BATCH = 1024
+BATCH, LEAST_BATCH, STEPS_OF_EPOCH = 1_024, 64, 16
 LEARNING_RATE = 2e-3
 MAX_EPOCHS = 200
 EPOCHS_BETWEEN_CANDIDATES = 4
@@ -70,7 +70,7 @@ class Factors(nn.Module):
 
         def score(questions: Questions) -> Tensor:
             candidates_C = torch.from_numpy(questions.candidates_C)
-            user_QD = left_UD[torch.from_numpy(questions.users_Q)]
+            user_QD = known_users(left_UD, questions)
             return user_QD @ right_ID[candidates_C].T + bias_I[candidates_C]
 
         return score
@@ -83,6 +83,9 @@ class BprMf:
     seeded = True
     patience: int | None = 5
     decays = (0.001, 0.004)
+
+    def limit(self, known: Known) -> str:
+        return ""
 
     def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
         for decay in self.decays:
@@ -117,25 +120,20 @@ class Vbpr(BprMf):
         return torch.from_numpy(side_by_side(known.features, self._modalities))
 
 
+def batch_of(known: Known) -> int:
+    """Pairs of a step: of few events fewer, or an epoch would be a single step and the epochs there are too few."""
+    return max(LEAST_BATCH, min(BATCH, len(known.events) // STEPS_OF_EPOCH))
+
+
 def _training(model: Factors, known: Known, seed: int, decay: float) -> Iterator[int]:
     """Train, and after each epoch say how many there have been."""
     random = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    others = np.flatnonzero(known.warm_I)
-    pairs = np.unique(known.events.users_E * known.num_items + known.events.items_E)
     for epoch in range(1, MAX_EPOCHS + 1):
-        order = random.permutation(len(known.events))
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            users_B, liked_B = known.events.users_E[batch], known.events.items_E[batch]
-            other_B = random.choice(others, len(batch))
-            keys_B = users_B * known.num_items + other_B
-            at_B = np.minimum(np.searchsorted(pairs, keys_B), len(pairs) - 1)
-            unknown_B = pairs[at_B] != keys_B  # an item that the user likes, too, says nothing
-            users, liked, other = (torch.from_numpy(each[unknown_B]) for each in (users_B, liked_B, other_B))
+        for users, liked, other in sampled_pairs(known, batch_of(known), random):
             liked_scores, liked_squares = model(users, liked)
             other_scores, other_squares = model(users, other)
-            penalty = decay * (liked_squares + other_squares) / (2 * len(batch))
+            penalty = decay * (liked_squares + other_squares) / (2 * max(1, len(users)))
             loss = -logsigmoid(liked_scores - other_scores).mean() + penalty
             optimizer.zero_grad()
             loss.backward()

@@ -65,6 +65,10 @@ class Baseline(Protocol):
         """How many candidates in a row may be worse than the best before one stops looking. None: look at all."""
         ...
 
+    def limit(self, known: Known) -> str:
+        """What the size of the data does not allow, in words; empty: all of it takes part."""
+        ...
+
     def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
         """Models to choose from. A score need not be good any more once the next has been taken."""
         ...
@@ -72,6 +76,29 @@ class Baseline(Protocol):
     def fit(self, known: Known, seed: int, setting: Setting) -> Score:
         """The model of one setting."""
         ...
+
+
+def sampled_pairs(known: Known, batch: int, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One pass over the events, in batches: users, items that they like, and as many drawn that they do not."""
+    others = np.flatnonzero(known.warm_I)
+    pairs = np.unique(known.events.users_E * known.num_items + known.events.items_E)
+    order = random.permutation(len(known.events))
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        users_B, liked_B = known.events.users_E[some], known.events.items_E[some]
+        other_B = random.choice(others, len(some))
+        keys_B = users_B * known.num_items + other_B
+        at_B = np.minimum(np.searchsorted(pairs, keys_B), len(pairs) - 1)
+        unknown_B = pairs[at_B] != keys_B  # an item that the user likes, too, says nothing
+        users, liked, other = (torch.from_numpy(each[unknown_B]) for each in (users_B, liked_B, other_B))
+        yield users, liked, other
+
+
+def known_users(factors_UD: Tensor, questions: Questions) -> Tensor:
+    """`[Q, D]`: the factors of the questions' users; zeros for those who have no number among them."""
+    users_Q = torch.from_numpy(questions.users_Q)
+    is_known_Q1 = (users_Q < len(factors_UD))[:, None]
+    return factors_UD[users_Q.clamp(max=len(factors_UD) - 1)] * is_known_Q1
 
 
 def history_matrix(questions: Questions, column_I: Ints, num_columns: int) -> Tensor:

@@ -18,6 +18,9 @@ class Popularity:
     seeded = False
     patience = None
 
+    def limit(self, known: Known) -> str:
+        return ""
+
     def candidates(self, known: Known, seed: int) -> Iterator[tuple[Setting, Score]]:
         yield {}, self.fit(known, seed, {})
 
