@@ -36,7 +36,7 @@ from worker.encode.encoder import Encoder
 from worker.encode.media.decoding import decode
 from worker.encode.media.forms import ImageForm, Images, MediaLimits, Part, Text
 from worker.encode.registry import load_encoder
-from worker.train.start import principal_components
+from worker.train.content import principal_components
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "ml-small-mm"
 ITEMS, POSTERS = "items.csv", "posters_64x96_q85.zip"

@@ -78,6 +78,9 @@ class Watcher:
         self._begun = time.process_time()
         return nullcontext(lambda: None)
 
+    def begin(self, what: str) -> None:
+        self.best, self.cpu_s, self.seconds = None, [], []
+
     def tell(self, report: EpochReport, is_best: bool) -> None:
         self.cpu_s.append(time.process_time() - self._begun)
         self.seconds.append(report.seconds)
@@ -158,7 +161,7 @@ def _one(training: Training, identity: str) -> Outcome:
     torch.set_num_threads(threads)  # the code that serves has set its own
     watcher = Watcher()
     with tempfile.TemporaryDirectory() as directory:
-        space, learned = train(dataset, split, training.settings, Path(directory) / "space", device, watcher)
+        space, learned = train(dataset, split, training.settings, Path(directory) / "space", device, watcher).judged
     whole = replace(dataset, features=learned.features, neighbors=learned.neighbors or dataset.neighbors)
     assert watcher.best is not None
     return Outcome(

@@ -51,6 +51,7 @@ from worker.evaluate.baselines import baselines
 from worker.evaluate.baselines.choice import chosen
 from worker.evaluate.report import table
 from worker.synthetic import Audience, Catalogue
+from worker.train.content import Block
 from worker.train.run import learn_from_events
 from worker.train.settings import TrainSettings
 from worker.train.start import space_spec, starting_weights
@@ -155,11 +156,14 @@ def neighbor_step(space: Space, num_items: int) -> Callable[[torch.Tensor], obje
     return step
 
 
+BLOCK = Block(share=0.5, whitening=0.5)
+
+
 def untrained(dataset: Dataset, split: Split, settings: TrainSettings, out: Path) -> tuple[Space, Dataset]:
     """A space as training would begin with, and the items with the behaviour that it would find."""
     learned = learn_from_events(dataset, split, settings)
-    spec = space_spec(learned.features, settings)
-    space = write_space(out, spec, starting_weights(spec, learned.features, settings.seed))
+    spec = space_spec(learned.features, settings, BLOCK)
+    space = write_space(out, spec, starting_weights(spec, learned.features, settings.seed, BLOCK))
     return space, replace(dataset, features=learned.features)
 
 
@@ -168,6 +172,8 @@ def settings_of(kind: str, ordered: Sequence[str], seed: int, epochs: int) -> Tr
     return TrainSettings.model_validate(
         {
             "event_weights": {"like": 1.0},
+            "recipes": "plain",
+            "final_fit": False,
             "fusion": fusion,
             "graph": graph == "graph",
             "ordered": () if fusion == "concat_mlp" else tuple(ordered),

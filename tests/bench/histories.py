@@ -14,14 +14,28 @@ an item is like; a tenth of the items are withheld to choose by and a tenth to j
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from worker.data import Dataset, Features, Interactions
+from tests.bench.host import host_line
+from worker.align import AlignRuntime
+from worker.data import Dataset, Features, Interactions, Split, split_by_time
 from worker.data.dataset import fingerprint_of
+from worker.evaluate.baselines import Baseline, ContentMean, Ease, ItemKnn, known_before
+from worker.evaluate.questions import ask, cold_questions, warm_questions
+from worker.evaluate.spaces import embed_items, space_score
+from worker.train.run import train
+from worker.train.settings import TrainSettings
+from worker.train.trainer import EpochReport
 
 World = Literal["short", "long"]
 LATENT_DIM = 16
@@ -72,6 +86,12 @@ def world(kind: World, seed: int = 0, size: Size = Size()) -> Dataset:
         item_ids, user_ids, features, events, neighbors,
         fingerprint_of(item_ids, user_ids, features, events, neighbors),
     )  # fmt: skip
+
+
+def split_of(dataset: Dataset) -> Split:
+    """The split of a world: a tenth of the items withheld to choose by and a tenth to judge by."""
+    number_I = np.arange(dataset.num_items)
+    return split_by_time(dataset.events, number_I % 10 == 8, number_I % 10 == 9)
 
 
 def _short(
@@ -127,3 +147,93 @@ def _features(random: np.random.Generator, latent_IL: NDArray[np.float64], sees_
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     unit: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return unit
+
+
+# ---------------------------------------------------------------------- the bench
+
+
+def judged(kind: World, seed: int, recipes: str) -> dict[str, float]:
+    """Train on a world, and ask the space and the baselines what was kept for the test: NDCG@20 and Recall@20."""
+    dataset = world(kind)
+    split = split_of(dataset)
+    with tempfile.TemporaryDirectory() as directory:
+        settings = TrainSettings.model_validate(
+            {"event_weights": {"like": 1.0}, "seed": seed, "recipes": recipes, "final_fit": False}
+        )
+        made = train(dataset, split, settings, Path(directory) / "space", "cpu", Silent())
+        items = embed_items(
+            AlignRuntime(made.judged.space, device="cpu", dtype="float32", threads=1),
+            replace(
+                dataset,
+                features=made.judged.learned.features,
+                neighbors=made.judged.learned.neighbors or dataset.neighbors,
+            ),
+        )
+        score = space_score(made.judged.space, items)
+    asked = {"known": warm_questions(split, "test"), "new": cold_questions(split, "test")}
+    return {
+        f"{name} {kind_of}": float(getattr(ask(questions, score), name)(20).mean())
+        for kind_of, questions in asked.items()
+        for name in ("recall", "ndcg")
+    }
+
+
+def baselines_of(kind: World) -> dict[str, dict[str, float]]:
+    """The best setting of each, by the test itself: that errs against the space."""
+    dataset = world(kind)
+    split = split_of(dataset)
+    known = known_before(dataset, split, "test")
+    asked = {"known": warm_questions(split, "test"), "new": cold_questions(split, "test")}
+    found: dict[str, dict[str, float]] = {}
+    compared: list[Baseline] = [
+        Ease((20.0, 50.0, 100.0, 200.0)), ItemKnn(), ContentMean(["image"]), ContentMean(["image", "sound"])
+    ]  # fmt: skip
+    for baseline in compared:
+        best = found[baseline.name] = {}
+        for _, score in baseline.candidates(known, 0):
+            for kind_of, questions in asked.items():
+                ranking = ask(questions, score)
+                for name in ("recall", "ndcg"):
+                    value = float(getattr(ranking, name)(20).mean())
+                    best[f"{name} {kind_of}"] = max(value, best.get(f"{name} {kind_of}", 0.0))
+    return found
+
+
+class Silent:
+    """Watches a training and says nothing."""
+
+    def epoch(self, number: int, num_steps: int) -> AbstractContextManager[Callable[[], object]]:
+        return nullcontext(lambda: None)
+
+    def tell(self, report: EpochReport, is_best: bool) -> None:
+        pass
+
+    def begin(self, what: str) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="+", choices=("short", "long"), default=["short", "long"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--recipes", default="plain,graph", help="that are tried, as for `align-worker train`")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(host_line(), flush=True)
+    for kind in arguments.worlds:
+        for name, figures in baselines_of(kind).items():
+            print(
+                f"{kind:<6}{name:<28}" + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()), flush=True
+            )
+        spaces = []
+        for seed in range(arguments.seeds):
+            spaces.append(judged(kind, seed, arguments.recipes))
+            line = "  ".join(f"{key} {value:.4f}" for key, value in spaces[-1].items())
+            print(f"{kind:<6}{f'space, seed {seed}':<28}{line}", flush=True)
+        means = "  ".join(f"{key} {np.mean([each[key] for each in spaces]):.4f}" for key in spaces[0])
+        print(f"{kind:<6}{'spaces, mean':<28}{means}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,9 @@
     token     h = W_m norm(x) + e_m              e_m, the bias, is the type embedding of the modality
     learned   r = unit(W_o norm(fusion({h})) + b_o)                  [B, R]
     content   c = [unit(P_m x + p_m) for each of M modalities] / √M  [B, C], frozen, of the raw features
-    vector    v = unit([r ; √β c])                                   [B, D]
+    vector    v = unit([r ; √β c])                                   [B, D], with another β for new items
     alone     u_m = unit([A_m mean(h_m) ; 0])                        [B, D], of one modality, for search across them
+              u_m = unit(mean(S_m unit(x) + s_m))                    the same in a space whose maps are of the features
     prior     a · x + a_0 of one modality, 0 without it              [B]
 
 `norm` is layer normalisation without scale and shift, because the linear map that follows has both. Features are
@@ -25,7 +26,7 @@ from torch.nn.functional import embedding, layer_norm, normalize, pad
 
 from worker.align.collated import Layout, ModalityLayout
 from worker.align.fusion import build_fusion
-from worker.align.fusion.slots import Slots, consecutive, masked_mean, zero_masked
+from worker.align.fusion.slots import Slots, consecutive, masked_mean, presence, zero_masked
 from worker.align.spec import ModalitySpec, SpaceSpec
 from worker.align.users import UserModel
 
@@ -70,7 +71,12 @@ class Tokens(NamedTuple):
     slots: tuple[Slots, ...]
     content_BC: Tensor | None
     """float32"""
+    content_weights: Tensor | float
+    """β, of all items or `[B, 1]`."""
     priors_B: Tensor
+    vectors: dict[str, Tensor]
+    """Of each modality, as they came."""
+    positions_BT: Tensor | None
 
 
 class AlignModel(nn.Module):
@@ -93,6 +99,8 @@ class AlignModel(nn.Module):
     def _add_modality(self, name: str, modality: ModalitySpec) -> None:
         self.add_module(f"head_{name}", Head(modality.dim, self._spec.width))
         self.add_module(f"alone_{name}", nn.Linear(self._spec.width, self._spec.learned_dim))
+        if self._spec.mapped:
+            self.add_module(f"search_{name}", nn.Linear(modality.dim, self._spec.dim))
         if modality.content_dim:
             self.add_module(f"content_{name}", nn.Linear(modality.dim, modality.content_dim))
         if modality.ordered:
@@ -124,7 +132,10 @@ class AlignModel(nn.Module):
             mask_BT,
             slots,
             self._content(vectors, by_name, positions_BT),
+            self._content_weights(by_name, mask_BT, tokens_BTW),
             self._priors(vectors, by_name, positions_BT, tokens_BTW),
+            vectors,
+            positions_BT,
         )
 
     def embed(self, tokens: Tokens) -> ModelOutputs:
@@ -134,11 +145,26 @@ class AlignModel(nn.Module):
         learned_BR = raw_BR / lengths_B[:, None]
         if tokens.content_BC is None:
             return ModelOutputs(pad(learned_BR, (0, self._spec.content_dim)), lengths_B, tokens.priors_B)
-        both_BD = torch.cat([learned_BR, tokens.content_BC * self._spec.content_weight**0.5], 1)
+        both_BD = torch.cat([learned_BR, tokens.content_BC * tokens.content_weights**0.5], 1)
         return ModelOutputs(normalize(both_BD, dim=1), lengths_B, tokens.priors_B)
 
     def alone(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
         """Unit vectors `[B, D]` of each part of the layout alone, and what their lengths were, both float32."""
+        return self._mapped(tokens) if self._spec.mapped else self.tokens_alone(tokens)
+
+    def _mapped(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
+        names = list(self._numbers)
+        results = []
+        for part in tokens.slots:
+            name = names[part.modality]
+            rows_ND = self.search(name)(normalize(tokens.vectors[name], dim=1).to(self.output.weight.dtype))
+            raw_BD = self._item_means(rows_ND, name, tokens.vectors, part, tokens.positions_BT).float()
+            lengths_B = torch.linalg.vector_norm(raw_BD, dim=1)
+            results.append((raw_BD / lengths_B[:, None].clamp(min=torch.finfo(torch.float32).tiny), lengths_B))
+        return results
+
+    def tokens_alone(self, tokens: Tokens) -> list[tuple[Tensor, Tensor]]:
+        """The same by the heads, whose tokens the fused vectors are made of: what training brings together."""
         names = list(self._numbers)
         tokens_BTW = zero_masked(tokens.tokens_BTW, tokens.mask_BT)
         results = []
@@ -156,6 +182,11 @@ class AlignModel(nn.Module):
         """The head of one modality."""
         head: Head = getattr(self, f"head_{name}")
         return head
+
+    def search(self, name: str) -> nn.Linear:
+        """The map of one modality to its vector alone, in a space that has such maps."""
+        search: nn.Linear = getattr(self, f"search_{name}")
+        return search
 
     def content(self, name: str) -> nn.Linear:
         """The frozen map of one modality that has a part in the content block."""
@@ -202,6 +233,16 @@ class AlignModel(nn.Module):
         return torch.cat(
             [column if isinstance(column, Tensor) else known.new_zeros(known.shape[0], column) for column in columns], 1
         )
+
+    def _content_weights(self, slots: dict[str, Slots], mask_BT: Tensor | None, tokens_BTW: Tensor) -> Tensor | float:
+        new = self._spec.new
+        if new is None:
+            return self._spec.content_weight
+        if new.lacking not in slots:
+            return new.content_weight
+        is_new_B1 = presence(slots[new.lacking], mask_BT, tokens_BTW).float() == 0
+        known_B1 = torch.full_like(is_new_B1, self._spec.content_weight, dtype=torch.float32)
+        return known_B1.masked_fill(is_new_B1, new.content_weight)
 
     def _priors(
         self, vectors: dict[str, Tensor], slots: dict[str, Slots], positions_BT: Tensor | None, tokens_BTW: Tensor

@@ -129,6 +129,15 @@ class Attention(_User):
 UserSpec = Annotated[DecayedSum | Attention, Field(discriminator="kind")]
 
 
+class NewItemsSpec(_Part):
+    """Items of which users have said nothing yet: what their vectors rely on is content."""
+
+    lacking: ModalityName
+    """Who lacks this modality is new."""
+    content_weight: float = Field(gt=0, le=10_000)
+    """Instead of the space's, for these items."""
+
+
 def _sorted(modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:
     return dict(sorted(modalities.items()))
 
@@ -147,6 +156,11 @@ class SpaceSpec(_Part):
     content_weight: float = Field(0.5, gt=0, le=100)
     """Square of the length of the content block, where the learned block has length 1. Without effect where no
     modality has a part in it."""
+    new: NewItemsSpec | None = None
+    """None: new items are made like all others."""
+    mapped: bool = False
+    """Whether the vectors of single modalities are maps of the features themselves, so that finding one modality by
+    another does not share what finds items for users. Otherwise they are made of the tokens."""
     prior: ModalityName | None = None
     """The modality that an item's popularity is read from. None: there is no prior, vectors rank by cosine alone."""
     graph: GraphSpec | None = None
@@ -160,7 +174,11 @@ class SpaceSpec(_Part):
             raise ValueError(f"fusion.heads={heads} does not divide width={self.width}")
         if self.learned_dim < 1:
             raise ValueError(f"dim={self.dim} leaves nothing to learn: content_dim adds up to {self.content_dim}")
-        named = {"prior": self.prior, "fusion.query": getattr(self.fusion, "query", None)}
+        named = {
+            "prior": self.prior,
+            "new.lacking": self.new and self.new.lacking,
+            "fusion.query": getattr(self.fusion, "query", None),
+        }
         for field, name in named.items():
             if name is not None and name not in self.modalities:
                 raise ValueError(f"{field}: {name!r} is not a modality; there is: {', '.join(self.modalities)}")
@@ -185,7 +203,14 @@ class SpaceSpec(_Part):
         """The bytes that stand for this spec in a space_id: equal specs, equal bytes."""
         fields = {name: getattr(self, name) for name in SpaceSpec.model_fields}
         plain = SpaceSpec.model_construct(**fields).model_dump(mode="json")
+        for name in _ADDED:  # a space that was made before these were there keeps its id
+            if plain[name] == SpaceSpec.model_fields[name].default:
+                del plain[name]
         return json.dumps({"format_version": FORMAT_VERSION, **plain}, sort_keys=True, separators=(",", ":")).encode()
+
+
+_ADDED = ("new", "mapped")
+"""Fields that were not there from the beginning. They stand for something only where they are set."""
 
 
 class Manifest(SpaceSpec):

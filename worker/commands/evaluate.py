@@ -286,7 +286,8 @@ def check_learned(overlaps: Mapping[Path, Overlap | None], *, allowed: bool) -> 
                 raise ConfigError(
                     f"{line}: its figures would be too good. Leave out --cold-val, --cold-test, --cold-share and "
                     "--split-seed, give the events that it was trained on (--val-events and --test-events as then), "
-                    "or, if it was fitted to everything in the end, judge one trained with --no-final-fit; "
+                    "or, if it was fitted to everything in the end, judge training/judged in its directory with "
+                    "the parts there, or one trained with --no-final-fit; "
                     "--allow-learned judges it all the same"
                 )
             say(f"{line}: its figures are too good by what that is worth")

@@ -64,7 +64,8 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--among",
         metavar="MODALITY",
-        help="with this modality of the items alone: the better choice for --text (default for --like: as --by)",
+        help="with this modality of the items alone (default: for --text, text, where the vectors of modalities are "
+        "published; for --like, as --by)",
     )
     how.add_argument("--lacking", metavar="MODALITY", help="only items that this modality took no part in")
     how.add_argument("--count", type=positive, default=10, metavar="N", help="items per answer (default: %(default)s)")
@@ -113,9 +114,12 @@ def _recommend(arguments: argparse.Namespace) -> int:
     items = collect_items(
         source.item_vectors(),
         None if space is None else space.space_id,
-        {name for name in (arguments.by, arguments.among) if name is not None},
+        {name for name in (arguments.by, arguments.among) if name is not None} or _to_compare_with(arguments, space),
         resolve_device(settings.device),
     )
+    if found := [name for name in _to_compare_with(arguments, space) if items.has(name).any()]:
+        arguments.among = found[0]
+        say(f"compared with the {found[0]} of the items alone; --among names another modality")
     asked = _questions(arguments, settings, source, items, space)
     how = Search(arguments.count, arguments.among, arguments.lacking, arguments.score)
     answers = answer(asked, items, how)
@@ -139,6 +143,15 @@ def _recommend(arguments: argparse.Namespace) -> int:
     else:
         print_text(as_text(answers, items, titles))
     return 0
+
+
+def _to_compare_with(arguments: argparse.Namespace, space: Space | None) -> tuple[str, ...]:
+    """Modalities whose own vectors words are looked for among, the best first, where nobody says which and nothing else
+    is asked: words are nearer to them than to whole items, if they are published."""
+    others = arguments.like or arguments.user or arguments.file
+    if space is None or not arguments.text or others or arguments.by or arguments.among:
+        return ()
+    return tuple(sorted(space.spec.modalities, key=lambda name: name != "text"))
 
 
 def _is_asked(arguments: argparse.Namespace) -> bool:

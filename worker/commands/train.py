@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from worker.data import LeftOut
     from worker.train.trainer import EpochReport
 
+SECONDS_WORTH_TELLING = 60.0
 OWN_FLAGS = ("event_weights",)
 """Settings whose flags are not made from their fields."""
 
@@ -58,7 +59,9 @@ def add_train(commands: Any) -> None:
 
 def _add_setting(group: Any, name: str, field: FieldInfo) -> None:
     flag, text = f"--{name.replace('_', '-')}", " ".join((field.description or "").split()).rstrip(".")
-    if field.annotation is bool:
+    if field.annotation == bool | None:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+    elif field.annotation is bool:
         group.add_argument(flag, action="store_true", help=text)
     else:
         shown = "" if field.default in (None, ()) else f"(default: {field.default})"
@@ -81,16 +84,20 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from worker.align.cores import available_cores
     from worker.align.device import resolve_device
-    from worker.align.space import require_free
+    from worker.align.space import TRAINING_FOLDER, require_free
     from worker.data import load_dataset
     from worker.data.files import write_items
     from worker.data.order import order_of
     from worker.data.withheld import split_dataset
-    from worker.train.run import item_parts, train
+    from worker.train.run import JUDGED_FOLDER, PARTS_FILE, item_parts, train
 
     settings = settings_of(arguments)
     if not settings.positive_weights():
         raise ConfigError("--event: no type has a weight above 0: there is nothing to learn from")
+    named = arguments.cold_val, arguments.cold_test, arguments.val_events, arguments.test_events
+    if settings.final_fit is None and any(named):
+        say("no final fit: files name what is to be judged by; to ship a space that has learned it, too: --final-fit")
+        settings = settings.model_copy(update={"final_fit": False})
     device = resolve_device(arguments.device)
     require_free(arguments.out)
     torch.set_num_threads(arguments.threads or available_cores())
@@ -104,9 +111,19 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     for line in (*told(loaded.left_out), *order_of(split).told()):
         say(line)
-    space, learned = train(dataset, split, settings, arguments.out, device, _Terminal())
+    trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs))
+    space = trained.shipped.space
+    for line in trained.told:
+        say(line)
+    if trained.judged is not trained.shipped:
+        judged = arguments.out / TRAINING_FOLDER / JUDGED_FOLDER
+        write_items(judged / PARTS_FILE, item_parts(loaded, trained.judged.learned, settings.behavior))
+        say(
+            f"the figures are of {judged}, which was not asked for what it had learned; to judge it: "
+            f"align-worker evaluate {judged} --items {judged / PARTS_FILE} with the items and events given here"
+        )
     if arguments.items_out is not None:
-        parts = item_parts(loaded, learned, settings.behavior)
+        parts = item_parts(loaded, trained.shipped.learned, settings.behavior)
         say(
             f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}; to the topic: "
             f"align-worker send {arguments.items_out}"
@@ -136,6 +153,12 @@ def told(left_out: LeftOut) -> Iterator[str]:
 class _Terminal:
     """Shows a bar while an epoch runs, and a line when it has ended."""
 
+    def __init__(self, most_epochs: int) -> None:
+        self._most_epochs = most_epochs
+
+    def begin(self, what: str) -> None:
+        say(what)
+
     @contextmanager
     def epoch(self, number: int, num_steps: int) -> Iterator[Callable[[], object]]:
         from tqdm import tqdm
@@ -152,4 +175,6 @@ class _Terminal:
         ):
             if value is not None:
                 figures.append(f"NDCG@20 {name} {value:.4f}")
-        say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{' *' if is_best else ''}")
+        left_s = (self._most_epochs - report.epoch) * report.seconds
+        left = f", at most {left_s / 60:.0f} min more" if report.epoch == 1 and left_s > SECONDS_WORTH_TELLING else ""
+        say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{left}{' *' if is_best else ''}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,18 +18,23 @@ from schemas import Feature, NewItem
 from worker import __version__
 from worker.align.device import device_name
 from worker.align.space import TRAINING_FOLDER, Space, require_free, write_space
+from worker.align.spec import SpaceSpec
 from worker.data import Dataset, Features, Loaded, Split
 from worker.data.trained_on import trained_on, write_trained_on
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
+from worker.train.content import Block, chosen_block
+from worker.train.finish import Finish, Finished, chosen_finish, figures_of, finished
+from worker.train.maps import Kind, Map, Maps, fitted, refitted
 from worker.train.neighbors import Neighbors, neighbors_of
 from worker.train.references import add_references
 from worker.train.report import draw_curves, write_report
-from worker.train.settings import TrainSettings
+from worker.train.settings import RecipeName, TrainSettings
 from worker.train.start import space_spec, starting_weights
 from worker.train.trainer import EpochReport, Trainer
-from worker.train.validation import K
+from worker.train.validation import Figures, K
+from worker.train.verdict import verdict
 
 
 class Watcher(Protocol):
@@ -43,6 +48,20 @@ class Watcher(Protocol):
         """An epoch has ended."""
         ...
 
+    def begin(self, what: str) -> None:
+        """The epochs that follow are for this."""
+        ...
+
+
+JUDGED_FOLDER = "judged"
+"""Beside a space that was fitted to everything: the one that its figures are of."""
+PARTS_FILE = "parts.msgpack"
+"""Beside that: the parts of its items, as `--items-out` writes those of the space that is shipped."""
+FINAL_FOLDER = "final"
+"""Of the checkpoint of the final fit."""
+CLEARLY = 0.02
+"""By how much another recipe must be better than the first, after its first epochs: they say something, not all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -54,59 +73,234 @@ class Learned:
     """None: the space has no graph fusion."""
 
 
-def train(
-    dataset: Dataset, split: Split, settings: TrainSettings, out: Path, device: str, watcher: Watcher
-) -> tuple[Space, Learned]:
+class Fit(NamedTuple):
+    """A space, and what it takes of its items."""
+
+    space: Space
+    learned: Learned
+
+
+class Trained(NamedTuple):
+    """What a training gives."""
+
+    shipped: Fit
+    judged: Fit
+    """The one that the figures are of, which has not learned what it was asked. Without a final fit the same."""
+    told: Sequence[str]
+    """What was chosen, and whether it is worth it: a line each."""
+
+
+def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, device: str, watcher: Watcher) -> Trained:
     """Train, and write the space. Goes on where an interrupted training of the same data and settings stopped.
 
     Raises `SpaceError` if the directory holds something else, `ConfigError` for data or settings that give no space.
     """
     require_free(out)
-    learned = learn_from_events(dataset, split, settings)
-    spec = space_spec(learned.features, settings)
-    if spec.graph is not None:
-        learned = replace(learned, neighbors=_neighbors(dataset, split, learned, spec.graph.max_neighbors))
-    weights = starting_weights(spec, learned.features, settings.seed)
-    trainer = Trainer(spec, weights, learned.features, split, learned.neighbors, settings, device)
-    if not trainer.num_questions:
-        raise ConfigError(
-            "--events: nothing to learn from: no user has two positive events with items that have vectors"
-        )
     folder = out / TRAINING_FOLDER
-    identity = _identity(dataset, split, settings)
     started = time.monotonic()
-    progress = load_checkpoint(folder, trainer, identity)
-    while not progress.is_over(settings.epochs, settings.patience):
-        progress = _one_more(trainer, progress, watcher)
-        save_checkpoint(folder, trainer, progress, identity)
+    content = {name: each for name, each in dataset.features.items() if name != settings.behavior}
+    block = chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
+    identity = _identity(dataset, split, settings)
+    recipe, probes = _chosen_recipe(dataset, split, settings, block, device, folder, watcher)
+    chosen = settings.of(recipe)
+    begun = _begin(dataset, split, chosen, block, device)
+    watcher.begin(f"training, recipe {recipe}, content block {_block_text(block)}")
+    kept = folder if len(settings.recipes) == 1 else _probe_folder(folder, recipe)
+    progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience)
     best = progress.best_epoch
     assert best is not None
     assert progress.best is not None
-    space = write_space(
-        out,
-        spec,
-        progress.best,
-        training_data=_fingerprint(dataset, split),
-        evaluation=_figures(best),
-        notes=f"trained by align-worker {__version__}, seed {settings.seed}",
-    )
-    write_trained_on(folder, trained_on(dataset, split))
-    add_references(out, dataset, learned.features, learned.neighbors, made_of_events=settings.behavior)
+    finish = chosen_finish(begun.spec, progress.best, begun.trainer.validation, device)
+    done = finished(begun.spec, progress.best, finish, begun.trainer.validation, device)
+    names = sorted(content)
+    maps = fitted(begun.learned.features, names, split.warm_I, split.cold_val_I, begun.spec.dim)
+    done = _with_maps(done, maps.maps)
+    figures = figures_of(done, begun.trainer.validation, device)
+    judgement = verdict(dataset, split, begun.trainer.validation, done, names, device)
+    told = [*_told(recipe, probes, block, finish, maps), *judgement.told()]
+    notes = f"trained by align-worker {__version__}, seed {settings.seed}"
+    final_report: dict[str, Any] | None = None
+    if settings.final_fit is not False:
+        judged_at = folder / JUDGED_FOLDER
+        judged = Fit(_written(judged_at, done, dataset, split, figures, notes), begun.learned)
+        shipped, final_report = _final(
+            dataset, split, chosen, block, device, folder, identity, watcher, best.epoch, finish, maps.kind, names, out,
+            figures, notes,
+        )  # fmt: skip
+    else:
+        judged = shipped = Fit(_written(out, done, dataset, split, figures, notes), begun.learned)
+    add_references(out, dataset, shipped.learned.features, shipped.learned.neighbors, made_of_events=settings.behavior)
     write_report(
         folder,
         {
-            "space_id": space.space_id,
-            "data": _data_report(dataset, split, trainer),
+            "space_id": shipped.space.space_id,
+            "figures_are_of": judged.space.space_id,
+            "data": _data_report(dataset, split, begun.trainer),
             "settings": settings.model_dump(mode="json"),
             "machine": _machine(device),
             "seconds": round(time.monotonic() - started, 1),
+            "chosen": {
+                "recipe": recipe,
+                "probes": probes,
+                "content_block": block._asdict(),
+                "epochs": best.epoch,
+                **finish.as_dict(),
+                "maps": maps.kind and maps.kind.text(),
+                "maps_found": maps.found,
+                "maps_chance": maps.chance,
+            },
+            "verdict": judgement.as_dict(),
+            "final_fit": final_report,
             "best_epoch": best.epoch,
             "epochs": [each.as_dict() for each in progress.epochs],
         },
     )
     draw_curves(folder, progress.epochs, best.epoch)
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return space, learned
+    _remove_checkpoints(folder)
+    return Trained(shipped, judged, told)
+
+
+class _Begun(NamedTuple):
+    spec: SpaceSpec
+    learned: Learned
+    trainer: Trainer
+
+
+def _begin(dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str) -> _Begun:
+    """A training before its first step."""
+    learned = learn_from_events(dataset, split, settings)
+    spec = space_spec(learned.features, settings, block)
+    if spec.graph is not None:
+        learned = replace(learned, neighbors=_neighbors(dataset, split, learned, spec.graph.max_neighbors))
+    weights = starting_weights(spec, learned.features, settings.seed, block)
+    trainer = Trainer(spec, weights, learned.features, split, learned.neighbors, settings, device)
+    if not trainer.num_questions:
+        raise ConfigError(
+            "--events: nothing to learn from: no user has two positive events with items that have vectors"
+        )
+    return _Begun(spec, learned, trainer)
+
+
+def _run(
+    trainer: Trainer, folder: Path, identity: str, watcher: Watcher, epochs: int, patience: int | None
+) -> Progress:
+    """Epochs until there are so many, or, with a patience, until they get no better."""
+    progress = load_checkpoint(folder, trainer, identity)
+    while not (len(progress.epochs) >= epochs if patience is None else progress.is_over(epochs, patience)):
+        progress = _one_more(trainer, progress, watcher)
+        save_checkpoint(folder, trainer, progress, identity)
+    return progress
+
+
+def _chosen_recipe(
+    dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str, folder: Path, watcher: Watcher
+) -> tuple[RecipeName, dict[str, float]]:
+    """The recipe that goes on, and what each that was tried was worth after its first epochs."""
+    if len(settings.recipes) == 1:
+        return settings.recipes[0], {}
+    started, values = time.monotonic(), dict[RecipeName, float]()
+    identity = _identity(dataset, split, settings)
+    for recipe in settings.recipes:
+        if values and settings.seconds is not None and time.monotonic() - started > settings.seconds:
+            break
+        watcher.begin(f"the first {settings.probe_epochs} epochs of recipe {recipe}")
+        begun = _begin(dataset, split, settings.of(recipe), block, device)
+        kept, most = _probe_folder(folder, recipe), min(settings.probe_epochs, settings.epochs)
+        progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, most, None)
+        values[recipe] = max(each.selection_metric for each in progress.epochs[:most])
+    best = first = next(iter(values))
+    for recipe, value in values.items():
+        # The metric of a training that is asked nothing is a loss, and below 0.
+        if value > values[first] + CLEARLY * abs(values[first]) and value > values[best]:
+            best = recipe
+    return best, {str(recipe): value for recipe, value in values.items()}
+
+
+def _final(
+    dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str, folder: Path, identity: str,
+    watcher: Watcher, epochs: int, finish: Finish, kind: Kind | None, content: Sequence[str], out: Path,
+    figures: Figures, notes: str,
+) -> tuple[Fit, dict[str, Any]]:  # fmt: skip
+    """The same once more on everything there is: nothing of it can be asked any more."""
+    started = time.monotonic()
+    whole = everything(split)
+    watcher.begin(f"the final fit, {epochs} epochs on everything")
+    begun = _begin(dataset, whole, settings, block, device)
+    _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None)
+    done = finished(begun.spec, begun.trainer.weights(), finish, begun.trainer.validation, device)
+    done = _with_maps(
+        done, refitted(kind, begun.learned.features, content, np.ones(dataset.num_items, bool), begun.spec.dim)
+    )
+    space = _written(out, done, dataset, whole, figures, f"{notes}; fitted to everything, figures of the fit before")
+    report = {
+        "epochs": epochs,
+        "training_events": int(whole.train_E.sum()),
+        "questions_of_an_epoch": begun.trainer.num_asked,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return Fit(space, begun.learned), report
+
+
+def everything(split: Split) -> Split:
+    """The split in which nothing is kept back."""
+    nobody, nothing_I = np.zeros(0, np.int64), np.zeros_like(split.cold_val_I)
+    return replace(
+        split,
+        train_E=np.ones_like(split.train_E),
+        val_events=nobody,
+        test_events=nobody,
+        cold_val_I=nothing_I,
+        cold_test_I=nothing_I.copy(),
+    )
+
+
+def _with_maps(done: Finished, maps: Mapping[str, Map]) -> Finished:
+    weights = dict(done.weights)
+    for name, (weight_DK, bias_D) in maps.items():
+        weights[f"search_{name}.weight"], weights[f"search_{name}.bias"] = weight_DK, bias_D
+    return replace(done, weights=weights)
+
+
+def _written(path: Path, done: Finished, dataset: Dataset, split: Split, figures: Figures, notes: str) -> Space:
+    record = path / TRAINING_FOLDER
+    record.mkdir(parents=True, exist_ok=True)
+    write_trained_on(record, trained_on(dataset, split))
+    return write_space(
+        path,
+        done.spec,
+        done.weights,
+        training_data=_fingerprint(dataset, split),
+        evaluation=_figures(figures),
+        notes=notes,
+    )
+
+
+def _told(recipe: str, probes: Mapping[str, float], block: Block, finish: Finish, maps: Maps) -> Iterator[str]:
+    if probes:
+        worth = ", ".join(f"{name} {value:.4f}" for name, value in probes.items())
+        yield f"recipe {recipe}: after the first epochs, validation said {worth}"
+    if maps.kind is not None and maps.found is not None and maps.chance:
+        yield (
+            f"one modality by another: {maps.kind.text()}; {maps.found / maps.chance:.1f} times chance among the first "
+            "ten, of items it was not fitted to"
+        )
+    if finish.new_factor not in (None, 1.0):
+        yield f"content weighs {finish.new_factor:g} times as much in items that nobody knows"
+
+
+def _block_text(block: Block) -> str:
+    return f"{block.share:g} of each modality, whitening {block.whitening:g}"
+
+
+def _probe_folder(folder: Path, recipe: str) -> Path:
+    return folder / f"recipe-{recipe}"
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for each in (folder, folder / FINAL_FOLDER, *(_probe_folder(folder, name) for name in get_args(RecipeName))):
+        (each / CHECKPOINT_FILE).unlink(missing_ok=True)
+        if each != folder and each.is_dir() and not any(each.iterdir()):
+            each.rmdir()
 
 
 def _one_more(trainer: Trainer, progress: Progress, watcher: Watcher) -> Progress:
@@ -185,10 +379,10 @@ def _identity(dataset: Dataset, split: Split, settings: TrainSettings) -> str:
     return f"{__version__} {_fingerprint(dataset, split)} {settings.model_dump_json()}"
 
 
-def _figures(best: EpochReport) -> dict[str, float]:
+def _figures(figures: Figures) -> dict[str, float]:
     """By the names that `space.json` has for them."""
     named = {}
-    for name, value in best.figures._asdict().items():
+    for name, value in figures._asdict().items():
         kind, _, measure = name.partition("_")
         if value is not None:
             named[f"validation/{kind}/{measure}@{K}"] = value

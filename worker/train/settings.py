@@ -12,6 +12,7 @@ from worker.align.spec import EventType, ModalityName
 MAX_SEED = 2**31
 
 ScoreKind = Literal["cosine+prior", "cosine"]
+RecipeName = Literal["plain", "graph", "cosine"]
 UserKind = Literal["attention", "decayed_sum"]
 
 
@@ -46,14 +47,20 @@ class TrainSettings(BaseModel):
     `concat_mlp`, which takes their mean."""
     learned_dim: int = Field(64, ge=1, le=8_192)
     """Elements of the learned block."""
-    content_dim: int = Field(64, ge=0, le=8_192)
-    """Most elements that one modality has in the frozen content block; it gets a quarter of its own, or this."""
+    content_dim: int = Field(128, ge=0, le=8_192)
+    """Most elements that one modality has in the frozen content block."""
+    content_share: float | None = Field(None, gt=0, le=1)
+    """Of the elements of a modality, how many its part of the content block has; by itself half of them or a quarter,
+    what finds more on validation."""
+    content_whitening: float | None = Field(None, ge=0, le=1)
+    """How far the parts of the content block are whitened, from 0, not at all, to 1; by itself not at all or half, what
+    finds more on validation."""
     content_weight: float = Field(1.0, gt=0, le=100)
     """Square of the length of the content block beside the learned one."""
     score: ScoreKind = "cosine+prior"
     """How vectors will be ranked; with a prior, an item's popularity is learned as one number beside its vector."""
     user: UserKind = "attention"
-    user_heads: int = Field(2, ge=1, le=64)
+    user_heads: int = Field(3, ge=1, le=64)
     """Of `attention`: how many times the history is looked at, each with a memory of its own."""
     last: int = Field(50, ge=1, le=10_000)
     """Events of a history."""
@@ -73,12 +80,27 @@ class TrainSettings(BaseModel):
     """Of an item with n training events the factors are worth (n - 1) / (n - 1 + this): one event alone says how often
     an item was liked, and nothing of by whom."""
 
+    # --- what is chosen
+    recipes: Annotated[tuple[RecipeName, ...], BeforeValidator(_listed)] = Field(("plain", "graph"), min_length=1)
+    """Recipes that are tried, with commas between: plain, what the other flags say; graph, the same with --graph;
+    cosine, the same with --score cosine. After `probe_epochs` the best by validation goes on; the first, unless another
+    is better by a fiftieth."""
+    probe_epochs: int = Field(5, ge=1)
+    """Epochs that each of several recipes gets to show what it is worth."""
+    seconds: float | None = Field(None, gt=0)
+    """After which no other recipe is tried; by itself all are. With it, equal seeds give equal spaces only on machines
+    that are equally fast."""
+    final_fit: bool | None = None
+    """Train once more in the end, on everything, with what was chosen: that space is shipped, and the one that was
+    judged is kept beside it. By itself where nothing is named that is to be withheld."""
+
     # --- learning
     epochs: int = Field(25, ge=1)
     patience: int = Field(5, ge=1)
     """Epochs without a better validation after which training ends."""
-    batch: int = Field(1_024, ge=2)
-    """Questions, a user's history and what came next, per step."""
+    batch: int | None = Field(None, ge=2)
+    """Questions, a user's history and what came next, per step; by itself a sixteenth of those of an epoch, from 128 to
+    1,024."""
     user_questions: int | None = Field(None, ge=1)
     """Questions that one user is asked in an epoch at most, drawn anew in each; by itself twice as many as half of the
     users have, at least 8."""
@@ -106,6 +128,15 @@ class TrainSettings(BaseModel):
     """A catalogue of up to this many items is predicted as a whole; a larger one by a sample of it."""
     negatives: int = Field(4_096, ge=1)
     """Items in that sample, besides those that are the answer to another question of the batch."""
+
+    def of(self, recipe: RecipeName) -> TrainSettings:
+        """These settings with what the recipe changes."""
+        changes: dict[RecipeName, dict[str, Any]] = {
+            "plain": {},
+            "graph": {"graph": True},
+            "cosine": {"score": "cosine"},
+        }
+        return self.model_copy(update=changes[recipe])
 
     def positive_weights(self) -> Mapping[str, float]:
         return {name: weight for name, weight in self.event_weights.items() if weight > 0}

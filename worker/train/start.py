@@ -15,14 +15,13 @@ from worker.align.spec import SpaceSpec, explain
 from worker.align.weights import initial_weights
 from worker.data.dataset import Features
 from worker.errors import ConfigError
+from worker.train.content import Block
 from worker.train.settings import TrainSettings
 
 DAY_MS = 86_400_000
-CONTENT_SHARE = 4
-"""A modality's content block has one element for this many of its own."""
 
 
-def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> SpaceSpec:
+def space_spec(features: Mapping[str, Features], settings: TrainSettings, block: Block) -> SpaceSpec:
     """The space for a catalogue of these features. Raises `ConfigError` for settings that make none."""
     for name in settings.ordered:
         if name not in features:
@@ -33,7 +32,7 @@ def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> Spa
             "encoder": each.encoder,
             "max_vectors": max(1, int(each.counts_I.max(initial=0))),
             "ordered": name in settings.ordered,
-            "content_dim": 0 if name == settings.behavior else min(settings.content_dim, each.dim // CONTENT_SHARE),
+            "content_dim": 0 if name == settings.behavior else block.dim(each.dim, settings.content_dim),
         }
         for name, each in features.items()
     }
@@ -54,6 +53,10 @@ def space_spec(features: Mapping[str, Features], settings: TrainSettings) -> Spa
         "modalities": modalities,
         "fusion": _fusion(settings),
         "content_weight": settings.content_weight,
+        "new": {"lacking": settings.behavior, "content_weight": settings.content_weight}
+        if settings.behavior in features and content_dim
+        else None,
+        "mapped": True,
         "prior": settings.behavior if settings.score == "cosine+prior" and settings.behavior in features else None,
         "graph": {"width": settings.width} if settings.graph else None,
         "user": user,
@@ -78,26 +81,13 @@ def _fusion(settings: TrainSettings) -> dict[str, object]:
     return fusion
 
 
-def starting_weights(spec: SpaceSpec, features: Mapping[str, Features], seed: int) -> dict[str, Tensor]:
+def starting_weights(spec: SpaceSpec, features: Mapping[str, Features], seed: int, block: Block) -> dict[str, Tensor]:
     """Untrained parameters, with the content block fitted to the features of all items: it uses no events."""
     weights = initial_weights(spec, seed)
     for name, modality in spec.modalities.items():
         if modality.content_dim:
-            weight_CK, bias_C = principal_components(torch.from_numpy(features[name].vectors_NK), modality.content_dim)
+            weight_CK, bias_C = block.components(features[name], modality.content_dim)
             weights[f"content_{name}.weight"], weights[f"content_{name}.bias"] = weight_CK, bias_C
     if spec.prior is not None:
         weights["prior.weight"] = torch.zeros_like(weights["prior.weight"])  # nothing is popular before it is liked
     return weights
-
-
-def principal_components(vectors_NK: Tensor, num_components: int) -> tuple[Tensor, Tensor]:
-    """The map to the components of most variance, as weight `[C, K]` and bias `[C]`. Their variances stay as they are:
-    whitened, components of little variance would weigh as much as the rest, and new items be found less well.
-    """
-    mean_K = vectors_NK.double().mean(0)
-    centred_NK = vectors_NK.double() - mean_K
-    _, directions_KK = torch.linalg.eigh(centred_NK.T @ centred_NK)
-    weight_CK = directions_KK.flip(1)[:, :num_components].T
-    largest_C = weight_CK.abs().argmax(1)  # a direction may point either way: we choose
-    weight_CK = weight_CK * weight_CK[torch.arange(len(weight_CK)), largest_C].sign()[:, None]
-    return weight_CK.float().contiguous(), -(weight_CK @ mean_K).float()

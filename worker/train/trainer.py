@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worker.align.model import AlignModel, Tokens
 from worker.align.spec import SpaceSpec
-from worker.align.users import NO_ROW, Histories, UserModel
+from worker.align.users import NO_ROW, AttentionPool, Histories, UserModel
 from worker.data import Split
 from worker.data.dataset import Features, Ints
 from worker.evaluate.questions import Questions
@@ -36,6 +36,11 @@ from worker.train.settings import TrainSettings
 from worker.train.validation import Figures, Validation
 
 Weights = dict[str, Tensor]
+
+STEPS = 16
+"""Of an epoch, where a step is not given, nor would be too small or too large."""
+LEAST_AT_ONCE, MOST_AT_ONCE = 128, 1_024
+"""Questions of such a step."""
 
 
 class Losses(NamedTuple):
@@ -137,7 +142,9 @@ class Trainer:
         self._count_I = torch.from_numpy(
             np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
         ).to(device)
-        self._validation = Validation(spec, self._items, split, settings.behavior, self._neighbors_IG)
+        self.batch = settings.batch or min(MOST_AT_ONCE, max(LEAST_AT_ONCE, self.num_asked // STEPS))
+        """Questions of a step."""
+        self.validation = Validation(spec, self._items, split, settings.behavior, self._neighbors_IG)
 
     @property
     def num_questions(self) -> int:
@@ -152,7 +159,7 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
-        return math.ceil(self.num_asked / self._settings.batch)
+        return math.ceil(self.num_asked / self.batch)
 
     def epoch(self, number: int, stepped: Callable[[], object] = lambda: None) -> EpochReport:
         """One pass over questions drawn anew, at most `most_per_user` of each user, then validation. `stepped` is
@@ -168,11 +175,11 @@ class Trainer:
         order = capped(self._questions.users_Q, order, self.most_per_user)
         losses = []
         self.model.train()
-        for start in range(0, len(order), self._settings.batch):
-            losses.append(self._step(order[start : start + self._settings.batch], generator))
+        for start in range(0, len(order), self.batch):
+            losses.append(self._step(order[start : start + self.batch], generator))
             stepped()
         means = Losses(*(sum(each) / len(losses) for each in zip(*losses, strict=True)))
-        figures = self._validation.figures(self.ema_model)
+        figures = self.validation.figures(self.ema_model)
         return EpochReport(number, means, self.sharpness.next_item.item(), figures)
 
     def weights(self) -> Weights:
@@ -271,7 +278,9 @@ class Trainer:
 
     def _pairs(self, tokens: Tokens, kept_BM: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every two modalities, the vectors of each alone, of some items that have both."""
-        alone = {part.modality: each for part, (each, _) in zip(tokens.slots, self.model.alone(tokens), strict=True)}
+        alone = {
+            part.modality: each for part, (each, _) in zip(tokens.slots, self.model.tokens_alone(tokens), strict=True)
+        }
         for one, other in combinations(sorted(alone), 2):
             both = (kept_BM[:, one] & kept_BM[:, other]).nonzero()[:, 0]
             if len(both) > 1:
@@ -331,4 +340,19 @@ def _trainable(spec: SpaceSpec, weights: Mapping[str, Tensor], input_dropout: fl
         model.head(name).input_dropout = input_dropout
         if modality.content_dim:
             model.content(name).requires_grad_(False)
+        if spec.mapped:
+            model.search(name).requires_grad_(False)
+    if isinstance(model.user, UserModel) and isinstance(model.user.pool, AttentionPool):
+        keep_content_apart(model.user.pool, spec)
     return model
+
+
+def keep_content_apart(pool: AttentionPool, spec: SpaceSpec) -> None:
+    """Let each element of a user's content block be made of the same element of the items alone, weighed by head.
+
+    New items are found by their content; a map that mixes its elements is learned from items that are known.
+    """
+    mask_DF = torch.ones_like(pool.merge.weight)
+    own_CD = torch.eye(spec.dim)[spec.learned_dim :]
+    mask_DF[spec.learned_dim :] = own_CD.repeat(1, mask_DF.shape[1] // spec.dim)
+    pool.merge.weight.register_hook(lambda gradient: gradient * mask_DF.to(gradient.device))  # type: ignore[no-untyped-call]

@@ -58,10 +58,45 @@ class Validation:
         self._content_IM = items.present_IM.clone()
         if behavior in items.names:
             self._content_IM[:, items.names.index(behavior)] = False
+        self._new_among_all = cold_questions(split, "val", whole_catalogue=True)
+        new_E = split.cold_val_I[split.events.items_E]
+        self._new_share = float(new_E.mean()) if len(new_E) else 0.0
         self._asks_content = bool((self._content_IM != items.present_IM).any() and self._content_IM.any())
+
+    @property
+    def known(self) -> Questions:
+        """What came next, among all items."""
+        return self._known
+
+    @property
+    def new(self) -> Questions:
+        """Which withheld items a user liked, among withheld items."""
+        return self._new
+
+    @torch.no_grad()
+    def scores(self, model: AlignModel) -> Score:
+        """What the vectors that the model would publish say."""
+        assert isinstance(model.user, UserModel)
+        return vector_score(model.user, self._last, self._published(model, self._items.present_IM))
+
+    def one_list(self, score: Score) -> float | None:
+        """NDCG@20 of known items and of new ones in one list of all, each by its share of the events. None where
+        nothing is new, or known."""
+        known, new = _means(self._known, score)[1], _means(self._new_among_all, score)[1]
+        if known is None or new is None:
+            return None
+        return (1 - self._new_share) * known + self._new_share * new
+
+    @torch.no_grad()
+    def priors(self, model: AlignModel) -> Tensor:
+        """Of the items that have one."""
+        published = self._published(model, self._items.present_IM)
+        return published.priors_I[published.priors_I != 0]
 
     @torch.no_grad()
     def figures(self, model: AlignModel) -> Figures:
+        if not len(self._known) and not len(self._new):
+            return Figures(*[None] * len(Figures._fields))
         assert isinstance(model.user, UserModel)
         everything = vector_score(model.user, self._last, self._published(model, self._items.present_IM))
         by_content: Means = (None, None)

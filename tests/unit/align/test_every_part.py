@@ -32,6 +32,9 @@ FUSIONS: list[dict[str, Any]] = [
     {"kind": "gated", "hidden": 24},
     {"kind": "concat_mlp", "hidden": 24},
 ]
+MAPPED = ("self_attention", "concat_mlp")
+"""Kinds whose spaces here have vectors of single modalities that are maps of features, and another weight of content in
+new items: it makes no difference to the fusion."""
 LEARNED, CONTENT = 15, 9
 PATTERNS = list(chain.from_iterable(combinations(MODALITIES, size) for size in range(1, len(MODALITIES) + 1)))
 
@@ -52,6 +55,8 @@ def space(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "modalities": _modalities(request.param["kind"]),
             "fusion": request.param,
             "content_weight": 0.7,
+            "new": {"lacking": "behavior", "content_weight": 5.0} if request.param["kind"] in MAPPED else None,
+            "mapped": request.param["kind"] in MAPPED,
             "prior": "behavior",
         }
     )
@@ -127,6 +132,31 @@ def test_the_order_of_modalities_changes_nothing(exact: AlignRuntime, order: lis
     np.testing.assert_array_equal(exact.embed([shuffled]).vectors, exact.embed([whole]).vectors)
 
 
+def test_more_of_a_new_item_is_content_and_of_others_nothing_changes(space: Space, exact: AlignRuntime) -> None:
+    new, known = (exact.embed([item(pattern, 3)]).vectors[0] for pattern in (("text",), ("behavior", "text")))
+    content = slice(LEARNED, None)
+    share = {name: float((each[content] ** 2).sum()) for name, each in (("new", new), ("known", known))}
+    of_content = 0.5  # one of the two modalities that have a part in the block
+    expected = 5.0 if space.spec.new is not None else 0.7
+    assert share["new"] == pytest.approx(of_content * expected / (1 + of_content * expected), abs=1e-5)
+    assert share["known"] == pytest.approx(of_content * 0.7 / (1 + of_content * 0.7), abs=1e-5)
+
+
+def test_a_mapped_modality_alone_is_a_map_of_its_feature(space: Space) -> None:
+    if not space.spec.mapped:
+        pytest.skip("made of the tokens")
+    runtime = AlignRuntime(space, device="cpu", dtype="float32", threads=1, max_batch=32, modality_vectors=True)
+    whole = item(("image", "text"), 5)
+    embedded = runtime.embed([item(("behavior",), 1), whole, item(("image", "text", "audio"), 2)])
+    assert embedded.modality_vectors is not None
+    for name in ("image", "text"):
+        rows = values_of(whole[name]).reshape(-1, MODALITIES[name]["dim"])
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        weight, bias = (space.weights[f"search_{name}.{part}"].double().numpy() for part in ("weight", "bias"))
+        mean = (unit @ weight.T + bias).mean(0)
+        np.testing.assert_allclose(embedded.modality_vectors[name][1], mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def test_vectors_of_a_modality_are_a_set_unless_it_is_ordered(space: Space, exact: AlignRuntime) -> None:
     random = np.random.default_rng(0)
     for name in ("image", "frames"):
@@ -147,6 +177,7 @@ def test_the_prior_is_read_from_its_modality_alone(space: Space, exact: AlignRun
 
 def test_the_content_block_is_made_of_what_there_is(space: Space, exact: AlignRuntime) -> None:
     """unit([r ; √β c]) with c of two parts of length 1/√2, and 0 for a part that is missing."""
+    content_weight = 0.7 if space.spec.new is None else space.spec.new.content_weight  # all three lack behaviour
     both, text, neither = item(("text", "image", "audio"), 5), item(("text", "audio"), 6), item(("audio", "frames"), 7)
     found = exact.embed([both, text, neither]).vectors.astype(np.float64)
     parts = []
@@ -160,8 +191,8 @@ def test_the_content_block_is_made_of_what_there_is(space: Space, exact: AlignRu
             weight, bias = (space.weights[f"content_{name}.{kind}"].double().numpy() for kind in ("weight", "bias"))
             mean = (values_of(each[name]) @ weight.T + bias).mean(0)
             of_modalities.append(mean / np.linalg.norm(mean) / np.sqrt(2))
-        parts.append(np.sqrt(0.7) * np.concatenate(of_modalities))
-    lengths = np.sqrt(1 + np.array([0.7, 0.35, 0.0]))
+        parts.append(np.sqrt(content_weight) * np.concatenate(of_modalities))
+    lengths = np.sqrt(1 + content_weight * np.array([1.0, 0.5, 0.0]))
     np.testing.assert_allclose(found[:, LEARNED:], np.stack(parts) / lengths[:, None], rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found[:, :LEARNED], axis=1), 1 / lengths, rtol=0, atol=1e-5)
 

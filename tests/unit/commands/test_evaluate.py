@@ -53,6 +53,7 @@ def test_spaces_of_one_shape_are_judged_together_beside_baselines(
 
 TINY = [
     "--width", "8", "--hidden", "8", "--learned-dim", "4", "--behavior-dim", "4", "--epochs", "1", "--event", "like=1",
+    "--recipes", "plain", "--no-final-fit",
 ]  # fmt: skip
 
 

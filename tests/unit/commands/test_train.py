@@ -17,7 +17,21 @@ from worker.errors import ConfigError
 from worker.train.settings import TrainSettings
 from worker.vector_health import read_references
 
-SMALL = ["--width", "16", "--hidden", "16", "--learned-dim", "8", "--behavior-dim", "8", "--batch", "64"]
+SMALL = [
+    "--width",
+    "16",
+    "--hidden",
+    "16",
+    "--learned-dim",
+    "8",
+    "--behavior-dim",
+    "8",
+    "--batch",
+    "64",
+    "--recipes",
+    "plain",
+    "--no-final-fit",
+]
 
 
 @pytest.fixture(scope="module")

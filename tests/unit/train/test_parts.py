@@ -18,12 +18,14 @@ from worker.data import Features
 from worker.errors import ConfigError
 from worker.train.asked import capped, learned_from, most_per_user, num_capped
 from worker.train.behavior import behavior_features
+from worker.train.content import Block, principal_components
 from worker.train.items import dropped
 from worker.train.losses import agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import neighbors_of
 from worker.train.run import learn_from_events
-from worker.train.start import principal_components, space_spec, starting_weights
+from worker.train.start import space_spec, starting_weights
 
+BLOCK = Block(share=0.25, whitening=0.0)
 NO_ONE_SEEN = torch.zeros(2, 3, dtype=torch.bool)
 
 
@@ -169,8 +171,8 @@ def test_principal_components_are_uncorrelated_those_of_most_variance_first() ->
 
 def test_the_content_block_is_fitted_and_nothing_is_popular_yet() -> None:
     with_behavior = {**DATA.features, "behavior": features(np.ones((60, 9)), [1] * 60)}
-    spec = space_spec(with_behavior, settings())
-    weights = starting_weights(spec, with_behavior, seed=0)
+    spec = space_spec(with_behavior, settings(), BLOCK)
+    weights = starting_weights(spec, with_behavior, 0, BLOCK)
     assert spec.prior == "behavior"
     assert {name: part.content_dim for name, part in spec.modalities.items()} == {"behavior": 0, "image": 2, "text": 3}
     assert spec.dim == 8 + 5
@@ -190,7 +192,7 @@ def test_the_content_block_is_fitted_and_nothing_is_popular_yet() -> None:
     ],
 )
 def test_settings_shape_the_space(changes: dict[str, Any], expected: dict[str, Any]) -> None:
-    spec = space_spec(DATA.features, settings(**changes))
+    spec = space_spec(DATA.features, settings(**changes), BLOCK)
     for path, value in expected.items():
         found = spec
         for name in path.split("."):
@@ -200,7 +202,7 @@ def test_settings_shape_the_space(changes: dict[str, Any], expected: dict[str, A
 
 def test_settings_that_make_no_space_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"fusion\.heads=4 does not divide width=18"):
-        space_spec(DATA.features, settings(width=18, fusion="self_attention"))
+        space_spec(DATA.features, settings(width=18, fusion="self_attention"), BLOCK)
     with pytest.raises(ValidationError, match="modality_dropout"):
         settings(modality_dropout=1.0)
 

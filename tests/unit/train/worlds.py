@@ -10,7 +10,7 @@ from typing import Any
 from tests.unit.evaluate.planted import planted
 from worker.align import Space
 from worker.data import Dataset, Split
-from worker.train.run import Learned, train
+from worker.train.run import Learned, Trained, train
 from worker.train.settings import TrainSettings
 from worker.train.trainer import EpochReport
 
@@ -23,6 +23,8 @@ SMALL: dict[str, Any] = {
     "behavior_dim": 8,
     "batch": 64,
     "averaging": 0.5,
+    "recipes": "plain",
+    "final_fit": False,
 }
 DATA, SPLIT = planted()
 
@@ -33,6 +35,7 @@ class Quiet:
     def __init__(self) -> None:
         self.epochs: list[EpochReport] = []
         self.num_steps = 0
+        self.begun: list[str] = []
 
     @contextmanager
     def epoch(self, number: int, num_steps: int) -> Iterator[Callable[[], object]]:
@@ -40,6 +43,9 @@ class Quiet:
 
     def step(self) -> None:
         self.num_steps += 1
+
+    def begin(self, what: str) -> None:
+        self.begun.append(what)
 
     def tell(self, report: EpochReport, is_best: bool) -> None:
         self.epochs.append(report)
@@ -52,4 +58,10 @@ def settings(**changes: Any) -> TrainSettings:
 def trained(
     out: Path, dataset: Dataset = DATA, split: Split = SPLIT, watcher: Any = None, **changes: Any
 ) -> tuple[Space, Learned]:
+    return trained_all(out, dataset, split, watcher, **changes).shipped
+
+
+def trained_all(
+    out: Path, dataset: Dataset = DATA, split: Split = SPLIT, watcher: Any = None, **changes: Any
+) -> Trained:
     return train(dataset, split, settings(**changes), out, "cpu", watcher or Quiet())
