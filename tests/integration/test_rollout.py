@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from schemas import UserVector
+from tests.integration.conftest import StreamMaker
 from tests.integration.rollout import Rollout, require_equal
 from tests.integration.stream import DIMS, SPACE_DIM, Stream, names
 from tests.integration.user_stream import UserStream
 from tests.integration.worker_thread import WorkerThread
 from worker.align import command
+from worker.commands.recommend import _as_read
 from worker.errors import RolloutError
+from worker.kafka.embedded import EmbeddedBroker
 from worker.rollout.plan import Phase
+from worker.sink.port import Outcome
+from worker.sink.row import Collection, Entity, Row
+from worker.sink.service import SinkService
 
 NUM_ITEMS, NUM_USER_ITEMS = 200, 60
 
@@ -40,10 +48,12 @@ def test_a_catalogue_moves_over_and_back_and_over_while_it_changes(stream: Strea
         worker.until(lambda: worker.status.rollout is not None and worker.status.rollout.phase == "moving")
         worker.until(lambda: (seen := worker.items.backfill) is not None and seen.complete == stream.num_partitions)
         rollout.cut_over()
+        assert _as_read(rollout.settings).topics.item_vectors == rollout.vectors, "`recommend` has gone over"
         stream.feed_items(list(names(NUM_ITEMS))[:10], revision=3)
         stream.wait_committed(worker)
         rollout.require_replayed()  # both are published until the end
         rollout.roll_back()
+        assert _as_read(rollout.settings).topics.item_vectors == stream.vectors, "and back"
         assert rollout.report().standing.plan.phase is Phase.MOVING  # type: ignore[union-attr]
         stream.feed_items(list(names(NUM_ITEMS))[10:20], revision=3)
         stream.wait_committed(worker)
@@ -95,3 +105,73 @@ def test_a_rollout_of_items_alone_is_refused_where_users_are_published(stream: S
     UserStream(stream).create_topics()
     with pytest.raises(RolloutError, match="--roles items,users"):
         Rollout(stream, next_path).begin()
+
+
+class Shelf:
+    """Implements `worker.sink.port.Store` in memory: ids by space."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, set[str]] = {}
+        self._collections: set[Collection] = set()
+
+    def connect(self) -> None:
+        return
+
+    def prepare(self, collection: Collection) -> None:
+        self._collections.add(collection)
+        self.ids.setdefault(collection.space_id, set())
+
+    def collections(self, entity: Entity) -> Sequence[Collection]:
+        return [each for each in self._collections if each.entity == entity]
+
+    def write(self, collection: Collection, rows: Sequence[Row]) -> Outcome:
+        here = self.ids[collection.space_id]
+        for row in rows:
+            (here.discard if row.is_deleted else here.add)(row.id)
+        num_deleted = sum(row.is_deleted for row in rows)
+        return Outcome(len(rows) - num_deleted, num_deleted, 0)
+
+    def tick(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_a_sink_reads_every_space_that_is_published_each_into_its_own_place(
+    make_stream: StreamMaker, embedded_broker: EmbeddedBroker, next_path: Path
+) -> None:
+    stream = make_stream(embedded_broker)
+    stream.feed_items(names(20))
+    rollout = Rollout(stream, next_path)
+    shelf, stop = Shelf(), threading.Event()
+    kafka = rollout.settings.kafka.model_copy(update={"group_id": f"{stream.group}-sink"})
+    sink_settings = rollout.settings.model_copy(update={"kafka": kafka})
+    sink = SinkService(sink_settings, "shelf", shelf, followed=rollout.settings)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            sink.run(stop)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    with WorkerThread(stream.settings()) as worker:
+        stream.wait_committed(worker)
+        thread.start()
+        try:
+            worker.until(lambda: len(shelf.ids.get(stream.space.space_id, ())) == 20 or bool(failed))
+            rollout.begin()
+            worker.until(lambda: len(shelf.ids.get(rollout.space.space_id, ())) == 20 or bool(failed))
+            rollout.wait_complete(worker)
+            rollout.cut_over()
+            rollout.finish()
+            worker.until(lambda: worker.status.space.get("space_id") == rollout.space.space_id)
+            stream.feed_items(["later"])
+            worker.until(lambda: "later" in shelf.ids[rollout.space.space_id] or bool(failed))
+        finally:
+            stop.set()
+            thread.join(30)
+    assert not failed, failed
+    assert "later" not in shelf.ids[stream.space.space_id]

@@ -47,13 +47,14 @@ def _sink(arguments: argparse.Namespace) -> int:
     group_id = settings.sink.group_id or f"{settings.kafka.group_id}-sink-{arguments.kind}"
     if settings.sink.timeout_s >= settings.watchdog.stalled_s:
         raise ConfigError("watchdog.stalled_s must exceed sink.timeout_s: a slow index would pass for a stalled sink")
-    kafka = settings.kafka.model_copy(update={"group_id": group_id})
+    followed, kafka = settings, settings.kafka.model_copy(update={"group_id": group_id})
     settings, name = with_member_name(settings.model_copy(update={"kafka": kafka}))
     from worker.sink.service import SinkService
 
     service = SinkService(
-        settings, arguments.kind, make_store(arguments.kind, settings.sink), until_caught_up=arguments.until_caught_up
-    )
+        settings, arguments.kind, make_store(arguments.kind, settings.sink), until_caught_up=arguments.until_caught_up,
+        followed=followed,
+    )  # fmt: skip
     running = threading.Event()
     signals.drain_once(running)
     try:

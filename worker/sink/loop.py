@@ -18,6 +18,7 @@ from worker.loop.catch_up import EndOffsets
 from worker.loop.silence import SilenceWatch
 from worker.monitoring.metrics import Metrics, raise_to
 from worker.records import Record, TopicPartition
+from worker.rollout.plan import Standing
 from worker.settings import Settings
 from worker.sink.batch import Hold, Pending
 from worker.sink.row import Entity, read_row
@@ -30,6 +31,7 @@ MAX_POLL_RECORDS = 2_000
 AFTER_ERROR_S = 0.1
 LOOK_S = 1.0
 METADATA_PREFIX = "log="
+NO_ROLLOUT = Standing()
 
 
 class StopEvent(Protocol):
@@ -290,7 +292,7 @@ class SinkLoop:
             metrics.last_poll.set_to_current_time()
             for hold in mine:
                 unread = lags.get(hold.partition, 0)
-                labels = (metrics.topic, str(hold.partition.partition))
+                labels = (hold.partition.topic, str(hold.partition.partition))
                 metrics.position_lag.labels(*labels).set(unread)
                 metrics.lag.labels(*labels).set(unread + max(0, (hold.next_offset or 0) - hold.done))
 
@@ -334,19 +336,27 @@ class SinkLoop:
         self._export()
 
 
-def find_inputs(client: ClientPort, settings: Settings) -> list[Input]:
-    """The topics that are to be read. Raises `TopicError` for one that does not exist."""
-    names: dict[Entity, str] = {}
-    if "items" in settings.sink.vectors:
-        names["items"] = settings.topics.item_vectors
-    if "users" in settings.sink.vectors:
-        names["users"] = settings.topics.user_vectors
-    described = client.describe_topics([*names.values()])
-    for entity, name in names.items():
+def find_inputs(client: ClientPort, settings: Settings, standing: Standing = NO_ROLLOUT) -> list[Input]:
+    """The topics that are to be read: those of the settings, or, once there has been a rollout, of every space that is
+    published. Raises `TopicError` for one that does not exist."""
+    names: list[tuple[Entity, str]] = []
+    given: tuple[tuple[Entity, str], ...] = (
+        ("items", settings.topics.item_vectors),
+        ("users", settings.topics.user_vectors),
+    )
+    for entity, name in given:
+        if entity not in settings.sink.vectors:
+            continue
+        plan, beside = standing.plan, standing.published_beside
+        if plan is None or entity not in plan.roles:
+            names.append((entity, name))
+            continue
+        names += [(entity, space.outputs(entity)) for space in (plan.primary, beside) if space is not None]
+    described = client.describe_topics([name for _, name in names])
+    for entity, name in names:
         if name not in described:
             setting = f"topics.{entity.removesuffix('s')}_vectors"
             raise TopicError(f"{setting}: topic {name!r} does not exist: `align-worker topics create` makes it")
     return [
-        Input(entity, name, described[name].topic_id or name, described[name].num_partitions)
-        for entity, name in names.items()
+        Input(entity, name, described[name].topic_id or name, described[name].num_partitions) for entity, name in names
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from prometheus_client import CollectorRegistry
@@ -20,9 +21,11 @@ from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import ByRole, Metrics, ProcessMetrics
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import Vitals, Watchdog
+from worker.rollout.control import ControlFollower, read_standing
+from worker.rollout.plan import PlannedSpace, Standing
 from worker.settings import Settings
 from worker.sink.batch import Pending
-from worker.sink.loop import SinkLoop, StopEvent, find_inputs
+from worker.sink.loop import Input, SinkLoop, StopEvent, find_inputs
 from worker.sink.metrics import SinkMetrics
 from worker.sink.port import Store
 from worker.sink.row import Entity
@@ -48,8 +51,14 @@ class SinkService:
         *,
         until_caught_up: bool = False,
         exit_process: Callable[[int], None] = os._exit,
+        followed: Settings | None = None,
     ) -> None:
+        """`followed`: settings of the workers whose rollouts are followed; None: those of the sink alone say what is
+        read."""
         self.settings = settings
+        self._followed = followed
+        self._standing = Standing()
+        self._is_other = threading.Event()
         self._kind = kind
         self._store = store
         self._until_caught_up = until_caught_up
@@ -100,42 +109,71 @@ class SinkService:
             self.http.close()
 
     def _run(self, stop: StopEvent, on_running: Callable[[], None]) -> None:
-        settings = self.settings
         self.client.connect()
-        inputs = find_inputs(self.client, settings)
+        if self._followed is not None:
+            self._standing = read_standing(self.client, self._followed)
+        find_inputs(self.client, self.settings, self._standing)  # what is missing is told before the index is asked for
         with closing(self._store):
             if not self._connect(stop):
                 return
-            pending = Pending(settings.sink.max_records, MAX_WAITING_BATCHES)
-            letters = LetterFormat(settings.topics.dead_letters, f"sink {self._kind}")
-            writer = Writer(self._store, pending, self.client, letters, self.sink_metrics)
-            self.loop = loop = SinkLoop(
-                settings, self.client, settings.kafka.group_id, inputs, pending, writer, self.metrics
+            follower = threading.Thread(target=self._follow, name="rollout", daemon=True)
+            if self._followed is not None:
+                follower.start()
+            while True:
+                self._is_other.clear()
+                self._run_loop(find_inputs(self.client, self.settings, self._standing), stop, on_running)
+                if not self._is_other.is_set() or stop.is_set() or self.is_caught_up:
+                    return
+                log.info("other topics are published: reading these", extra={"action": "rollout"})
+                self.health.begin_again()
+
+    def _run_loop(self, inputs: Sequence[Input], stop: StopEvent, on_running: Callable[[], None]) -> None:
+        settings = self.settings
+        pending = Pending(settings.sink.max_records, MAX_WAITING_BATCHES)
+        letters = LetterFormat(settings.topics.dead_letters, f"sink {self._kind}")
+        writer = Writer(self._store, pending, self.client, letters, self.sink_metrics)
+        self.loop = loop = SinkLoop(
+            settings, self.client, settings.kafka.group_id, inputs, pending, writer, self.metrics
+        )
+        watchdog = Watchdog(
+            settings.watchdog,
+            self.health,
+            lambda: Vitals(
+                {"poll": loop.polled_at, "write": writer.moved_at if writer.is_alive else time.monotonic()},
+                loop.is_stable, self.client.reachable,
+            ),
+            self._exit_process,
+            self.process_metrics.watchdog.set,
+        )  # fmt: skip
+        self.health.started()
+        self._state = ProcessState.RUNNING
+        on_running()
+        writer.start()
+        watchdog.start()
+        try:
+            loop.run(
+                _Draining((stop, self._is_other), self._drain),
+                lambda: self.health.joined("sink"),
+                until_caught_up=self._until_caught_up,
             )
-            watchdog = Watchdog(
-                settings.watchdog,
-                self.health,
-                lambda: Vitals(
-                    {"poll": loop.polled_at, "write": writer.moved_at if writer.is_alive else time.monotonic()},
-                    loop.is_stable, self.client.reachable,
-                ),
-                self._exit_process,
-                self.process_metrics.watchdog.set,
-            )  # fmt: skip
-            self.health.started()
-            self._state = ProcessState.RUNNING
-            on_running()
-            writer.start()
-            watchdog.start()
+            self.is_caught_up = loop.is_caught_up
+        finally:
+            watchdog.stop()
+
+    def _follow(self) -> None:
+        """See when another set of topics is published."""
+        assert self._followed is not None
+        follower = ControlFollower(self.client, self._followed)
+        while True:
             try:
-                loop.run(
-                    _Draining(stop, self._drain),
-                    lambda: self.health.joined("sink"),
-                    until_caught_up=self._until_caught_up,
-                )
-                self.is_caught_up = loop.is_caught_up
-            finally:
-                watchdog.stop()
+                standing = follower.step()
+            except WorkerError as error:
+                log.warning("%s", error.one_line(), extra={"action": "rollout_failed"})
+                time.sleep(LONGEST_PAUSE_S)
+                continue
+            if follower.is_read and _published(standing) != _published(self._standing):
+                self._standing = standing
+                self._is_other.set()
 
     def _drain(self) -> None:
         self._state = ProcessState.DRAINING
@@ -160,14 +198,18 @@ class SinkService:
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
 
-class _Draining:
-    """The event that asks to stop; says so when that is first seen."""
+def _published(standing: Standing) -> tuple[PlannedSpace | None, PlannedSpace | None]:
+    return None if standing.plan is None else standing.plan.primary, standing.published_beside
 
-    def __init__(self, stop: StopEvent, on_set: Callable[[], None]) -> None:
-        self._stop, self._on_set = stop, on_set
+
+class _Draining:
+    """The events that ask to stop; says so when one is first seen."""
+
+    def __init__(self, stops: Sequence[StopEvent], on_set: Callable[[], None]) -> None:
+        self._stops, self._on_set = stops, on_set
 
     def is_set(self) -> bool:
-        if self._stop.is_set():
+        if any(stop.is_set() for stop in self._stops):
             self._on_set()
             return True
         return False
