@@ -299,8 +299,8 @@ class Campaign:
             newest[record.key] = max(at, newest.get(record.key, -1))
             appended = inputs.get((record.partition, at))
             if appended is not None:
-                phase = [name for name, began_at in self._phases if began_at <= appended]
-                waited.setdefault(phase[-1] if phase else "", []).append(record.timestamp - appended)
+                begun = ["", *(name for name, began_at in self._phases if began_at <= appended)]
+                waited.setdefault(begun[-1], []).append(record.timestamp - appended)
         for phase, each in waited.items():
             if phase in ("before", "rollout", "both"):
                 p50, p99 = np.quantile(each, [0.5, 0.99])
