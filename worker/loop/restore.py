@@ -244,15 +244,15 @@ class RestoreStage(Stage):
         return backfill
 
     def _plan(self, tenure: Tenure, backfill: Backfill) -> None:
-        """What is remembered and not in the next space, as far as commits say; and where they say nothing, what its
-        topic holds of that, and of what is remembered no longer."""
+        """What is remembered and not in the next space: as far as commits say, and of items what its topic holds. That
+        has what came from the log after an earlier owner had said how far it was, and what is remembered no longer."""
         space: NextSpace = backfill.space
         if not tenure.is_live or tenure.overlay is None:
             return
         held: dict[str, int] = {}
         there: set[str] = set()
         try:
-            if space.is_of_items and backfill.begun.reached < 0:
+            if space.is_of_items:
                 partition = TopicPartition(space.topic, tenure.partition.partition)
                 groups = self._watched(self._log.read(partition, None, timeout_s=READ_TIMEOUT_S))
                 held, there = space.held(groups)
