@@ -57,6 +57,9 @@ def encode_item_vector(
     modality_vectors: Mapping[str, bytes] | None = None,
     base_vector: bytes | None = None,
     attributes: Mapping[str, Value] | None = None,
+    codes: Sequence[int] | None = None,
+    code_space_id: str | None = None,
+    disambiguator: int | None = None,
 ) -> bytes:
     """The bytes of `encode(ItemVector(…))` at a fifth of the cost, for good values: it checks nothing.
 
@@ -84,6 +87,10 @@ def encode_item_vector(
         fields["base_vector"] = {"dtype": dtype, "shape": shape, "data": base_vector}
     if attributes:
         fields["attributes"] = attributes
+    if codes is not None:
+        fields["codes"] = codes
+        fields["code_space_id"] = code_space_id
+        fields["disambiguator"] = disambiguator
     return msgpack.packb(fields)  # type: ignore[no-any-return]
 
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.attributes import AttributeValue
 from schemas.limits import AtMost
-from schemas.message import Count, Finite, Id, Message, Name, Vector
+from schemas.message import Code, Count, Finite, Id, Message, Name, Vector
 from schemas.tensor import Feature, Tensor
 from schemas.times import TimeMs
 
@@ -111,6 +111,14 @@ class ItemVector(Message):
     where graph fusion has not moved the vector: then the vector is that."""
     attributes: Annotated[dict[Name, AttributeValue], AtMost("attributes")] = Field(default_factory=dict)
     """Attributes of the item, as its messages leave them."""
+    codes: Annotated[tuple[Code, ...], Field(min_length=1), AtMost("code_levels"), Strict(False)] | None = None
+    """The vector as codes, from coarse to fine, where the space has codebooks. Every prefix says something by itself.
+    """
+    code_space_id: Name | None = Field(None, title="Code Space Id")
+    """The codebooks. Codes of different ones cannot be compared."""
+    disambiguator: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    """Tells items of equal codes apart, and is the same for ever: the CRC-32 of the item_id. Not given without codes.
+    """
 
     @property
     def key(self) -> bytes:

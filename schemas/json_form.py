@@ -114,6 +114,9 @@ def _schema(kind: str, elements: Elements) -> dict[str, Any]:
             "source_offset": _type("int64", optional=True),
             "base_vector": {**vector, "optional": True},
             "attributes": _type("string", optional=True),
+            "codes": {"type": "array", "items": _type("int32"), "optional": True},
+            "code_space_id": _type("string", optional=True),
+            "disambiguator": _type("int64", optional=True),
         }
     return {
         "type": "struct",

@@ -54,6 +54,8 @@ class Limits:
     """Characters of an attribute that is a str, and of each str in one that is an array."""
     attribute_values: int = 64
     """Entries of an attribute that is an array."""
+    code_levels: int = 16
+    """Codes of a vector."""
     headers: int = 1_024
     """Headers kept in a dead letter; the writer drops the rest."""
     dims: int = 16_384

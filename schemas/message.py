@@ -27,6 +27,7 @@ Upgrade = Callable[[Fields], Fields]
 Id = Annotated[str, Field(min_length=1), AtMost("id_chars")]
 Name = Annotated[str, Field(min_length=1), AtMost("name_chars")]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+Code = Annotated[int, Field(ge=0, le=65_535)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 

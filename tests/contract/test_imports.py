@@ -35,6 +35,7 @@ STREET = [
     "state",
     "records",
     "align",
+    "codes",
     "vector_health",
     "settings",
     "config_file",

@@ -101,6 +101,20 @@ def add_space(commands: Any) -> None:
     reference.add_argument(
         "--items", type=Path, action="append", required=True, metavar="FILE", help="items as they will come"
     )
+    codes = add_command(
+        spaces,
+        "codes",
+        _space_codes,
+        "learn codebooks of a space, so that items are published with semantic ids; or say what its codes are worth",
+        example="./space --items items.msgpack --codes 3x256",
+    )
+    codes.add_argument("path", type=Path, metavar="PATH")
+    codes.add_argument("--items", type=Path, action="append", required=True, metavar="FILE", help="items as they come")
+    codes.add_argument("--codes", metavar="LEVELSxCODES", help="what to learn; without it, what there is is measured")
+    codes.add_argument(
+        "--like", type=Path, metavar="SPACE", help="items keep the codes of this space, or of this one, where they can"
+    )
+    codes.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON", example="./space")
     show.add_argument("path", type=Path, metavar="PATH")
     check = add_command(
@@ -193,6 +207,25 @@ def _space_reference(arguments: argparse.Namespace) -> int:
         f"{'+'.join(names)} {count:,.0f}" for names, count in zip(references.patterns, references.items_P, strict=True)
     )
     print_text(f"references of space {references.space_id} in {arguments.path}, measured on items of {patterns}")
+    return 0
+
+
+def _space_codes(arguments: argparse.Namespace) -> int:
+    from worker.data import load_dataset
+    from worker.train.codes import add_codes, code_sizes, measured
+
+    sizes = None if arguments.codes is None else code_sizes(arguments.codes)
+    dataset = load_dataset(arguments.items, [], {}).dataset
+    if sizes is None:
+        report = measured(arguments.path, dataset)
+        if report is None:
+            raise ConfigError(f"{arguments.path} has no codes: learn some with --codes 3x256")
+    else:
+        report = add_codes(
+            arguments.path, dataset, dataset.features, None, sizes, seed=arguments.seed, like=arguments.like
+        )
+    for line in report.lines():
+        print_text(line)
     return 0
 
 

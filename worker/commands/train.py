@@ -50,6 +50,11 @@ def add_train(commands: Any) -> None:
         metavar="FILE",
         help="write what was learned of items from events, as partial messages, for `evaluate` and for the items topic",
     )
+    train.add_argument(
+        "--codes",
+        metavar="LEVELSxCODES",
+        help="learn codebooks as well, as 3x256: items are published with semantic ids (`space codes` adds them later)",
+    )
     train.add_argument("--json", action="store_true", help="print the figures of the space as JSON")
     group = train.add_argument_group("recipe", "worker/train/README.md says what each is worth")
     for name, field in TrainSettings.model_fields.items():
@@ -89,9 +94,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.data.files import write_items
     from worker.data.order import order_of
     from worker.data.withheld import split_dataset
+    from worker.train.codes import add_codes, code_sizes
     from worker.train.run import JUDGED_FOLDER, PARTS_FILE, item_parts, train
 
     settings = settings_of(arguments)
+    sizes = None if arguments.codes is None else code_sizes(arguments.codes)
     if not settings.positive_weights():
         raise ConfigError("--event: no type has a weight above 0: there is nothing to learn from")
     named = arguments.cold_val, arguments.cold_test, arguments.val_events, arguments.test_events
@@ -128,6 +135,11 @@ def _train(arguments: argparse.Namespace) -> int:
             f"{write_items(arguments.items_out, parts):,} parts of items in {arguments.items_out}; to the topic: "
             f"align-worker send {arguments.items_out}"
         )
+    if sizes is not None:
+        learned = trained.shipped.learned
+        coded = add_codes(arguments.out, dataset, learned.features, learned.neighbors, sizes, seed=settings.seed)
+        for line in coded.lines():
+            say(line)
     figures = {"space_id": space.space_id, **space.manifest.evaluation}
     if arguments.json:
         print_json(figures)

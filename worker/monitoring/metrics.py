@@ -376,10 +376,22 @@ class Metrics:
         )
         self.vector_health_ill = counter(
             "align_vector_health_ill_total",
-            "Blocks of 250 vectors at which the check was ill.",
+            "Blocks of 334 vectors at which the check was ill.",
             "topic",
             "space",
             "check",
+        )
+
+        self.code_perplexity = gauge(
+            "align_code_perplexity",
+            "Codes of a level that would be in use as much if all were used alike, over the last 20,000 items.",
+            "topic",
+            "level",
+        )
+        self.code_residual = gauge(
+            "align_code_residual_ratio",
+            "What codes leave of a vector, over what they left of those they were learned from; 0: there are none.",
+            "topic",
         )
 
         # Model.
@@ -408,6 +420,12 @@ class Metrics:
             self.vector_health_limit.labels(*labels).set(finding.limit)
         for check, count in num_ill.items():
             raise_to(self.vector_health_ill.labels(self.topic, space_id, check), count)
+
+    def show_codes(self, perplexities: Sequence[float], residual_ratio: float) -> None:
+        """Of the last items; by level."""
+        for level, perplexity in enumerate(perplexities, 1):
+            self.code_perplexity.labels(self.topic, str(level)).set(perplexity)
+        self.code_residual.labels(self.topic).set(residual_ratio)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Drop the series of a partition that is no longer ours, which would otherwise keep its last value."""

@@ -213,7 +213,7 @@ class RoleStatus(_Part):
     encoders: list[EncoderStatus] = []
     """None: raw content is refused."""
     vector_health: list[VectorCheckStatus] = []
-    """None before the first 250 vectors."""
+    """None before the first 334 vectors."""
     backfill: BackfillStatus | None = None
     """While another space is published beside the live one."""
 

@@ -24,6 +24,7 @@ from worker.align.device import resolve_device
 from worker.align.padding import rising_sizes
 from worker.align.result import Embeddings
 from worker.align.weights import build_user_model
+from worker.codes import Codebooks, read_codebooks
 from worker.encode.content import ContentEncoder
 from worker.encode.setup import content_encoder
 from worker.errors import ConfigError, SpaceError, TopicError, WorkerError
@@ -44,6 +45,7 @@ from worker.process.member_name import with_member_name
 from worker.process.rollout_watch import Hooks, RolloutWatch
 from worker.process.status_board import StatusBoard
 from worker.records import Change, Item, Recompute
+from worker.roles.coded import CodedItems, CodeUse, with_codes
 from worker.roles.items import ItemFormat, ItemsRole
 from worker.roles.neighbors import NeighborFusion
 from worker.roles.next_space import NextItems, NextSpace, NextUsers
@@ -158,16 +160,27 @@ def make_role(
             base = ItemTable(space.spec.dim, settings.graph.table_dtype, device)
             graph = NeighborFusion(space, base, sizes, device)
             dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
+        embedder = ModelEmbedder(model.runtime, dtype, graph)
+        use = None if model.codebooks is None else CodeUse(model.codebooks)
         return ItemsRole(
-            ItemFormat(topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors, written),
+            ItemFormat(
+                topics,
+                space.space_id,
+                dtype,
+                space.spec.dim,
+                settings.publish.modality_vectors,
+                written,
+                code_space_id=None if use is None else use.books.code_space_id,
+            ),
             Contract(space.spec),
-            ModelEmbedder(model.runtime, dtype, graph),
+            embedder if use is None else CodedItems(embedder, use, dtype),
             keep_features=settings.state.features,
             encoding=None if model.encoder is None else make_encoding(settings, model.encoder, metrics),
             dependents=dependents,
             max_future_s=settings.limits.max_future_s,
             foreign=inputs.items,
             watch=VectorWatch(model.references, space.spec.dim),
+            code_use=use,
         )
     users = build_user_model(space.spec, space.weights, device)
     watch = VectorWatch(None, space.spec.dim)
@@ -508,6 +521,8 @@ class Model(NamedTuple):
     """Encoder of raw content; None where no encoders are configured."""
     references: References | None = None
     """What its vectors are compared with; None where the space has none."""
+    codebooks: Codebooks | None = None
+    """None: vectors are published without codes."""
 
 
 def _load_model(settings: Settings) -> Model:
@@ -520,7 +535,8 @@ def _load_model(settings: Settings) -> Model:
         )
     runtime = _runtime(settings, space)
     encoder = _load_encoder(settings, space)
-    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space))
+    codebooks = read_codebooks(settings.space.path, space.space_id) if "items" in settings.roles else None
+    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space), codebooks)
 
 
 def as_planned(settings: Settings, plan: Plan | None) -> Settings:
@@ -597,11 +613,24 @@ class LoadedNext:
         dtype, written = settings.publish.vector_dtype, form_of(settings.publish)
         if role == "items":
             embedder = ModelEmbedder(self._runtime, dtype)
+            books = read_codebooks(self._planned.path, space.space_id)
+            use = None if books is None else CodeUse(books)
             return NextSpace(
                 ItemFormat(
-                    topics, space.space_id, dtype, space.spec.dim, settings.publish.modality_vectors, written, True
+                    topics,
+                    space.space_id,
+                    dtype,
+                    space.spec.dim,
+                    settings.publish.modality_vectors,
+                    written,
+                    True,
+                    None if books is None else books.code_space_id,
                 ),
-                NextItems(embedder.of, embedder.probe, Contract(space.spec)),
+                NextItems(
+                    embedder.of if use is None else lambda features: with_codes(embedder.of(features), use, dtype),
+                    embedder.probe,
+                    Contract(space.spec),
+                ),
                 topic_id=topic_id,
                 is_read=hooks.is_read,
                 on_failed=hooks.on_failed,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from schemas import AttributeValue, ItemVector, SchemaError, decode_vector, encode_item_vector
 from worker.align import Contract, Refusal
+from worker.codes.books import disambiguator
 from worker.errors import SpaceError, UnreadableError
 from worker.item_vectors.dependents import Dependents
 from worker.item_vectors.source_offset import header, of_deletion
@@ -33,6 +34,7 @@ from worker.records import (
     TopicPartition,
     Unused,
 )
+from worker.roles.coded import CodeUse
 from worker.roles.left_out import Uninformative
 from worker.roles.made_before import MadeBefore
 from worker.roles.watched import WatchedItems
@@ -67,10 +69,14 @@ class ItemFormat:
     is_next: bool = False
     """Whether this is the next space: the vectors that are remembered are those of the live one."""
 
+    code_space_id: str | None = None
+    """The codebooks of their codes; None: they have none."""
+
     @property
     def stamp(self) -> bytes:
         """Says which vectors that are remembered may be published again."""
-        return f"{self.space_id} {self.dtype} {self.dim} {self.has_modality_vectors:d}".encode()
+        codes = "" if self.code_space_id is None else f" {self.code_space_id}"
+        return f"{self.space_id} {self.dtype} {self.dim} {self.has_modality_vectors:d}{codes}".encode()
 
     @property
     def dead_letter_topic(self) -> str:
@@ -101,6 +107,9 @@ class ItemFormat:
                     source_offset=_place(entry),
                     base_vector=vector.base,
                     attributes=_attributes(entry),
+                    codes=vector.codes,
+                    code_space_id=self.code_space_id,
+                    disambiguator=None if vector.codes is None else disambiguator(entry.id),
                 )
                 if self.written is not None:
                     value = self.written(value)
@@ -123,7 +132,8 @@ class ItemFormat:
         """The state with its vector, where that may be published again with other attributes."""
         if vector is None or not (state.attributes and state.parts) or state.neighbors is not None:
             return state
-        return state._replace(made=Made(self.stamp, vector))
+        # Without codes in the form that a worker reads which knows of none.
+        return state._replace(made=Made(self.stamp, vector[:-1] if vector.codes is None else vector))
 
     def _outbound(
         self, record: Record, value: bytes | None, headers: Sequence[tuple[str, bytes | None]], receipt: Receipt
@@ -166,12 +176,15 @@ class ItemsRole:
         max_future_s: float = MAX_FUTURE_S,
         foreign: ForeignItems | None = None,
         watch: VectorWatch | None = None,
+        code_use: CodeUse | None = None,
     ) -> None:
         """`keep_features`: items may come in parts. Without `encoding`, raw content is refused. `dependents`: items by
-        their neighbours, in a space with graph fusion, which needs `keep_features`. `watch` looks at all vectors."""
+        their neighbours, in a space with graph fusion, which needs `keep_features`. `watch` looks at all vectors, and
+        `code_use` at their codes."""
         self.topics = output.topics
         self.output = output
         self.watch = watch
+        self._code_use = code_use
         self.embedder = MadeBefore(embedder if watch is None else WatchedItems(embedder, watch, output.dtype))
         self._contract = contract
         self._keep_features = keep_features
@@ -334,6 +347,8 @@ class ItemsRole:
         return silent if self.dependents is None else {**self.dependents.status(), **silent}
 
     def export(self, metrics: Metrics) -> None:
+        if self._code_use is not None:
+            metrics.show_codes(self._code_use.perplexities(), self._code_use.residual_ratio)
         for name, count in self._uninformative.totals.items():
             raise_to(metrics.uninformative.labels(metrics.topic, name), count)
         if self.dependents is not None:

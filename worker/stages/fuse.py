@@ -34,6 +34,8 @@ class Vector(NamedTuple):
     """Events that took part, for a user."""
     base: bytes | None = None
     """Vector before its neighbours moved it, for an item."""
+    codes: Sequence[int] | None = None
+    """Of an item in a space with codebooks: its vector as codes."""
 
 
 class NoVector(NamedTuple):

@@ -43,13 +43,13 @@ def add_references(
         catalogue = _some(catalogue)
     runtime = AlignRuntime(space, device="cpu", dtype="float32")
     names = [name for name in catalogue.features if name in space.spec.modalities]
-    vectors_ID, usable_I = _published(runtime, catalogue, names)
+    vectors_ID, usable_I = published(runtime, catalogue, names)
     patterns = _patterns(catalogue, names)
     grouped: dict[tuple[str, ...], list[NDArray[np.float32]]] = {}
     for row in np.flatnonzero(usable_I).tolist():
         grouped.setdefault(patterns[row], []).append(vectors_ID[row])
     if made_of_events in names and len(names) > 1:
-        vectors_ID, usable_I = _published(runtime, catalogue, [name for name in names if name != made_of_events])
+        vectors_ID, usable_I = published(runtime, catalogue, [name for name in names if name != made_of_events])
         for row in np.flatnonzero(usable_I).tolist():
             if made_of_events in patterns[row]:
                 patterns[row] = tuple(name for name in patterns[row] if name != made_of_events)
@@ -79,7 +79,7 @@ def _some(catalogue: Dataset) -> Dataset:
     return replace(catalogue, item_ids=ids, features=features, neighbors=[()] * len(ids))
 
 
-def _published(
+def published(
     runtime: AlignRuntime, catalogue: Dataset, names: Sequence[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """As they come off the wire, in the coarser dtype of publishing: what that rounds away is nothing to go by."""

@@ -16,7 +16,7 @@ from worker.vector_health.references import References
 
 Floats = NDArray[np.float64]
 
-NUM_PAIRS = 64
+NUM_PAIRS = 96
 """Of a block: enough to see a rank halved."""
 _ONES = 1_024
 _STRETCH = 8.0  # of unit vectors no element is further from 0 than 1

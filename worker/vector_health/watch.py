@@ -23,12 +23,12 @@ from worker.vector_health.references import References
 from worker.vector_health.sums import Summing, Sums, sums_together
 from worker.vector_health.verdict import Decision, Verdict, decide
 
-BLOCK = 250
-WINDOW = 4
+BLOCK = 334
+WINDOW = 3
 """Blocks that are judged together."""
-TOLD = 16
+TOLD = 12
 """Blocks for which what was ill is told."""
-KEPT = 400
+KEPT = 300
 """Verdicts that a gate can look back on."""
 MOST_JUMPS = 256
 MOST_USUAL = 20_000

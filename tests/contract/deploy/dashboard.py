@@ -121,7 +121,13 @@ ROWS: dict[str, Sequence[Panel]] = {
               "less is worse, for the others more.", "percentunit",
               [("max by (topic, check) (align_vector_health_value{OF}) / "
                 "max by (topic, check) (align_vector_health_limit{OF})", "{{check}} {{topic}}")]),
-        Panel("Blocks that were ill", "Of 250 vectors, by check.", "ops",
+        Panel("Codes in use", "Perplexity of each level, where the space has codebooks: it falls where items crowd "
+              "into few codes.", "short",
+              [("min by (topic, level) (align_code_perplexity{OF})", "level {{level}} {{topic}}")]),
+        Panel("What codes leave", "Of a vector, over what they left of those they were learned from. Over 1.25 the "
+              "items are of another kind: learn codes again (space codes --like).", "percentunit",
+              [("max by (topic) (align_code_residual_ratio{OF})", "{{topic}}")]),
+        Panel("Blocks that were ill", "Of 334 vectors, by check.", "ops",
               [(rate("align_vector_health_ill_total", "topic, check"), "{{check}} {{topic}}")]),
     ),
     "What is remembered": (

@@ -37,6 +37,7 @@ def exposed_samples() -> Samples:
     metrics.show_vector_health(
         "0f3a", [Finding(check, 1.0, 2.0, False, "") for check in CHECKS], dict.fromkeys(CHECKS, 0)
     )
+    metrics.show_codes([200.0], 1.0)
     EncodeMetrics(metrics, ["text"], ["text"])
     registry.register(RemoteMetrics({"text": RemoteFigures(limit=4)}))
     SinkMetrics(registry)

@@ -20,7 +20,8 @@ from worker.partitions.state import PartitionState
 
 PER_PARTITION = {"align_consumer_lag_records", "align_consumer_lag_seconds", "align_consumer_position_lag_records"}
 OF_A_SPACE = {
-    "align_vector_health", "align_vector_health_value", "align_vector_health_limit", "align_vector_health_ill"
+    "align_vector_health", "align_vector_health_value", "align_vector_health_limit", "align_vector_health_ill",
+    "align_code_perplexity",
 }  # fmt: skip
 """There is no space before it is loaded; then `show_vector_health` makes their series."""
 

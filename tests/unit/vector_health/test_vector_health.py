@@ -70,7 +70,7 @@ def test_vectors_that_are_well_raise_no_alarm(references: References) -> None:
     for seed in range(100, 160):
         watch.add(*mixed(2_000, 10 * seed))
     assert not watch.num_ill.total()
-    assert watch.decide(50_000) == Decision(True, 50_000, ())
+    assert watch.decide(100 * BLOCK) == Decision(True, 100 * BLOCK, ())
 
 
 def test_a_mean_that_is_well_is_a_standard_deviation_off(references: References) -> None:
@@ -121,7 +121,7 @@ def test_vectors_that_are_all_the_same_are_told_without_references() -> None:
     watch = VectorWatch(None, DIM)
     watch.add(vectors(1_000, 1), [()] * 1_000)
     assert not watch.num_ill.total()
-    watch.add(np.repeat(vectors(1, 2), 1_000, 0), [()] * 1_000)
+    watch.add(np.repeat(vectors(1, 2), 1_500, 0), [()] * 1_500)
     assert watch.num_ill["collapse"]
 
 
@@ -150,7 +150,7 @@ def test_a_gate_looks_back_no_further_than_it_asks() -> None:
 
 
 def test_a_gate_stays_shut_until_enough_was_judged() -> None:
-    assert decide([WELL], 1_000) == Decision(False, BLOCK, ("only 250 of 1,000 items have been judged",))
+    assert decide([WELL], 1_000) == Decision(False, BLOCK, ("only 334 of 1,000 items have been judged",))
     assert not decide([], 1).is_healthy
 
 
