@@ -2,7 +2,11 @@
 
     space.json              what the space is made of (`worker.align.spec.Manifest`)
     weights.safetensors     its parameters, float32
-    training/               how it was trained, where it was; not read here
+    references.safetensors  what its vectors look like when all is well, where measured (`worker.vector_health`)
+    codes.safetensors       codebooks of semantic ids, where it has any (`worker.codes`)
+    training/               how it was trained, where it was
+
+The last three are no part of the space: its id and its vectors are the same without them, and they are not read here.
 
 Nothing is unpickled. `space.json` is written last, so that a directory that has it is complete.
 """

@@ -143,6 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from worker.evaluate.plots import draw
     from worker.evaluate.report import as_text
     from worker.evaluate.run import Options, evaluate
+    from worker.train.codes import measured
 
     named = BASELINE_NAMES if arguments.baseline is None else arguments.baseline
     options = Options(
@@ -187,6 +188,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         str(path): None if seen is None else asdict(seen) for path, seen in overlaps.items()
     }
     progress.end()
+    coded = {str(path): report for path in spaces if (report := measured(path, dataset)) is not None}
+    document["codes"] = {path: report.as_dict() for path, report in coded.items()}
     if arguments.plots is not None:
         drawn = draw(document, arguments.plots)
         say("no plots: matplotlib is missing; pip install 'align-worker[plots]'" if drawn is None
@@ -195,6 +198,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print_json(document)
     else:
         print_text(as_text(document))
+        for path, codes in coded.items():
+            print_text("\n".join([f"\nSemantic ids of {path}", *codes.lines()]))
     if arguments.require_better:
         require_better(document)
     return 0

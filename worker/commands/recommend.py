@@ -67,6 +67,9 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
         help="with this modality of the items alone (default: for --text, text, where the vectors of modalities are "
         "published; for --like, as --by)",
     )
+    how.add_argument(
+        "--prefix", type=positive, metavar="N", help="with --like: only items whose first N codes are those of the item"
+    )
     how.add_argument("--lacking", metavar="MODALITY", help="only items that this modality took no part in")
     how.add_argument("--count", type=positive, default=10, metavar="N", help="items per answer (default: %(default)s)")
     how.add_argument(
@@ -168,6 +171,8 @@ def _require_sense(arguments: argparse.Namespace) -> None:
         raise ConfigError("--item-vectors is missing: with files, nothing is read from topics")
     if from_files and arguments.user and not arguments.user_vectors:
         raise ConfigError("--user needs --user-vectors beside --item-vectors: with files, nothing is read from topics")
+    if arguments.prefix is not None and not arguments.like:
+        raise ConfigError("--prefix is for --like: the codes are those of its item")
     if arguments.user and (arguments.by is not None or arguments.among is not None):
         raise ConfigError(
             "--by and --among are for --like, --text and --file: a user is made of whole items, whose vectors lie "
@@ -218,7 +223,8 @@ def _questions(
         users = collect_users(source.user_vectors(wanted), items.space_id, dim, items.left_out)
         activity = None if arguments.with_seen else _activity(source, wanted, items)
         asked += [of_user(user_id, users, activity, items) for user_id in arguments.user]
-    asked += [like_item(item_id, items, arguments.by or arguments.among) for item_id in arguments.like]
+    by = arguments.by or arguments.among
+    asked += [like_item(item_id, items, by, arguments.prefix) for item_id in arguments.like]
     if arguments.text or arguments.file:
         if space is None:
             raise ConfigError("space.path is not set: --text and --file need the space that the vectors are of")

@@ -97,8 +97,8 @@ def of_user(
     return Question("user", user_id, user.vector, seen, told)
 
 
-def like_item(item_id: str, items: PublishedItems, by: str | None) -> Question:
-    """Items like an item, or like one modality of it."""
+def like_item(item_id: str, items: PublishedItems, by: str | None, prefix: int | None = None) -> Question:
+    """Items like an item, or like one modality of it; with `prefix` only those with so many of its codes."""
     row = items.rows.get(item_id)
     if row is None:
         raise ConfigError(f"--like {item_id!r}: there is no vector of this item in space {items.space_id}")
@@ -110,7 +110,33 @@ def like_item(item_id: str, items: PublishedItems, by: str | None) -> Question:
             has = ", ".join(items.modalities[row])
             raise ConfigError(f"--by {by}: item {item_id!r} has no vector of {by} alone; it was made of {has}")
     vector: NDArray[np.float32] = vectors_ID[row].cpu().numpy()
-    return Question("like", item_id, vector, frozenset({row}), {} if by is None else {"by": by})
+    told: dict[str, Any] = {} if by is None else {"by": by}
+    without = frozenset({row})
+    if prefix is not None:
+        begins = _prefix(item_id, row, items, prefix)
+        told["codes"] = list(begins[1])
+        others = (number for number, codes in enumerate(items.codes) if not _has_prefix(codes, begins))
+        without = frozenset({row, *others})
+    return Question("like", item_id, vector, without, told)
+
+
+Coded = tuple[str, tuple[int, ...]]
+
+
+def _prefix(item_id: str, row: int, items: PublishedItems, prefix: int) -> Coded:
+    codes = items.codes[row]
+    if codes is None:
+        raise ConfigError(
+            f"--prefix {prefix}: item {item_id!r} was published without codes; a space gets them by `align-worker "
+            "space codes`, and an item when it is published again"
+        )
+    if prefix > len(codes[1]):
+        raise ConfigError(f"--prefix {prefix}: item {item_id!r} has {len(codes[1])} codes")
+    return codes[0], codes[1][:prefix]
+
+
+def _has_prefix(codes: Coded | None, begins: Coded) -> bool:
+    return codes is not None and codes[0] == begins[0] and codes[1][: len(begins[1])] == begins[1]
 
 
 def answer(questions: Sequence[Question], items: PublishedItems, how: Search) -> list[Answer]:

@@ -55,6 +55,8 @@ class _Row(NamedTuple):
     prior: float
     modalities: tuple[str, ...]
     alone: Mapping[str, NDArray[np.float32]]
+    codes: tuple[str, tuple[int, ...]] | None = None
+    """With the id of the codebooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class PublishedItems:
     left_out: LeftOut
     rows: Mapping[str, int]
     """By item id."""
+    codes: Sequence[tuple[str, tuple[int, ...]] | None] = ()
+    """Of each item the id of the codebooks and its codes by them; None: it has none."""
 
     def has(self, modality: str) -> Tensor:
         """`[I]`: which items have a vector of that modality alone."""
@@ -102,7 +106,7 @@ def collect_items(
                 continue
             modalities = names.setdefault(each.modalities, each.modalities)
             mine = {name: vector.to_numpy() for name, vector in (each.modality_vectors or {}).items() if name in alone}
-            row = _Row(each.space_id, each.vector.to_numpy(), each.prior or 0.0, modalities, mine)
+            row = _Row(each.space_id, each.vector.to_numpy(), each.prior or 0.0, modalities, mine, _codes_of(each))
             newest.take(each.item_id, version_of(each, partition), row)
     left_out.astray = newest.num_astray
     spaces = Counter(row.space_id for _, row in newest)
@@ -130,7 +134,12 @@ def collect_items(
         },
         left_out=left_out,
         rows={item_id: number for number, item_id in enumerate(rows)},
+        codes=[row.codes for row in rows.values()],
     )
+
+
+def _codes_of(vector: ItemVector) -> tuple[str, tuple[int, ...]] | None:
+    return None if vector.codes is None or vector.code_space_id is None else (vector.code_space_id, vector.codes)
 
 
 def _has_other_dims(row: _Row, dim: int) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Report(NamedTuple):
     worth: Worth
     kept_L: tuple[float, ...] | None
     """Share of items that keep their prefix of each length, where older codes were to be kept."""
+    steady_L: tuple[float, ...] | None = None
+    """Share that have the same prefix when they are computed in bfloat16 instead of float32, where that was asked."""
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -55,6 +57,18 @@ class Report(NamedTuple):
         if self.kept_L is not None:
             shares = ", ".join(f"first {level} {share:.1%}" for level, share in enumerate(self.kept_L, 1))
             yield f"kept of the codes before: {shares}"
+        if self.steady_L is not None:
+            shares = ", ".join(f"first {level} {share:.1%}" for level, share in enumerate(self.steady_L, 1))
+            yield f"the same when they are computed in bfloat16: {shares}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "code_space_id": self.books.code_space_id,
+            **self.worth._asdict(),
+            "kept_L": self.kept_L,
+            "steady_L": self.steady_L,
+        }
 
 
 def add_codes(
@@ -103,12 +117,14 @@ def measured(directory: Path, dataset: Dataset) -> Report | None:
     if books is None:
         return None
     vectors_ID, usable_I = _vectors(space, dataset)
-    return Report(books, worth(books, vectors_ID[usable_I]), None)
+    others_ID, _ = _vectors(space, dataset, "bfloat16")
+    steady_L = kept(*(books.codes(each[usable_I]).codes_BL for each in (others_ID, vectors_ID)))
+    return Report(books, worth(books, vectors_ID[usable_I]), None, steady_L)
 
 
-def _vectors(space: Space, catalogue: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _vectors(space: Space, catalogue: Dataset, dtype: str = "float32") -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     names = [name for name in catalogue.features if name in space.spec.modalities]
-    return published(AlignRuntime(space, device="cpu", dtype="float32"), catalogue, names)
+    return published(AlignRuntime(space, device="cpu", dtype=dtype), catalogue, names)
 
 
 def _before(like: Path, catalogue: Dataset, sizes: CodeSizes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

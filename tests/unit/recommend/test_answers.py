@@ -128,3 +128,32 @@ def test_only_the_latest_events_are_told_and_each_id_once() -> None:
     activity = collect_activity([*events[::-1], *events], LeftOut())["ada"]
     assert [each.item_id for each in activity.latest] == [f"item-{n}" for n in range(15, 20)]
     assert len(activity.items) == 20
+
+
+def coded() -> Any:
+    return collect_items(
+        [
+            item_vector("a", 1, 0, codes=(1, 2, 3), code_space_id="c"),
+            item_vector("b", 0, 1, codes=(1, 2, 9), code_space_id="c"),
+            item_vector("c", 9, 1, codes=(1, 7, 3), code_space_id="c"),
+            item_vector("d", 9, 2, codes=(1, 2, 3), code_space_id="older"),
+            item_vector("e", 9, 3),
+        ],
+        SPACE,
+    )
+
+
+def test_a_prefix_leaves_items_whose_codes_begin_alike_by_the_same_books() -> None:
+    items = coded()
+    assert ask(like_item("a", items, None), items=items) == ["c", "d", "e", "b"]
+    assert ask(like_item("a", items, None, 1), items=items) == ["c", "b"]
+    assert ask(like_item("a", items, None, 2), items=items) == ["b"]
+    assert ask(like_item("a", items, None, 3), items=items) == []
+    assert like_item("a", items, None, 2).told["codes"] == [1, 2]
+
+
+def test_a_prefix_of_what_has_no_codes_or_fewer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--prefix 1: item 'e' was published without codes"):
+        like_item("e", coded(), None, 1)
+    with pytest.raises(ConfigError, match="--prefix 4: item 'a' has 3 codes"):
+        like_item("a", coded(), None, 4)
