@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.partitions.tenure import Note
-from worker.state.input_log import UNKNOWN, InputLog, era_of
+from worker.state.input_log import InputLog, era_of
 from worker.topics import RoleTopics
 
 
@@ -65,7 +65,7 @@ def _before(known: Known) -> InputLog:
     found = [log for log in (known.note and known.note.log, known.remembered) if log is not None]
     if not found:  # another group may have made the outputs: what this one makes must not be older to readers
         return InputLog("", era_of(max(0, known.newest_published)))
-    return max(found, key=lambda log: (log.era, bool(log.topic_id)), default=UNKNOWN)
+    return max(found, key=lambda log: (log.era, bool(log.topic_id)))
 
 
 def _is_of_earlier_log(note: Note | None, log: InputLog) -> bool:

@@ -64,6 +64,19 @@ def test_without_ids_a_log_that_ends_before_what_was_read_is_another_one() -> No
         assert found.reason
 
 
+def test_a_log_that_ends_where_the_group_has_read_to_is_the_same() -> None:
+    assert origin(known(committed=40, end=40)) == Origin(OLD, 40)
+
+
+def test_of_two_traces_of_one_era_the_one_that_names_the_log_counts() -> None:
+    assert origin(known(note=Note(5), remembered=OLD, topic_id="new")).log == InputLog("new", 1)
+
+
+def test_a_new_group_in_a_cluster_that_names_no_logs_begins_at_the_beginning() -> None:
+    nothing = {"committed": None, "note": None, "remembered": None, "newest_published": -1, "topic_id": ""}
+    assert origin(known(**nothing)) == Origin(InputLog(), 0)
+
+
 def test_a_log_cut_short_begins_a_new_era_whatever_its_id() -> None:
     found = origin(known(end=25, newest_published=-1))
     assert (found.log, found.offset) == (InputLog("old", 1), 0)
@@ -100,3 +113,8 @@ def test_outputs_and_changelogs_are_judged_by_what_was_committed() -> None:
     ] * 2
     unknown = found_logs(known(note=note), "", "")
     assert unknown.told(TOPICS) == []
+
+
+def test_a_log_that_is_another_one_is_told_with_the_setting_that_names_it() -> None:
+    (told,) = found_logs(known(topic_id="new"), "", "").told(TOPICS)
+    assert told.startswith("topics.items: topic 'items' is another log than before: ")

@@ -66,6 +66,18 @@ def test_a_failed_output_holds_what_may_be_committed_for_good(tenure: Tenure) ->
     assert tenure.failure() is first
 
 
+def test_nothing_has_failed_before_a_receipt_says_so(tenure: Tenure) -> None:
+    slices_of(tenure, [1])
+    assert tenure.failure() is None
+
+
+def test_outputs_made_again_are_named_beside_what_others_have_committed() -> None:
+    tenure = Tenure(TopicPartition("items", 0), Commit(10, "of another program"))
+    tenure.new_outputs_id = "new"
+    tenure.all_queued()
+    tenure.finish_outputs(is_idle=True)
+    assert parse_note(tenure.commit.metadata) == Note(0, outputs_id="new")
+
 def test_a_share_without_outputs_is_done_at_once(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(Superseded(FakeRecord(offset=10)))
@@ -83,6 +95,18 @@ def test_a_dead_letter_counts_as_an_output_but_does_not_move_the_vectors_end(ten
     read.written.receipts().dead_letters.acknowledged(99)
     assert tenure.settle() == [read]
     assert tenure.commit == Commit(11, format_note(Note(4)))
+
+
+def test_what_is_remembered_reaches_as_far_as_the_greatest_receipt_of_the_changelog(tenure: Tenure) -> None:
+    read = tenure.open_slice()
+    read.add(item("a", 10))
+    read.written.expect(3, lambda: None)
+    receipts = read.written.receipts()
+    receipts.state.acknowledged(7, 2)
+    receipts.dead_letters.acknowledged(99)
+    assert (read.written.state_end, read.written.vectors_end, read.written.is_done) == (8, 0, True)
+    receipts.state.acknowledged(5)
+    assert read.written.state_end == 8
 
 
 def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure: Tenure) -> None:
@@ -186,6 +210,8 @@ def begin(tenure: Tenure, offset: int, note: Note, *, is_remembered: bool = True
 def test_the_first_share_in_a_log_remembers_it_and_no_other(tenure: Tenure) -> None:
     begin(tenure, 0, Note(4, InputLog("x", 1)), is_remembered=False)
     assert [tenure.open_slice().log, tenure.open_slice().log] == [InputLog("x", 1), None]
+    begin(tenure, 0, Note(4, InputLog("x", 1)), is_remembered=True)
+    assert tenure.open_slice().log is None
 
 
 def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_finished(tenure: Tenure) -> None:
@@ -193,6 +219,20 @@ def test_a_log_that_is_taken_up_is_news_to_the_group_before_anything_of_it_is_fi
     assert tenure.has_news()
     assert parse_note(tenure.commit.metadata) == Note(4, InputLog("x", 1))
     tenure.committed(tenure.commit)
+    assert not tenure.has_news()
+
+
+def test_a_commit_that_names_other_logs_is_news_though_no_offset_has_moved(tenure: Tenure) -> None:
+    begin(tenure, 10, Note(9))
+    assert not tenure.has_news(), "where the vectors end is no name"
+    begin(tenure, 10, Note(9, InputLog("x")))
+    assert tenure.has_news()
+    assert tenure.position == 10
+
+
+def test_what_others_have_committed_is_left_until_there_is_more_to_commit() -> None:
+    tenure = Tenure(TopicPartition("items", 0), Commit(10, "of another program"))
+    begin(tenure, 10, Note(0, InputLog("x")))
     assert not tenure.has_news()
 
 
@@ -206,8 +246,11 @@ def test_commits_go_on_naming_the_logs(tenure: Tenure) -> None:
 
 
 def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure: Tenure) -> None:
+    tenure.position, tenure.num_consumed = 14, 1
+    tenure.pass_over()
+    assert tenure.commit.offset == 10, "a record waits to be batched"
+    tenure.num_consumed = 0
     (read,) = slices_of(tenure, [1])
-    tenure.position = 14
     tenure.pass_over()
     assert tenure.commit.offset == 10
     read.written.expect(1, lambda: None)
@@ -220,6 +263,7 @@ def test_offsets_of_markers_are_finished_when_nothing_is_in_flight(tenure: Tenur
 def test_outputs_made_again_are_named_once_everything_is_in_them(tenure: Tenure) -> None:
     begin(tenure, 10, Note(4, InputLog("x"), "old", "state"))
     tenure.committed(tenure.commit)
+    tenure.all_queued()  # of the old one: it says nothing of the new
     tenure.new_outputs_id = "new"
     tenure.finish_outputs(is_idle=True)
     assert tenure.outputs_id == "old", "not everything has been queued"

@@ -107,6 +107,15 @@ def test_discarding_a_tenure_keeps_the_others() -> None:
     assert [each.tenure for each in batcher.take("drain").slices] == [second]
 
 
+def test_discarding_counts_what_a_batch_has_left_of_the_others() -> None:
+    batcher, first, second = MicroBatcher(SETTINGS), tenure(0), tenure(1)
+    batcher.add(first, items("a", "b", "c", "d", "e", "f"), now_ms=0)
+    batcher.add(second, items("g"), now_ms=0)
+    assert batcher.take("full").num_outputs == 4
+    batcher.discard(second)
+    assert (batcher.num_records, batcher.num_bytes) == (2, 20)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)), max_size=12),
     st.integers(1, 6),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import NewItem, as_model, encode
+from schemas import Feature, NewItem, as_model, encode
 from tests.fakes import FakeRecord, feature
 from worker.errors import StateError
 from worker.records import Item
@@ -132,6 +132,14 @@ def test_a_state_is_the_same_after_it_was_written() -> None:
     assert ItemState.decode(whole.encode()) == whole
 
 
+def test_a_quantised_feature_keeps_its_scale_however_it_is_written() -> None:
+    quantised = Feature(encoder="e", dtype="i1", shape=(4,), data=bytes([1, 2, 3, 4]), scale=0.5)
+    whole = message(1, 3, partial=False)._replace(features={"text": quantised})
+    for state in (merged(None, whole, 3), merged(None, whole, 3, None, encoded(whole))):
+        assert state is not None
+        assert ItemState.decode(state.encode()).features["text"].scale == 0.5
+
+
 @pytest.mark.parametrize("value", [b"", b"\x02\x00\x90", b"\x01\x00\xc1", b"\x01"])
 def test_what_is_no_state_is_refused(value: bytes) -> None:
     with pytest.raises(StateError):
@@ -174,12 +182,16 @@ def test_each_attribute_is_that_of_the_newest_message_that_brought_it_and_a_whol
 
 def test_attributes_are_the_same_after_they_were_written_with_neighbours_and_without() -> None:
     state = after(priced(1, 3, partial=False, features=("text",), a=1, b=1.5, c="c", d=True, e=("x", "y"), f=()))
+    waiting = state._replace(neighbors=Named(1, ("b",), ("b",)))
+    assert (is_marked(state.encode()), is_marked(waiting.encode())) == (False, True)
     for each in (
         state,
-        state._replace(neighbors=Named(1, ("b",), ("b",))),
+        waiting,
+        state.without_parts(),
         state._replace(made=Made(b"stamp", [b"data", ["text"], None, None, 0, None])),
     ):
         assert ItemState.decode(each.encode()) == each
+    assert values(state.without_parts()) == values(state)
     assert list(ItemState.decode(state.encode()).values) == ["a", "b", "c", "d", "e", "f"]
     assert [type(value) for value in ItemState.decode(state.encode()).values.values()][3] is bool
 
@@ -245,6 +257,7 @@ def test_a_whole_message_is_written_as_it_came_and_anything_more_is_not() -> Non
     assert state is not None
     assert state.encode().endswith(encoded(whole) or b"")
     assert not is_marked(state.encode())
+    assert ItemState.decode(state.encode()).encode() == state.encode(), "and after a restart, too"
     late = merge(state, message(4, 8, partial=True, audio=3.0))
     assert late is not None
     assert late.message is None
