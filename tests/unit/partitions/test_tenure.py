@@ -78,6 +78,7 @@ def test_outputs_made_again_are_named_beside_what_others_have_committed() -> Non
     tenure.finish_outputs(is_idle=True)
     assert parse_note(tenure.commit.metadata) == Note(0, outputs_id="new")
 
+
 def test_a_share_without_outputs_is_done_at_once(tenure: Tenure) -> None:
     read = tenure.open_slice()
     read.add(Superseded(FakeRecord(offset=10)))
