@@ -60,6 +60,8 @@ class Plan:
     delivery: str = "at_least_once"
     partitions: int = 4
     seed: int = 1
+    phase_s: float = 15.0
+    """How long the stream flows before the rollout; a third of it between the steps of the readers."""
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Campaign:
             feeder.start()
             try:
                 self._phase("before")
-                self._tend(fleet, 15.0)
+                self._tend(fleet, plan.phase_s)
                 self._phase("rollout")
                 started = time.monotonic()
                 self._rollout.begin()
@@ -154,9 +156,9 @@ class Campaign:
                 self._say(f"complete after {self._report.backfill_s:.1f} s")
                 self._phase("both")
                 self._rollout.cut_over()
-                self._tend(fleet, 5.0)
+                self._tend(fleet, plan.phase_s / 3)
                 self._report.rollback_s = self._timed_rollback()
-                self._tend(fleet, 5.0)
+                self._tend(fleet, plan.phase_s / 3)
                 self._rollout.cut_over()
                 self._phase("end")
             finally:
@@ -208,7 +210,7 @@ class Campaign:
         faults = ["kill"] * self._plan.kills + ["broker restart"] * self._plan.broker_restarts
         self._dice.shuffle(faults)
         for fault in faults:
-            self._tend(fleet, 3.0 + self._dice.random() * 4.0)
+            self._tend(fleet, self._plan.phase_s * (0.2 + 0.3 * self._dice.random()))
             self._say(fault)
             if fault == "kill":
                 fleet.kill(self._dice.choice(fleet.members), pause_s=0.5)
