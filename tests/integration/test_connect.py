@@ -19,6 +19,7 @@ from schemas import DeadLetter, ItemVector, NewItem, UserEvent, UserVector, deco
 from tests.brokers import Broker, Outgoing, produce, read_topic
 from tests.contract.mapping.samples import DEBEZIUM, ROW, change, to_json
 from tests.integration.worker_thread import WorkerThread
+from tests.stores.postgres import Postgres
 from tests.worker_process import ROOT, as_text, in_group
 from worker.align import command
 from worker.settings import variable
@@ -150,13 +151,16 @@ def block(after: str) -> str:
 
 @pytest.mark.real_kafka
 @pytest.mark.timeout(600)
-def test_the_page_runs_as_printed(real_kafka: Broker, topics: Mapping[str, str], tmp_path: Path) -> None:
+def test_the_page_runs_as_printed(
+    real_kafka: Broker, topics: Mapping[str, str], postgres: Postgres, tmp_path: Path
+) -> None:
     broker, run = real_kafka, uuid.uuid4().hex[:8]
     foreign = {"shop.products": f"products-{run}", "shop.clicks": f"clicks-{run}"}
+    database = postgres.create_database(f"page-{run}")
     broker.create_topics(dict.fromkeys(foreign.values(), 1))
     for name in ("products.jsonl", "clicks.jsonl", "shop.yaml", "worker.yaml"):
         text = block(f"`{name}`")
-        for printed, here in foreign.items():
+        for printed, here in {**foreign, "postgresql://postgres@database/postgres": database}.items():
             text = text.replace(printed, here)
         (tmp_path / name).write_text(text)
     for topic, file in zip(foreign.values(), ("products.jsonl", "clicks.jsonl"), strict=True):
@@ -168,7 +172,7 @@ def test_the_page_runs_as_printed(real_kafka: Broker, topics: Mapping[str, str],
     variables |= {variable(name): as_text(value) for name, value in own.items()}
     variables |= {"ALIGN_HTTP__PORT": "0", "ALIGN_THREADS": "1", "PYTHONPATH": str(ROOT)}
     answers = []
-    for text in ("the topics `shop.products` and `shop.clicks`", "To ask:", "## Files"):
+    for text in ("the topics `shop.products` and `shop.clicks`", "To ask:", "with a price:", "## Files"):
         for line in block(text).splitlines():
             program, *words = shlex.split(line)
             assert program == "align-worker"
@@ -180,6 +184,7 @@ def test_the_page_runs_as_printed(real_kafka: Broker, topics: Mapping[str, str],
             answers.append(finished.stdout)
     asked = answers[3]
     assert "k-1" in asked.splitlines()[1] or "k-1" in asked.splitlines()[0], asked
+    assert answers[5] == block("It answers:")
     prices = {
         vector.item_id: vector.attributes["price"] for vector in written(broker, topics["item_vectors"], ItemVector)
     }

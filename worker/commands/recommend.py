@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from worker.commands.arguments import (
 )
 from worker.errors import ConfigError, TopicError
 from worker.settings import Settings
+from worker.sink.kinds import SEARCHABLE
 
 if TYPE_CHECKING:
     from worker.align import Space
     from worker.recommend.answers import Question
-    from worker.recommend.published import Activity, PublishedItems
+    from worker.recommend.published import Activity, LeftOut, PublishedItems
     from worker.recommend.sources import Files, Source
 
 
@@ -78,9 +80,22 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
         help="with or without the items' prior (default: with it for a user, without it otherwise)",
     )
     how.add_argument("--with-seen", action="store_true", help="recommend a user what the events say was seen, too")
+    how.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="with --index, only items whose attributes are so: 'price < 40', 'category = kitchen'; repeatable",
+    )
     how.add_argument("--titles", type=Path, metavar="FILE", help="CSV file with item_id and title")
     how.add_argument("--json", action="store_true", help="print the answers as JSON")
     where = command.add_argument_group("where the vectors are (default: the topics)")
+    where.add_argument(
+        "--index",
+        choices=SEARCHABLE,
+        metavar="KIND",
+        help=f"in the index that `align-worker sink` fills (sink.*): {', '.join(SEARCHABLE)}",
+    )
     for name, what in (("item-vectors", "ItemVector"), ("user-vectors", "UserVector"), ("events", "UserEvent")):
         where.add_argument(
             f"--{name}",
@@ -107,6 +122,8 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from worker.recommend.table import as_text, left_out_lines
 
     titles = {} if arguments.titles is None else read_titles(arguments.titles)
+    if arguments.index is not None:
+        return _from_index(arguments, settings, titles)
     settings = settings if arguments.item_vectors else _as_read(settings)
     space = None if settings.space.path is None else Space.load(settings.space.path)
     source = _source(arguments, settings)
@@ -157,12 +174,59 @@ def _to_compare_with(arguments: argparse.Namespace, space: Space | None) -> tupl
     return tuple(sorted(space.spec.modalities, key=lambda name: name != "text"))
 
 
+def _from_index(arguments: argparse.Namespace, settings: Settings, titles: Mapping[str, str]) -> int:
+    """The same, of an index. Topics are read for what it does not hold: what users have seen, and users without a
+    vector in it."""
+    from worker.align import Space
+    from worker.recommend import index as asking
+    from worker.recommend.answers import Search
+    from worker.recommend.conditions import condition
+    from worker.recommend.published import LeftOut, collect_users
+    from worker.recommend.table import as_text, left_out_lines
+    from worker.sink.searching import open_index
+
+    where = [condition(text) for text in arguments.where]
+    space = None if settings.space.path is None else Space.load(settings.space.path)
+    left_out = LeftOut()
+    index = open_index(arguments.index, settings.sink, None if space is None else space.space_id)
+    try:
+        asked: list[asking.Asked] = []
+        if arguments.user:
+            wanted = set(arguments.user)
+            source = None if index.has_users and arguments.with_seen else _source(arguments, _as_read(settings))
+            if index.has_users:
+                users = {user_id: found for user_id in wanted if (found := index.user(user_id)) is not None}
+            else:
+                assert source is not None
+                users = collect_users(source.user_vectors(wanted), index.space_id, index.dim, left_out)
+            activity = None if arguments.with_seen or source is None else _activity(source, wanted, left_out)
+            asked += [asking.of_user(each, users.get(each), activity, index.space_id) for each in arguments.user]
+        asked += [asking.like_item(item_id, index) for item_id in arguments.like]
+        asked += [asking.Asked(question) for question in _encoded(arguments, settings, space)]
+        answers, items = asking.answer(asked, index, Search(arguments.count, score=arguments.score), where)
+    finally:
+        index.close()
+    for line in left_out_lines(left_out):
+        say(line)
+    if arguments.json:
+        print_json({"space_id": items.space_id, "answers": [each.as_dict(items, titles) for each in answers]})
+    else:
+        print_text(as_text(answers, items, titles, [each.name for each in where]))
+    return 0
+
+
 def _is_asked(arguments: argparse.Namespace) -> bool:
     return bool(arguments.user or arguments.like or arguments.text or arguments.file)
 
 
 def _require_sense(arguments: argparse.Namespace) -> None:
     from_files = bool(arguments.item_vectors or arguments.user_vectors or arguments.events)
+    if arguments.where and arguments.index is None:
+        raise ConfigError("--where asks for attributes, which an index holds: name it with --index")
+    if arguments.index is not None:
+        others = ("item_vectors", "user_vectors", "events", "save", "by", "among", "lacking", "prefix")
+        if given := [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name)]:
+            raise ConfigError(f"--index {arguments.index} does not go together with {', '.join(given)}: leave them out")
     if not _is_asked(arguments) and arguments.save is None:
         raise ConfigError("nothing is asked: give --user, --like, --text or --file (or --save, to read the topics)")
     if arguments.save is not None and from_files:
@@ -213,7 +277,7 @@ def _source(arguments: argparse.Namespace, settings: Settings) -> Source:
 def _questions(
     arguments: argparse.Namespace, settings: Settings, source: Source, items: PublishedItems, space: Space | None
 ) -> list[Question]:
-    from worker.recommend.answers import Question, like_item, of_user
+    from worker.recommend.answers import like_item, of_user
     from worker.recommend.published import collect_users
 
     asked: list[Question] = []
@@ -221,29 +285,35 @@ def _questions(
         wanted = set(arguments.user)
         dim = items.vectors_ID.shape[1]
         users = collect_users(source.user_vectors(wanted), items.space_id, dim, items.left_out)
-        activity = None if arguments.with_seen else _activity(source, wanted, items)
+        activity = None if arguments.with_seen else _activity(source, wanted, items.left_out)
         asked += [of_user(user_id, users, activity, items) for user_id in arguments.user]
     by = arguments.by or arguments.among
     asked += [like_item(item_id, items, by, arguments.prefix) for item_id in arguments.like]
-    if arguments.text or arguments.file:
-        if space is None:
-            raise ConfigError("space.path is not set: --text and --file need the space that the vectors are of")
-        from worker.recommend.query import Encoder
-
-        encoder = Encoder(space, settings)
-        told = {} if arguments.by is None else {"by": arguments.by}
-        asked += [
-            Question("text", text, encoder.words(text, arguments.by, arguments.among), told=told)
-            for text in arguments.text
-        ]
-        asked += [
-            Question("file", str(path), encoder.file(path, arguments.by, arguments.among), told=told)
-            for path in arguments.file
-        ]
-    return asked
+    return asked + _encoded(arguments, settings, space)
 
 
-def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[str, Activity] | None:
+def _encoded(arguments: argparse.Namespace, settings: Settings, space: Space | None) -> list[Question]:
+    """Questions by words and by files."""
+    if not arguments.text and not arguments.file:
+        return []
+    if space is None:
+        raise ConfigError("space.path is not set: --text and --file need the space that the vectors are of")
+    from worker.recommend.answers import Question
+    from worker.recommend.query import Encoder
+
+    encoder = Encoder(space, settings)
+    told = {} if arguments.by is None else {"by": arguments.by}
+    by_words = [
+        Question("text", text, encoder.words(text, arguments.by, arguments.among), told=told) for text in arguments.text
+    ]
+    by_files = [
+        Question("file", str(path), encoder.file(path, arguments.by, arguments.among), told=told)
+        for path in arguments.file
+    ]
+    return by_words + by_files
+
+
+def _activity(source: Source, users: set[str], left_out: LeftOut) -> dict[str, Activity] | None:
     """None where no events are to be had: then nothing is known to have been seen."""
     from worker.recommend.published import collect_activity
     from worker.recommend.sources import Files
@@ -252,6 +322,6 @@ def _activity(source: Source, users: set[str], items: PublishedItems) -> dict[st
         say("without --events it is not known what users have seen")
         return None
     try:
-        return collect_activity(source.events(users), items.left_out)
+        return collect_activity(source.events(users), left_out)
     except TopicError as error:
         raise TopicError(f"{error}; --with-seen does without events") from error

@@ -68,6 +68,7 @@ class Answer:
                     "title": titles.get(items.item_ids[hit.item]),
                     "score": round(hit.score, 6),
                     "modalities": list(items.modalities[hit.item]),
+                    **({"attributes": dict(items.attributes[hit.item])} if items.attributes else {}),
                 }
                 for hit in self.hits
             ],

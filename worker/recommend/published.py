@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas import ItemVector, UserEvent, UserVector
+from schemas import AttributeValue, ItemVector, UserEvent, UserVector
 from worker.align.history import Event, merged
 from worker.errors import DataError
 from worker.recommend.sources import Gone, Newest, Placed, Unreadable, version_of
@@ -77,6 +77,8 @@ class PublishedItems:
     """By item id."""
     codes: Sequence[tuple[str, tuple[int, ...]] | None] = ()
     """Of each item the id of the codebooks and its codes by them; None: it has none."""
+    attributes: Sequence[Mapping[str, AttributeValue]] = ()
+    """Of each item, where they come from an index."""
 
     def has(self, modality: str) -> Tensor:
         """`[I]`: which items have a vector of that modality alone."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from worker.printable import printable
 from worker.recommend.answers import Answer
 from worker.recommend.published import LeftOut, PublishedItems
 
 MAX_TITLE = 60
 
 
-def as_text(answers: Sequence[Answer], items: PublishedItems, titles: Mapping[str, str]) -> str:
-    return "\n\n".join("\n".join(_lines(answer, items, titles)) for answer in answers)
+def as_text(
+    answers: Sequence[Answer], items: PublishedItems, titles: Mapping[str, str], shown: Sequence[str] = ()
+) -> str:
+    """`shown`: attributes that stand behind each item, where they are known."""
+    return "\n\n".join("\n".join(_lines(answer, items, titles, shown)) for answer in answers)
 
 
-def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> list[str]:
+def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str], attributes: Sequence[str]) -> list[str]:
     question = answer.question
     told = dict(question.told)
     head = f"{question.kind} {question.subject}"
@@ -39,9 +43,23 @@ def _lines(answer: Answer, items: PublishedItems, titles: Mapping[str, str]) -> 
         f"  {rank:>3}  {hit.score:>7.4f}  {item_id:<{id_width}}  "
         + (f"{shown[item_id]:<{title_width}}  " if title_width else "")
         + "+".join(items.modalities[hit.item])
+        + _attributes(items, hit.item, attributes)
         for rank, (item_id, hit) in enumerate(rows, start=1)
     ]
     return [*lines, *([] if rows else ["  nothing is left to recommend"])]
+
+
+def _attributes(items: PublishedItems, row: int, names: Sequence[str]) -> str:
+    found = items.attributes[row] if items.attributes else {}
+    return "".join(f"  {name}={_told(found[name])}" for name in dict.fromkeys(names) if name in found)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return printable(", ".join(value) if isinstance(value, list | tuple) else str(value))
 
 
 def _cut(title: str) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from worker.sink.port import Store
 
 KINDS = ("pgvector", "milvus", "qdrant", "elasticsearch", "opensearch", "files")
+SEARCHABLE = ("pgvector", "milvus", "qdrant")
+"""Those that `recommend` can ask."""
 _DRIVERS = {
     "pgvector": ("psycopg", "pip install 'align-worker[pgvector]'"),
     "milvus": ("pymilvus", "pip install 'align-worker[milvus]'"),

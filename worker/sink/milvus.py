@@ -8,12 +8,18 @@ is not guarded is a process that is frozen between reading and writing, for so l
 from __future__ import annotations
 
 import json
+from collections.abc import Collection as Ids
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from worker.errors import ConfigError, StoreError
+from worker.recommend.conditions import Condition
+from worker.recommend.index import Neighbor
+from worker.recommend.published import PublishedUser
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NO_SOURCE, Collection, Entity, Place, Row, is_newer
@@ -128,6 +134,46 @@ class Milvus:
                     _delete(client, name + DELETED, key, again)
         return Outcome(len(kept), len(gone), len(rows) - len(newer))
 
+    def find(self, collection: Collection, row_id: str) -> PublishedUser | None:
+        client, name, key = self._open(), self._name(collection), _ID[collection.entity]
+        with _translated():
+            client.load_collection(name)
+            fields = ["vector", "num_events", "event_time_ms"]
+            found = client.query(name, filter=_among(key, [row_id]), output_fields=fields)
+        for each in found:
+            return PublishedUser(np.array(each["vector"], np.float32), each["num_events"], each["event_time_ms"])
+        return None
+
+    def nearest(
+        self,
+        collection: Collection,
+        vector: NDArray[np.float32],
+        count: int,
+        where: Sequence[Condition],
+        without: Ids[str],
+    ) -> Sequence[Neighbor]:
+        client, name, key = self._open(), self._name(collection), _ID[collection.entity]
+        conditions = [f"not ({_among(key, list(without))})"] if without else []
+        conditions += [_expression(each) for each in where]
+        with _translated():
+            client.load_collection(name)
+            (found,) = client.search(
+                name, data=[vector.tolist()], anns_field="vector", filter=" and ".join(conditions), limit=count,
+                output_fields=[key, "prior", "modalities", "attributes"],
+            )  # fmt: skip
+        is_distance = self._settings.distance == "l2"
+        return [
+            Neighbor(
+                fields[key],
+                1 - each["distance"] / 2 if is_distance else each["distance"],  # of L2 Milvus says the square
+                fields["prior"],
+                tuple(fields["modalities"] or ()),
+                fields["attributes"] or {},
+            )
+            for each in found
+            if (fields := each["entity"])
+        ]
+
     def tick(self) -> None:
         return
 
@@ -174,6 +220,17 @@ def _among(key: str, ids: Sequence[str]) -> str:
 def _delete(client: MilvusClient, name: str, key: str, ids: Sequence[str]) -> None:
     for start in range(0, len(ids), MAX_ASKED):
         client.delete(name, filter=_among(key, ids[start : start + MAX_ASKED]))
+
+
+def _expression(condition: Condition) -> str:
+    field, value = f"attributes[{json.dumps(condition.name, ensure_ascii=False)}]", condition.value
+    written = json.dumps(value, ensure_ascii=False)
+    if condition.operator not in ("=", "!="):
+        return f"{field} {condition.operator} {written}"
+    held = f"{field} == {written}"
+    if isinstance(value, str):
+        held = f"({held} or json_contains({field}, {written}))"
+    return held if condition.operator == "=" else f"(exists {field} and not ({held}))"
 
 
 def _dim(client: MilvusClient, name: str) -> int:

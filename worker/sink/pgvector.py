@@ -12,6 +12,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Collection as Ids
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from worker.errors import ConfigError, StoreError
+from worker.recommend.conditions import Condition
+from worker.recommend.index import Neighbor
+from worker.recommend.published import PublishedUser
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NAMES, Collection, Entity, Row
@@ -36,6 +40,14 @@ _LOCK = 0x616C69676E  # of all sinks, while one of them makes a table
 
 KEYS: dict[Entity, str] = {"items": "item_id", "users": "user_id"}
 OPERATORS = {"cosine": "vector_cosine_ops", "ip": "vector_ip_ops", "l2": "vector_l2_ops"}
+DISTANCES = {"cosine": "<=>", "ip": "<#>", "l2": "<->"}
+COSINES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda distance: 1.0 - distance,
+    "ip": lambda distance: -distance,
+    "l2": lambda distance: 1.0 - distance * distance / 2,
+}
+"""Of vectors of unit length, from what the operator says of them."""
+MAX_EF = 1_000
 COLUMN_TYPES = {
     "number": ("double precision", "number", "(attributes->>{name})::double precision"),
     "text": ("text", "string", "attributes->>{name}"),
@@ -241,6 +253,55 @@ class PgVector:
             connection.commit()
         return Outcome(written - deleted, deleted, len(rows) - written)
 
+    # ------------------------------------------------------------------ searching
+
+    def find(self, collection: Collection, row_id: str) -> PublishedUser | None:
+        connection = self._open()
+        query = "SELECT vector::real[], num_events, event_time_ms FROM {table} WHERE {key} = %s AND NOT deleted"
+        with _translated(connection):
+            found = connection.execute(sql.SQL(query).format(**self._names(collection)), [row_id]).fetchone()
+            connection.commit()
+        return None if found is None else PublishedUser(np.array(found[0], np.float32), found[1], found[2])
+
+    def nearest(
+        self,
+        collection: Collection,
+        vector: NDArray[np.float32],
+        count: int,
+        where: Sequence[Condition],
+        without: Ids[str],
+    ) -> Sequence[Neighbor]:
+        """HNSW knows no conditions: where too few are left of what it finds, all rows are looked at."""
+        connection, names = self._open(), self._names(collection)
+        conditions: list[sql.Composable] = [sql.SQL("NOT deleted")]
+        values: list[Any] = [vector.tolist()]
+        if without:
+            conditions.append(sql.SQL("{key} <> ALL(%s)").format(**names))
+            values.append(list(without))
+        for each in where:
+            text, given = _condition(each)
+            conditions.append(sql.SQL(text))
+            values += given
+        query = sql.SQL(
+            "SELECT {key}, vector {operator} %s::real[]::vector AS distance, coalesce(prior, 0), modalities, "
+            "attributes FROM {table} WHERE {conditions} ORDER BY distance LIMIT %s"
+        ).format(
+            **names, operator=sql.SQL(DISTANCES[self._settings.distance]), conditions=sql.SQL(" AND ").join(conditions)
+        )
+        values.append(count)
+        with _translated(connection):
+            connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(min(MAX_EF, max(40, 2 * count)))])
+            found = connection.execute(query, values).fetchall()
+            if len(found) < count:
+                connection.execute("SET LOCAL enable_indexscan = off")
+                found = connection.execute(query, values).fetchall()
+            connection.commit()
+        cosine = COSINES[self._settings.distance]
+        return [
+            Neighbor(item_id, cosine(distance), prior, tuple(modalities or ()), attributes or {})
+            for item_id, distance, prior, modalities, attributes in found
+        ]
+
     def _take_fewer(self) -> None:
         self._most = max(1, self._most // 4)
 
@@ -305,6 +366,18 @@ class _translated:  # noqa: N801  # reads as a word
             raise RowsRefusedError(_one_line(error)) from error
         if isinstance(error, psycopg.Error):
             raise StoreError(f"PostgreSQL: {_one_line(error)}") from error
+
+
+def _condition(condition: Condition) -> tuple[str, list[Any]]:
+    """As SQL, with the values that go into it."""
+    name, operator, value = condition
+    if operator in ("=", "!="):
+        held = "coalesce(attributes -> %s @> %s::jsonb, false)"
+        text = held if operator == "=" else f"attributes ? %s AND NOT {held}"
+        values = [name, json.dumps(value)]
+        return text, values if operator == "=" else [name, *values]
+    compared = f"(attributes ->> %s)::double precision {operator} %s"
+    return f"CASE WHEN jsonb_typeof(attributes -> %s) = 'number' THEN {compared} ELSE false END", [name, name, value]
 
 
 def _mark(entity: Entity) -> str:

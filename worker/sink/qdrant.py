@@ -7,12 +7,18 @@ so that searches do not find it and an older vector that comes late does.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection as Ids
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from worker.errors import ConfigError, StoreError
+from worker.recommend.conditions import Condition
+from worker.recommend.index import Neighbor
+from worker.recommend.published import PublishedUser
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NO_SOURCE, Collection, Entity, Row
@@ -111,6 +117,54 @@ class Qdrant:
         num_deleted = sum(row.is_deleted for row in written)
         return Outcome(len(written) - num_deleted, num_deleted, len(rows) - len(written))
 
+    def find(self, collection: Collection, row_id: str) -> PublishedUser | None:
+        with _translated():
+            found = self._open().retrieve(
+                self._name(collection), [point_id(row_id)], with_payload=True, with_vectors=True
+            )
+        for each in found:
+            payload, vectors = each.payload or {}, each.vector
+            if isinstance(vectors, dict) and VECTOR in vectors and not payload.get("deleted"):
+                vector = np.array(vectors[VECTOR], np.float32)
+                return PublishedUser(vector, payload.get("num_events", 0), payload.get("event_time_ms", 0))
+        return None
+
+    def nearest(
+        self,
+        collection: Collection,
+        vector: NDArray[np.float32],
+        count: int,
+        where: Sequence[Condition],
+        without: Ids[str],
+    ) -> Sequence[Neighbor]:
+        must: list[Any] = [models.FieldCondition(key="deleted", match=models.MatchValue(value=False))]
+        must_not: list[Any] = []
+        if without:
+            must_not.append(models.HasIdCondition(has_id=[point_id(each) for each in without]))
+        for each in where:
+            key = f'attributes."{each.name}"'
+            if each.operator == "!=":
+                must_not += [_held(key, each), models.IsEmptyCondition(is_empty=models.PayloadField(key=key))]
+            else:
+                must.append(_held(key, each))
+        with _translated():
+            found = self._open().query_points(
+                self._name(collection), vector.tolist(), using=VECTOR, limit=count, with_payload=True,
+                query_filter=models.Filter(must=must, must_not=must_not),
+            )  # fmt: skip
+        is_distance = self._settings.distance == "l2"
+        return [
+            Neighbor(
+                payload["item_id"],
+                1 - point.score * point.score / 2 if is_distance else point.score,
+                payload.get("prior") or 0.0,
+                tuple(payload.get("modalities", ())),
+                payload.get("attributes", {}),
+            )
+            for point in found.points
+            if (payload := point.payload) is not None
+        ]
+
     def tick(self) -> None:
         return
 
@@ -151,6 +205,15 @@ def _point(collection: Collection, row: Row) -> models.PointStruct:
     else:
         payload |= {"modalities": list(row.modalities), "prior": row.prior}
     return models.PointStruct(id=point_id(row.id), vector={VECTOR: row.vector.tolist()}, payload=payload)
+
+
+def _held(key: str, condition: Condition) -> models.FieldCondition:
+    """Numbers as ranges: an integer and a float of one value are equal."""
+    value = condition.value
+    if isinstance(value, str | bool):
+        return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+    bounds = {"<": ["lt"], "<=": ["lte"], ">": ["gt"], ">=": ["gte"]}.get(condition.operator, ["gte", "lte"])
+    return models.FieldCondition(key=key, range=models.Range(**dict.fromkeys(bounds, value)))
 
 
 def _if_older(row: Row) -> models.Filter:
