@@ -569,7 +569,11 @@ class SinkSettings(_Group):
     distance: Literal["cosine", "ip", "l2"] = "cosine"
     """Comparison that the index is made for. All vectors are of unit length."""
     index: Literal["hnsw", "none"] = "hnsw"
-    """`none`: make no index over vectors, as when a large table is filled first."""
+    """`none`: make no index over vectors. pgvector's is made once the topics have been read to their end; until then
+    every row is looked at."""
+    index_memory_mb: int | None = Field(None, ge=1, le=2_000_000)
+    """For pgvector: memory of the server for making that index (`maintenance_work_mem`). The whole index should fit, or
+    it takes many times as long. Default: the server's."""
     columns: Annotated[
         dict[
             Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,40}$")], Literal["number", "text", "bool", "tags"]

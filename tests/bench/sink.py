@@ -3,8 +3,9 @@
     python -m tests.bench.sink [--rows 20000] [--dim 128]
 
 Rows per second are those of the store alone, one connection, batches of 1,000, with CPU time of this process and of the
-database beside them: first without an index over vectors, then with HNSW. The latencies are of records appended one by
-one to an embedded broker, a sink as a process, until a second connection sees the row.
+database beside them: filled with the index made behind, as the sink does it, for several amounts of memory
+(`sink.index_memory_mb`); without an index over vectors; and into an index that is there. The latencies are of records
+appended one by one to an embedded broker, a sink as a process, until a second connection sees the row.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from worker.sink.pgvector import PgVector
 from worker.sink.row import Collection, Place, Row
 
 BATCH = 1_000
+MEMORIES_MB = (8, 64, 256)
 NUM_APPENDS, PAUSE_S = 200, 0.05
 TOPICS = {"item_vectors": "item-vectors", "dead_letters": "dead-letters"}
 
@@ -48,10 +50,11 @@ def rows(collection: Collection, vectors_ND: np.ndarray, offset: int) -> list[Ro
 
 
 def cpu_s(server: psutil.Process) -> tuple[float, float]:
-    """Of this process, and of the database's living processes."""
-    times = [process.cpu_times() for process in [server, *server.children(recursive=True)]]
-    own = time.process_time()
-    return own, sum(each.user + each.system for each in times)
+    """Of this process, and of the database's: of those that have ended, too."""
+    ended = server.cpu_times()
+    times = [ended, *(process.cpu_times() for process in server.children(recursive=True))]
+    ended_s = ended.children_user + ended.children_system
+    return time.process_time(), ended_s + sum(each.user + each.system for each in times)
 
 
 def write(store: PgVector, collection: Collection, found: Sequence[Row], postgres: Postgres, name: str) -> None:
@@ -68,12 +71,16 @@ def write(store: PgVector, collection: Collection, found: Sequence[Row], postgre
 def throughput(postgres: Postgres, num_rows: int, dim: int) -> None:
     print("| rows | per second | µs of CPU, sink | µs of CPU, PostgreSQL |")
     print("|---|---|---|---|")
+    for memory_mb in MEMORIES_MB:
+        fill(postgres, num_rows, dim, memory_mb)
     for index in ("none", "hnsw"):
         url = postgres.create_database(f"bench-{index}")
         store = PgVector(SinkSettings(url=url, index=index))
         store.connect()
         collection = Collection("items", "bench", dim)
         store.prepare(collection)
+        if index == "hnsw":
+            made(store)
         count = num_rows if index == "none" else num_rows // 5
         first_ND, second_ND = unit_rows(count, dim, 1), unit_rows(count, dim, 2)
         write(store, collection, rows(collection, first_ND, 0), postgres, f"new, index {index}")
@@ -81,6 +88,41 @@ def throughput(postgres: Postgres, num_rows: int, dim: int) -> None:
         write(store, collection, rows(collection, second_ND, 10**7), postgres, f"another vector, index {index}")
         write(store, collection, rows(collection, second_ND, 10**7), postgres, f"the same again, index {index}")
         store.close()
+
+
+def fill(postgres: Postgres, num_rows: int, dim: int, memory_mb: int) -> None:
+    """All rows, and then the index."""
+    assert postgres.pid is not None
+    server = psutil.Process(postgres.pid)
+    url = postgres.create_database(f"bench-fill-{memory_mb}")
+    store = PgVector(SinkSettings(url=url, index_memory_mb=memory_mb))
+    store.connect()
+    collection = Collection("items", "bench", dim)
+    store.prepare(collection)
+    found = rows(collection, unit_rows(num_rows, dim, 1), 0)
+    started, (own, theirs) = time.monotonic(), cpu_s(server)
+    for start in range(0, num_rows, BATCH):
+        store.write(collection, found[start : start + BATCH])
+    made(store)
+    took_s, (own_end, theirs_end) = time.monotonic() - started, cpu_s(server)
+    figures = (
+        num_rows / took_s,
+        1e6 * (own_end - own) / num_rows,
+        1e6 * (theirs_end - theirs) / num_rows,
+    )
+    print(
+        f"| filled, then index hnsw in {memory_mb} MB |",
+        " | ".join(f"{each:,.0f}" for each in figures),
+        "|",
+        flush=True,
+    )
+    store.close()
+
+
+def made(store: PgVector) -> None:
+    """Until the index is there."""
+    while not store.tick(is_caught_up=True):
+        time.sleep(0.05)
 
 
 def latency(postgres: Postgres, dim: int) -> None:

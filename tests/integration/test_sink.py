@@ -19,7 +19,7 @@ from tests.integration.conftest import StreamMaker
 from tests.integration.stream import Stream
 from tests.stores.postgres import Postgres
 from tests.worker_process import WorkerProcess
-from worker.errors import ConfigError
+from worker.errors import ConfigError, StoreError
 from worker.kafka.embedded import EmbeddedBroker
 from worker.settings import SinkSettings
 from worker.sink.pgvector import PgVector
@@ -84,8 +84,57 @@ def test_rows_are_found_by_nearness_and_by_attributes_with_an_index_for_it(store
     assert query(url, "SELECT price, category, tags, prior, modalities FROM item_vectors WHERE item_id = 'i1'") == [
         (1.5, "odd", ["a"], 0.5, ["text"])
     ]
-    (index,) = query(url, "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")
-    assert "vector_cosine_ops" in index[0]
+    assert indexes(url) == []
+    assert store.tick(is_caught_up=False)
+    settle(store)
+    ((definition, is_valid),) = indexes(url)
+    assert "vector_cosine_ops" in definition
+    assert is_valid
+    assert query(url, nearest.format("true")) == [("i0",), ("i1",), ("i2",)]
+    assert store.write(IN_X, [row("i0", 99, number=3.0)]) == (1, 0, 0)
+    assert query(url, nearest.format("true"))[0] == ("i1",)
+
+
+def indexes(url: str) -> list[tuple[Any, ...]]:
+    """Over vectors, and whether they can be used."""
+    found = "SELECT pg_get_indexdef(indexrelid), indisvalid FROM pg_index"
+    return query(url, f"SELECT * FROM ({found}) AS i WHERE pg_get_indexdef LIKE '%hnsw%'")
+
+
+def settle(store: PgVector, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not store.tick(is_caught_up=True):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_index_that_was_broken_off_is_made_anew_and_by_one_sink(store: PgVector, url: str) -> None:
+    store.write(IN_X, [row(f"i{n}", n, number=n / 10) for n in range(50)])
+    settle(store)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'item_vectors_x_cosine'::regclass"
+        )
+    stores = [PgVector(SinkSettings(url=url, index_memory_mb=32)) for _ in range(2)]
+    for each in stores:
+        each.connect()
+        each.prepare(IN_X)
+    deadline = time.monotonic() + PATIENCE_S
+    while len([each for each in stores if each.tick(is_caught_up=True)]) < len(stores):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for each in stores:
+        each.close()
+    assert [is_valid for _, is_valid in indexes(url)] == [True]
+
+
+def test_an_index_that_cannot_be_made_is_said_and_rows_are_written_all_the_same(store: PgVector, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE item_vectors_x_cosine ()")
+    with pytest.raises(StoreError, match=r"index item_vectors_x_cosine cannot be made: .* is not an index"):
+        settle(store)
+    assert store.write(IN_X, [row("a", 1)]) == (1, 0, 0)
+    assert not store.tick(is_caught_up=True)
 
 
 def test_an_attribute_of_another_type_leaves_its_column_empty_and_is_kept_beside(store: PgVector, url: str) -> None:

@@ -79,7 +79,7 @@ def files(tmp_path: Path) -> Index:
     settings = SinkSettings(path=tmp_path / "snapshots", snapshot_interval_s=0)
 
     def read(store: Store) -> Held:
-        store.tick()
+        store.tick(is_caught_up=True)
         current = tmp_path / "snapshots" / "item_vectors_5f2c" / "current"
         ids, vectors_ND = json.loads((current / "ids.json").read_text()), np.load(current / "vectors.npy")
         rows = pq.read_table(current / "rows.parquet").to_pylist()

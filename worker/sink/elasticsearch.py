@@ -145,8 +145,8 @@ class Elasticsearch:
         except OSError as error:
             raise StoreError(f"{self._kind} cannot be reached: {error}") from error
 
-    def tick(self) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        return True
 
     def _name(self, collection: Collection) -> str:
         return self._settings.prefix + collection.name

@@ -97,11 +97,12 @@ class Files:
             raise StoreError(f"sink.path: {error}") from error
         return outcome
 
-    def tick(self) -> None:
+    def tick(self, *, is_caught_up: bool) -> bool:
         try:
             self._snapshot()
         except OSError as error:
             raise StoreError(f"sink.path: {error}") from error
+        return True
 
     def _snapshot(self) -> None:
         for collection, held in self._held.items():

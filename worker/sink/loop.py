@@ -32,6 +32,7 @@ AFTER_ERROR_S = 0.1
 LOOK_S = 1.0
 METADATA_PREFIX = "log="
 NO_ROLLOUT = Standing()
+MARKER = 1  # offset: behind the last record of a transaction, where there may be nothing else
 
 
 class StopEvent(Protocol):
@@ -121,8 +122,13 @@ class SinkLoop:
                     is_ready = True
                     on_ready()
                 if until_caught_up and self._is_reached(goals):
-                    self.is_caught_up = True
-                    break
+                    self._writer.is_caught_up = True
+                    unsettled = self._writer.unsettled
+                    if unsettled is not None and self._writer.unsettled_s() > self._settings.sink.connect_timeout_s:
+                        raise unsettled
+                    if self._writer.is_settled:
+                        self.is_caught_up = True
+                        break
             self._drain()
         finally:
             for goal in goals:
@@ -282,6 +288,9 @@ class SinkLoop:
             level = logging.WARNING if self._silence.is_silent else logging.INFO
             log.log(level, "%s", news, extra={"action": "silence"})
         lags = self._consumer.lag(list(self._holds))
+        self._writer.is_caught_up = (
+            bool(self._holds) and not self._pending.num_records and not any(unread > MARKER for unread in lags.values())
+        )
         for entity, metrics in self._metrics.items():
             mine = [hold for hold in self._holds.values() if hold.entity == entity]
             raise_to(metrics.request_errors.labels(metrics.topic), contact.num_failed)

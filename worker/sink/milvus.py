@@ -174,8 +174,8 @@ class Milvus:
             if (fields := each["entity"])
         ]
 
-    def tick(self) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        return True
 
     def _name(self, collection: Collection) -> str:
         return self._settings.prefix + collection.name

@@ -25,6 +25,7 @@ from worker.recommend.conditions import Condition
 from worker.recommend.index import Neighbor
 from worker.recommend.published import PublishedUser
 from worker.settings import SinkSettings
+from worker.sink.pgvector_index import IndexBuild, connected
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NAMES, Collection, Entity, Row
 
@@ -39,7 +40,6 @@ _TEXT_OID = 25
 _LOCK = 0x616C69676E  # of all sinks, while one of them makes a table
 
 KEYS: dict[Entity, str] = {"items": "item_id", "users": "user_id"}
-OPERATORS = {"cosine": "vector_cosine_ops", "ip": "vector_ip_ops", "l2": "vector_l2_ops"}
 DISTANCES = {"cosine": "<=>", "ip": "<#>", "l2": "<->"}
 COSINES: dict[str, Callable[[float], float]] = {
     "cosine": lambda distance: 1.0 - distance,
@@ -107,6 +107,7 @@ class PgVector:
         self._settings = settings
         self._connection: psycopg.Connection[Any] | None = None
         self._prepared: set[Collection] = set()
+        self._builds: dict[Collection, IndexBuild] = {}
         self._purged_at = -PURGE_S
         self._most = settings.max_records
         """Rows of a transaction: fewer once one has taken too long, and slowly more again."""
@@ -114,11 +115,8 @@ class PgVector:
     def connect(self) -> None:
         self.close()
         settings = self._settings
-        options: dict[str, Any] = {"connect_timeout": max(2, round(min(settings.timeout_s, 10)))}
-        if settings.password is not None:
-            options["password"] = settings.password.get_secret_value()
         try:
-            connection = psycopg.connect(settings.url or "", application_name="align-worker sink", **options)
+            connection = connected(settings)
         except psycopg.ProgrammingError as error:
             raise ConfigError(f"sink.url: {_one_line(error)}") from None
         except psycopg.Error as error:
@@ -170,13 +168,7 @@ class PgVector:
             for column, kind in self._settings.columns.items() if collection.entity == "items" else ():
                 connection.execute(_add_column(names["table"], column, kind))
             if self._settings.index == "hnsw" and collection.dim <= MAX_HNSW_DIM:
-                connection.execute(
-                    sql.SQL("CREATE INDEX IF NOT EXISTS {name} ON {table} USING hnsw (vector {operators})").format(
-                        **names,
-                        name=sql.Identifier(f"{self.table(collection)}_{self._settings.distance}"),
-                        operators=sql.SQL(OPERATORS[self._settings.distance]),
-                    )
-                )
+                self._builds.setdefault(collection, IndexBuild(self._settings, self.table(collection)))
             elif self._settings.index == "hnsw":
                 log.warning(
                     "vectors of %d dimensions get no index: pgvector's HNSW takes up to %d", collection.dim,
@@ -320,8 +312,10 @@ class PgVector:
     def table(self, collection: Collection) -> str:
         return self._settings.prefix + collection.name
 
-    def tick(self) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        """An index over vectors is made when the table is filled (`IndexBuild`)."""
+        done = [build.is_done(self._open()) for build in self._builds.values()] if is_caught_up else []
+        return all(done)
 
     def _names(self, collection: Collection) -> dict[str, Any]:
         table = self.table(collection)

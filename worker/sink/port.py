@@ -46,8 +46,10 @@ class Store(Protocol):
         are as safe as the index can make them. Raises `RowsRefusedError` where one of them cannot be stored."""
         ...
 
-    def tick(self) -> None:
-        """Nothing waits to be written: do what else there is to do from time to time."""
+    def tick(self, *, is_caught_up: bool) -> bool:
+        """Nothing waits to be written: do what else there is to do from time to time, without waiting for it.
+        `is_caught_up`: all is written that the topics have. Whether nothing is left to do. Raises `StoreError` for what
+        has failed and is tried again at a later call."""
         ...
 
     def close(self) -> None: ...

@@ -165,8 +165,8 @@ class Qdrant:
             if (payload := point.payload) is not None
         ]
 
-    def tick(self) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        return True
 
     def _name(self, collection: Collection) -> str:
         return self._settings.prefix + collection.name

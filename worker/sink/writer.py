@@ -83,6 +83,14 @@ class Writer:
         self.trouble = ""
         """Why nothing can be written at present."""
         self._gives_up = threading.Event()
+        self.is_caught_up = False
+        """Whether all is written that the topics have, as the poll thread sees it."""
+        self.is_settled = False
+        """Whether the store has then had nothing left to do."""
+        self.unsettled: StoreError | None = None
+        """What the store fails at that is left to do."""
+        self._unsettled_since: float | None = None
+        self._tick_at = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -90,6 +98,11 @@ class Writer:
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    def unsettled_s(self) -> float:
+        """For how long the store has failed at what is left to do."""
+        since = self._unsettled_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self, timeout_s: float) -> None:
         """End it: after what is in work, or in the middle of it when that takes too long."""
@@ -117,13 +130,20 @@ class Writer:
                 self._producer.close(1.0)
 
     def _tick(self) -> None:
-        if not self._is_connected:
+        if time.monotonic() < self._tick_at:
             return
+        now, is_caught_up = time.monotonic(), self.is_caught_up
         try:
-            self._store.tick()
+            if not self._is_connected:
+                self._store.connect()
+                self._is_connected = True
+            self.is_settled = self._store.tick(is_caught_up=is_caught_up) and is_caught_up
         except StoreError as error:
-            self._is_connected = False
+            self._is_connected, self._tick_at = False, now + LONGEST_PAUSE_S
+            self.unsettled, self._unsettled_since = error, self._unsettled_since or now
             log.warning("%s", error.one_line(), extra={"action": "tick_failed"})
+        if self.is_settled:
+            self.unsettled, self._unsettled_since = None, None
 
     def _write(self, batch: Batch) -> None:
         pause_s, started = FIRST_PAUSE_S, time.monotonic()

@@ -20,6 +20,11 @@ class MemoryStore:
     ) -> None:
         self.held = {} if held is None else held
         self.num_writes = 0
+        self.num_settling, self.settles_after = 0, 0
+        """Ticks with everything written, and how many of them it has something left to do for."""
+        self.held_when_settling = 0
+        """Rows at the last of them."""
+        self.fails_to_settle = False
         self.is_down = threading.Event()
         self._refuses = refuses
 
@@ -58,5 +63,10 @@ class MemoryStore:
     def close(self) -> None:
         return
 
-    def tick(self) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        if is_caught_up:
+            self.num_settling += 1
+            self.held_when_settling = sum(map(len, self.held.values()))
+            if self.fails_to_settle:
+                raise StoreError("there is no room for it")
+        return self.num_settling >= self.settles_after

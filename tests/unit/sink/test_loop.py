@@ -13,7 +13,7 @@ import pytest
 from schemas import DeadLetter, ItemVector, Tensor, decode, encode
 from tests.fakes import FakeClient, FakeCluster
 from tests.unit.sink.memory import MemoryStore
-from worker.errors import ConfigError, SystemicError, TopicError, WorkerError
+from worker.errors import ConfigError, StoreError, SystemicError, TopicError, WorkerError
 from worker.item_vectors.source_offset import HEADER
 from worker.records import TopicPartition
 from worker.settings import CommitSettings, HttpSettings, Settings, ShutdownSettings, SinkSettings
@@ -227,6 +227,37 @@ def test_it_ends_by_itself_once_it_has_caught_up() -> None:
         sink.join()
     assert sink.service.is_caught_up
     assert len(values(store)) == 20
+
+
+def test_a_sink_that_is_to_end_waits_until_the_index_has_done_what_is_left_to_do() -> None:
+    cluster, store = FakeCluster(), MemoryStore()
+    for number in range(20):
+        put(cluster, f"i{number}", number)
+    store.settles_after = 3
+    with Sink(cluster, store, until_caught_up=True) as sink:
+        sink.join()
+    assert sink.service.is_caught_up
+    assert store.num_settling >= 3
+    assert store.held_when_settling == 20
+
+
+def test_what_an_index_fails_at_is_tried_again_and_ends_a_sink_that_is_to_end_by_itself() -> None:
+    cluster, store = FakeCluster(), MemoryStore()
+    put(cluster, "a", 1)
+    store.fails_to_settle = True
+    hurried = SETTINGS.model_copy(update={"sink": SETTINGS.sink.model_copy(update={"connect_timeout_s": 0.2})})
+    with (
+        pytest.raises(StoreError, match="there is no room for it"),
+        Sink(cluster, store, until_caught_up=True, settings=hurried) as sink,
+    ):
+        sink.join()
+    assert values(store) == {"a": 1.0}
+    before = store.num_settling
+    with Sink(cluster, store) as sink:
+        sink.until(lambda: store.num_settling > before)
+        put(cluster, "b", 2)
+        sink.until_committed()
+    assert values(store) == {"a": 1.0, "b": 1.0}
 
 
 def test_partitions_that_go_are_committed_as_far_as_they_are_written_and_what_is_left_is_not_lost() -> None:
