@@ -56,7 +56,8 @@ _ITEM_FIELDS = (
 _EVENT_FIELDS = ("event_id", "user_id", "item_id", "event_type", "event_time", "value", "skip", "deletes")
 _HOLDS = "items:, events: or both, such as items: {item_id: sku, content: {text: title}}"
 _DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-_ATTRIBUTE_TYPES: Mapping[str, Callable[[Any], Any]] = {
+STORED = ("f2", "f4")
+ATTRIBUTE_TYPES: Mapping[str, Callable[[Any], Any]] = {
     "any": to_attribute,
     "str": to_id,
     "number": to_number,
@@ -285,7 +286,7 @@ class _Reader:
             if "encoder" in options:
                 encoder = self._text(options["encoder"], "the name of an encoder")
                 self._check_name(options["encoder"], encoder, "the name of the encoder")
-            stored = self._choice(options["stored"], ("f2", "f4")) if "stored" in options else None
+            stored = self._choice(options["stored"], STORED) if "stored" in options else None
             usual: Dtype = "f4" if stored == "f4" else "f2"
             dtype = self._choice(options["dtype"], _DTYPES) if "dtype" in options else usual
             dim = self._number(options["dim"], 1, DEFAULT_LIMITS.dims) if "dim" in options else None
@@ -309,8 +310,8 @@ class _Reader:
             name = each.key
             self._check_name(each, name, "the name of the attribute")
             options = self._options(each, ("path", "value", "type", "scale"))
-            kind = self._choice(options["type"], tuple(_ATTRIBUTE_TYPES)) if "type" in options else "any"
-            convert = _ATTRIBUTE_TYPES[kind]
+            kind = self._choice(options["type"], tuple(ATTRIBUTE_TYPES)) if "type" in options else "any"
+            convert = ATTRIBUTE_TYPES[kind]
             if "scale" in options:
                 if kind not in ("any", "number"):
                     self._refuse(options["scale"], f"belongs to numbers, and type is {kind}")
