@@ -55,6 +55,17 @@ def add_train(commands: Any) -> None:
         metavar="LEVELSxCODES",
         help="learn codebooks as well, as 3x256: items are published with semantic ids (`space codes` adds them later)",
     )
+    train.add_argument(
+        "--closed-form",
+        action="store_true",
+        help="no steps of learning: content, what is had together and what comes next, mixed as validation says, and "
+        "fitted to everything in the end; of the recipe only seed, last and behavior count",
+    )
+    train.add_argument(
+        "--rank-seen",
+        action="store_true",
+        help="of --closed-form: choose it for lists that may have what the user has had already",
+    )
     train.add_argument("--json", action="store_true", help="print the figures of the space as JSON")
     group = train.add_argument_group("recipe", "worker/train/README.md says what each is worth")
     for name, field in TrainSettings.model_fields.items():
@@ -94,6 +105,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.data.files import write_items
     from worker.data.order import order_of
     from worker.data.withheld import split_dataset
+    from worker.train.closed_form import closed_form_space
     from worker.train.codes import add_codes, code_sizes
     from worker.train.run import JUDGED_FOLDER, PARTS_FILE, item_parts, train
 
@@ -118,7 +130,10 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     for line in (*told(loaded.left_out), *order_of(split).told()):
         say(line)
-    trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs))
+    if arguments.closed_form:
+        trained = closed_form_space(dataset, split, settings, arguments.out, rank_seen=arguments.rank_seen)
+    else:
+        trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs))
     space = trained.shipped.space
     for line in trained.told:
         say(line)

@@ -74,6 +74,19 @@ def test_a_space_is_learned_told_of_and_judged_with_the_parts_that_were_written(
     assert "without behavior" in report["spaces"][str(space)]["ablations"]
 
 
+def test_a_space_in_closed_form_is_made_and_judged_like_any_other(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, parts = str(tmp_path / "space"), str(tmp_path / "parts.msgpack")
+    assert main(["train", space, *inputs(files), "--event", "like=1", "--closed-form", "--items-out", parts]) == 0
+    assert "chosen by cross-validation: content 1, together" in capsys.readouterr().err
+    asked = [*inputs(files), "--items", parts, "--baseline", "none", "--replay-share", "0", "--json"]
+    assert main(["evaluate", space, *asked]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["seen_in_training"][space]["num_learned"] == 0
+    assert report["models"][space]["cold"]["ndcg@10"]["mean"] > 0.6  # by content: of six topics chance finds a few
+
+
 def test_a_finished_space_is_not_trained_over(files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "space.json").write_text("{}")
     assert main(["train", str(tmp_path), *inputs(files), "--event", "like=1"]) == 3
