@@ -80,7 +80,10 @@ def main() -> None:
             for like in (older, None)
         ]
         like, free = (" ".join(f"{share:.1%}" for share in (each[0], each[1], each[-1])) for each in shares)
-        rows_BD, centroids_DM = torch.from_numpy(batch_BD), books._fast.books_DM
+        rows_BD, centroids_DM = (
+            torch.from_numpy(batch_BD),
+            torch.from_numpy(books.books_LSD.reshape(-1, books.dim).T.copy()),
+        )
         least, middle = cost_us(lambda: books.codes(batch_BD))  # noqa: B023  # called at once
         bare = cost_us(lambda: rows_BD @ centroids_DM)[0]  # noqa: B023
         print(

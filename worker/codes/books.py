@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 GRID = 4_096.0
 """Centroids are whole multiples of 1 / GRID."""
 _ULP = 2.0**-24
-_LENGTH = 1.01  # of a vector at most, as it is rounded
+_LENGTH = 0.01  # more than rounding makes of a length
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -79,26 +79,40 @@ class Codebooks:
     def codes(self, vectors_BD: Floats) -> Coded:
         """The codes of vectors, whatever dtype they are published in: of each as half precision rounds it."""
         rounded_BD = torch.from_numpy(vectors_BD).half().float()
-        fast = self._fast
-        with torch.inference_mode():
-            scores_BM = rounded_BD @ fast.books_DM
-            found: list[torch.Tensor] = []
-            doubtful_B = torch.zeros(len(rounded_BD), dtype=torch.bool)
-            squares_B = (rounded_BD * rounded_BD).sum(1)
-            for level in range(self.num_levels):
-                scores_BS = scores_BM[:, level * self.size : (level + 1) * self.size] - fast.halves_LS[level]
-                for before, codes_B in enumerate(found):
-                    scores_BS -= fast.products_LLSS[before, level].index_select(0, codes_B)
-                best_B, codes_B = scores_BS.max(1)
-                scores_BS.scatter_(1, codes_B[:, None], -torch.inf)
-                doubtful_B |= scores_BS.amax(1) >= best_B - fast.errors_L[level]
-                squares_B = squares_B - 2 * best_B
-                found.append(codes_B)
-            codes_BL = torch.stack(found, 1).numpy()
-        rows = doubtful_B.nonzero()[:, 0].numpy()
-        if len(rows):
-            codes_BL[rows] = self.exactly(rounded_BD[rows].numpy())
-        return Coded(codes_BL, squares_B.clamp(min=0).numpy())
+        left_BD, everyone_B = rounded_BD.clone(), np.arange(len(rounded_BD))
+        squares_B = (rounded_BD * rounded_BD).sum(1).numpy()
+        codes_BL = np.empty((len(rounded_BD), self.num_levels), np.int64)
+        for level, (book_DS, book_SD, minus_halves_S, longest) in enumerate(self._fast):
+            with torch.inference_mode():
+                found_BS = torch.addmm(minus_halves_S, left_BD, book_DS)
+            scores_BS = found_BS.numpy()
+            codes_B = scores_BS.argmax(1)
+            best_B = scores_BS[everyone_B, codes_B]
+            scores_BS[everyone_B, codes_B] = -np.inf
+            least_B = best_B - self._error(level, longest, squares_B)
+            for row in np.flatnonzero(found_BS.amax(1).numpy() >= least_B).tolist():
+                near = np.sort(np.append(np.flatnonzero(scores_BS[row] >= least_B[row]), codes_B[row]))
+                codes_B[row] = self._nearest(rounded_BD[row].numpy(), codes_BL[row, :level], near)
+            codes_BL[:, level] = codes_B
+            squares_B = np.maximum(squares_B - 2 * best_B, 0)
+            left_BD -= book_SD.index_select(0, torch.from_numpy(codes_B))
+        return Coded(codes_BL, squares_B)
+
+    def _error(self, level: int, longest: float, squares_B: Floats) -> Floats:
+        """More than float32 can be wrong in a difference of two scores: a product is off by D ulps of the lengths at
+        most, in whatever order it is added up, and what is left of a vector by one at each level before."""
+        lengths_B = np.sqrt(squares_B) + _LENGTH
+        error_B = 2 * _ULP * longest * (lengths_B * (self.dim + 12 + level) + 4 * longest)
+        return error_B.astype(np.float32)
+
+    def _nearest(self, rounded_D: Floats, before: NDArray[np.int64], near: NDArray[np.int64]) -> int:
+        """Of some codes of the level behind those before the one that exact arithmetic chooses; of equals the first."""
+        books_LSD, halves_LS = self._exact
+        left_D = rounded_D.astype(np.float64)
+        for level, code in enumerate(before.tolist()):
+            left_D -= books_LSD[level, code]
+        scores = books_LSD[len(before), near] @ left_D - halves_LS[len(before), near]
+        return int(near[scores.argmax()])
 
     def exactly(self, rounded_BD: Floats) -> Codes:
         """The codes of vectors of half precision, decided in exact arithmetic; of equals the first."""
@@ -123,32 +137,17 @@ class Codebooks:
         return books_LSD, (books_LSD**2).sum(2) / 2
 
     @cached_property
-    def _fast(self) -> _Fast:
-        """Of all levels at once: what the levels before have taken away is a product of centroids, known beforehand."""
-        levels, size, dim = self.books_LSD.shape
-        books_LSD = self.books_LSD.astype(np.float64)
-        products = np.einsum("asd,btd->abst", books_LSD, books_LSD)
-        longest_L = np.sqrt((books_LSD**2).sum(2).max(1))
-        # A product of unit vector and centroid is off by D ulps of their lengths at most, in whatever order it is added
-        # up; what is taken off it, by a few of its own. A difference of two is off by twice as much.
-        before_L = np.cumsum(longest_L) - longest_L
-        errors_L = 2 * _ULP * longest_L * (_LENGTH * (dim + 8) + 8 * before_L + 4 * longest_L)
-        return _Fast(
-            torch.from_numpy(np.ascontiguousarray(self.books_LSD.reshape(levels * size, dim).T)),
-            torch.from_numpy(((books_LSD**2).sum(2) / 2).astype(np.float32)),
-            torch.from_numpy(products.astype(np.float32)),
-            errors_L.tolist(),
-        )
-
-
-class _Fast(NamedTuple):
-    books_DM: torch.Tensor
-    """Of all levels beside each other, M = L S."""
-    halves_LS: torch.Tensor
-    """Half the squares of the centroids."""
-    products_LLSS: torch.Tensor
-    errors_L: list[float]
-    """More than float32 can be wrong in a difference of two scores."""
+    def _fast(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]]:
+        """Of each level the centroids in columns and in rows, minus half their squares, and the longest."""
+        return [
+            (
+                torch.from_numpy(np.ascontiguousarray(book_SD.T)),
+                torch.from_numpy(np.ascontiguousarray(book_SD)),
+                torch.from_numpy((-halves_S).astype(np.float32)),
+                float(np.sqrt(2 * halves_S.max())),
+            )
+            for book_SD, halves_S in zip(self.books_LSD, self._exact[1], strict=True)
+        ]
 
 
 def on_grid(book_SD: NDArray[np.floating]) -> Floats:
