@@ -143,9 +143,11 @@ class RestoreStage(Stage):
         if not isinstance(request, Tenure):
             self._stores.keep_only(request)
         elif request.is_live:
+            committed = request.commit
             try:
                 self._results.put(self._restore(request))
             except WorkerError as error:
+                request.commit = committed  # it may say of a next space what has to be taken over again
                 time.sleep(RETRY_S)
                 self._results.put(Restored(request, None, error=error))
             finally:
@@ -210,11 +212,13 @@ class RestoreStage(Stage):
 
     def _take_over_next(self, tenure: Tenure) -> int | None:
         """Where the live space was the next one when that was committed, what is said of its outputs is what counts.
-        Returns how far it had been filled, if that was not all."""
+        Returns how far it had been filled, if that was not all: then its topic is another one than before, too, and is
+        named by commits when it has everything."""
         note = parse_note(tenure.commit.metadata)
         if note is None or note.next is None or note.next.space_id != self._role.output.space_id:
             return None
-        live = note._replace(vectors_end=note.next.vectors_end, outputs_id=note.next.outputs_id, next=None)
+        outputs_id = note.next.outputs_id if note.next.is_complete else note.outputs_id
+        live = note._replace(vectors_end=note.next.vectors_end, outputs_id=outputs_id, next=None)
         tenure.commit = tenure.commit._replace(metadata=format_note(live))
         return None if note.next.is_complete else note.next.reached
 

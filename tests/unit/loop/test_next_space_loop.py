@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from schemas import ItemVector, decode
-from tests.fakes import TOPICS, FakeClient, FakeCluster, FakeEmbedder, feature, item_value
+from tests.fakes import TOPICS, FakeClient, FakeCluster, FakeEmbedder, FakeLog, feature, item_value
 from tests.unit.loop.harness import EXACTLY_ONCE, SETTINGS, LoopHarness
 from worker.align import Contract
 from worker.align.spec import ModalitySpec, SelfAttentionSpec, SpaceSpec
@@ -276,3 +276,28 @@ def test_the_next_space_becomes_the_live_one_and_nothing_is_published_again(sett
         harness.until_committed()
     assert sum(each.key is not None for each in cluster.records(NEXT_TOPIC)) == num_before + 3
     assert note(cluster, 0) is None
+
+
+def test_a_space_that_became_the_live_one_half_filled_is_filled_though_its_restore_fails_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = make_cluster()
+    feed(cluster, range(200))
+    with Harness(cluster) as harness:
+        harness.until_committed()
+    slow = SETTINGS.model_copy(update={"rollout": RolloutSettings(backfill_rate=150)})
+    with Harness(cluster, next_space(), slow) as harness:
+        harness.until(lambda: all((found := note(cluster, n)) is not None and found.reached >= 0 for n in (0, 1)))
+    assert 0 < len(there(cluster)) < 200
+    failures, end = [ClientError("nobody answers")] * 2, FakeLog.end
+
+    def fail_at_first(log: FakeLog, partition: TopicPartition, timeout_s: float) -> int:
+        if partition.topic == "items" and failures:
+            raise failures.pop()
+        return end(log, partition, timeout_s)
+
+    monkeypatch.setattr(FakeLog, "end", fail_at_first)
+    monkeypatch.setattr("worker.loop.restore.RETRY_S", 0.01)
+    with Harness(cluster, primary=(NEXT, NEXT_TOPIC)) as harness:
+        harness.until(lambda: len(last(cluster, NEXT_TOPIC)) == 200)
+    assert not failures
