@@ -31,7 +31,7 @@ class ConnectWait:
 
     @property
     def remaining_s(self) -> float:
-        """Until we give up; not positive after that."""
+        """Seconds until we give up; not positive after that."""
         return self._deadline - time.monotonic()
 
     def tell(self, why: str) -> None:

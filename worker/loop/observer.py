@@ -79,7 +79,7 @@ class Observer:
         self._began_at = time.monotonic()
 
     def look_due(self) -> bool:
-        """Whether it was time to look, and the figures are fresh."""
+        """Refresh the figures, and move commits over markers, if half a second has passed; returns whether it did."""
         now = time.monotonic()
         if now < self._next_at:
             return False

@@ -11,7 +11,7 @@ REPEAT_S = 60.0
 
 
 class SilenceWatch:
-    """Decides what to say of it, and when."""
+    """Turns the time since a broker last answered into log lines: on silence, each minute, and on recovery."""
 
     def __init__(self) -> None:
         self._said_at: float | None = None

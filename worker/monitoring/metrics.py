@@ -436,7 +436,8 @@ class Metrics:
 
 
 class EncodeMetrics:
-    """Figures of encoding raw content, by modality. Touched by the encode thread alone."""
+    """Figures of encoding raw content, by modality. Touched by the encode threads, one at a time (`EncodeStage` holds a
+    lock)."""
 
     def __init__(self, metrics: Metrics, modalities: Iterable[str], contents: Iterable[str]) -> None:
         """`contents` are the names of contents, which several modalities may be made of."""

@@ -18,7 +18,7 @@ _MARGIN = 0.1  # of the session time-out, for clocks that run at different speed
 
 
 def lease_seconds(settings: KafkaSettings) -> float:
-    """The part of a session that is left when the slowest delivery is taken off."""
+    """Session time-out less a tenth and less the delivery time-out, in seconds."""
     return (settings.session_timeout_ms * (1 - _MARGIN) - settings.delivery_timeout_ms) / 1000
 
 

@@ -20,7 +20,8 @@ _NAME_CHARS = 64
 
 
 class LeftOut:
-    """Counts by name. Used by one thread."""
+    """Counts by name. The poll thread counts; others copy `totals`, which is a single step under the interpreter
+    lock."""
 
     def __init__(self) -> None:
         self.totals: Counter[str] = Counter()

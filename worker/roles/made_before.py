@@ -63,7 +63,7 @@ def _is_concerned(entry: Item) -> bool:
 
 
 def _digest(features: Mapping[str, AnyFeature]) -> bytes:
-    """Two items of one digest have one vector."""
+    """Digest of features: two items of one digest have one vector."""
     digest = blake2b(digest_size=_DIGEST_BYTES)
     for name, feature in features.items():
         digest.update(repr((name, feature.encoder, feature.dtype, feature.shape, feature.scale)).encode())

@@ -66,8 +66,9 @@ class Role(Protocol):
         ...
 
     def restore_extra(self, tenure: Tenure, overlay: StateOverlay[Any], watched: Watched) -> Collection[str]:
-        """Learn what else there is to know before a restored partition is worked on, now that it is settled where that
-        begins; returns the ids that are to be computed anew. Restore thread; raises what the client raises."""
+        """Register who waits for item vectors, and whatever else there is to know, before a restored partition is
+        worked on, now that it is settled where that begins; returns the ids that are to be computed anew. Restore
+        thread; raises what the client raises."""
         ...
 
     @property

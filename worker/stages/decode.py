@@ -73,7 +73,7 @@ class Encodes(Protocol):
 
     @property
     def contents(self) -> Collection[str]:
-        """Names of the contents that something is made of."""
+        """Keys of contents for which an encoder is configured."""
         ...
 
     def modalities(self, contents: Collection[str], present: Collection[str]) -> Sequence[str]:

@@ -15,7 +15,10 @@ from worker.state.store import MemoryStore, Store
 
 
 class Stores:
-    """Opened by the restore thread, let go of by the poll thread."""
+    """The stores of the partitions, opened and let go of by the restore thread; a lock guards which are open.
+
+    The poll thread asks for `size` while a store is filled: it reads counts, each of which is a single step.
+    """
 
     def __init__(self, directory: Path | None, topic: str, group_id: str) -> None:
         self._directory = directory

@@ -51,7 +51,7 @@ class RoleTopics:
 
     @property
     def settings(self) -> tuple[str, str, str]:
-        """Which settings name inputs, outputs and state."""
+        """Names of the settings for the topics of inputs, outputs and state, in that order."""
         return _SETTINGS[self.role]
 
 

@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def catalogue(self) -> Catalogue:
-        """Its items, with the truth about them."""
+        """The generated catalogue, with its latent vectors."""
         return Catalogue(
             self.seed,
             missing_share=self.missing_share,

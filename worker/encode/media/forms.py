@@ -101,7 +101,7 @@ def form_from_plain(plain: Mapping[str, Any]) -> Form:
 
 
 def part_to_plain(part: Part | None) -> dict[str, Any] | None:
-    """Nothing but numbers, strings and bytes."""
+    """The part as numbers, strings and bytes, for the pipe to the decoder."""
     if part is None:
         return None
     if isinstance(part, Text):

@@ -194,7 +194,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _mend_transparency(image: Image.Image, png: bytes) -> None:
-    """The colour that stands for transparent, in the depth that Pillow has made of the image.
+    """Rescale the colour that stands for transparent to the bit depth that Pillow has made of the image.
 
     A PNG gives it in its own depth, and Pillow hands it on as it is.
     """
