@@ -15,7 +15,7 @@ from worker.data.dataset import Bools, Ints
 from worker.evaluate.questions import Questions, train_questions
 
 LEAST_QUESTIONS = 8
-MEDIANS = 2
+MEDIANS = 8
 """A user is asked at most this many times as many questions in an epoch as half of the users have, and not fewer than
 `LEAST_QUESTIONS`."""
 

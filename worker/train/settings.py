@@ -102,8 +102,8 @@ class TrainSettings(BaseModel):
     """Questions, a user's history and what came next, per step; by itself a sixteenth of those of an epoch, from 128 to
     1,024."""
     user_questions: int | None = Field(None, ge=1)
-    """Questions that one user is asked in an epoch at most, drawn anew in each; by itself twice as many as half of the
-    users have, at least 8."""
+    """Questions that one user is asked in an epoch at most, drawn anew in each; by itself eight times as many as half
+    of the users have, at least 8."""
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     averaging: float = Field(0.97, ge=0, lt=1)
