@@ -26,7 +26,8 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PROGRESS_S = 2.0
+PROGRESS_S, COMPLETE_S = 4.0, 30.0
+"""How often the group's commits are asked for: it takes a connection of its own each time."""
 RETRY_S = 1.0
 
 
@@ -188,3 +189,5 @@ class RolloutWatch:
         elif now >= self._next_progress:
             self._next_progress = now + PROGRESS_S
             self.progress = group_progress(self._client, self._settings, plan)
+            if all(each.is_complete for each in self.progress.values()):
+                self._next_progress = now + COMPLETE_S
