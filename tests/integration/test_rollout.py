@@ -131,7 +131,7 @@ class Shelf:
         num_deleted = sum(row.is_deleted for row in rows)
         return Outcome(len(rows) - num_deleted, num_deleted, 0)
 
-    def tick(self) -> None:
+    def tick(self, *, is_caught_up: bool) -> None:
         return
 
     def close(self) -> None:
