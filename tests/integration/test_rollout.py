@@ -131,8 +131,8 @@ class Shelf:
         num_deleted = sum(row.is_deleted for row in rows)
         return Outcome(len(rows) - num_deleted, num_deleted, 0)
 
-    def tick(self, *, is_caught_up: bool) -> None:
-        return
+    def tick(self, *, is_caught_up: bool) -> bool:
+        return True
 
     def close(self) -> None:
         return
