@@ -157,8 +157,11 @@ class AlignModel(nn.Module):
         results = []
         for part in tokens.slots:
             name = names[part.modality]
-            rows_ND = self.search(name)(normalize(tokens.vectors[name], dim=1).to(self.output.weight.dtype))
-            raw_BD = self._item_means(rows_ND, name, tokens.vectors, part, tokens.positions_BT).float()
+            if name not in tokens.vectors:  # there is room for it, and no item has it
+                raw_BD = torch.zeros_like(tokens.tokens_BTW[:, :1, 0], dtype=torch.float32).expand(-1, self._spec.dim)
+            else:
+                rows_ND = self.search(name)(normalize(tokens.vectors[name], dim=1).to(self.output.weight.dtype))
+                raw_BD = self._item_means(rows_ND, name, tokens.vectors, part, tokens.positions_BT).float()
             lengths_B = torch.linalg.vector_norm(raw_BD, dim=1)
             results.append((raw_BD / lengths_B[:, None].clamp(min=torch.finfo(torch.float32).tiny), lengths_B))
         return results

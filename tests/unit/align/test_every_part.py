@@ -157,6 +157,21 @@ def test_a_mapped_modality_alone_is_a_map_of_its_feature(space: Space) -> None:
         np.testing.assert_allclose(embedded.modality_vectors[name][1], mean / np.linalg.norm(mean), atol=1e-5)
 
 
+def test_room_for_what_no_item_has_changes_nothing(space: Space) -> None:
+    """A runtime for single items has one layout, with room for all modalities."""
+    one, many = (
+        AlignRuntime(space, device="cpu", dtype="float32", threads=1, max_batch=size, modality_vectors=True)
+        for size in (1, 32)
+    )
+    for names in (("text",), ("image", "text"), ("behavior",)):
+        found, expected = one.embed([item(names, 3)]), many.embed([item(names, 3)])
+        np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-6)
+        assert found.modality_vectors is not None
+        assert expected.modality_vectors is not None
+        for name in names:
+            np.testing.assert_allclose(found.modality_vectors[name], expected.modality_vectors[name], atol=1e-6)
+
+
 def test_vectors_of_a_modality_are_a_set_unless_it_is_ordered(space: Space, exact: AlignRuntime) -> None:
     random = np.random.default_rng(0)
     for name in ("image", "frames"):
