@@ -13,10 +13,12 @@ from schemas import (
     Content,
     DeadLetter,
     Feature,
+    ItemVector,
     Limits,
     NewItem,
     Reason,
     SchemaError,
+    Tensor,
     decode,
     encode,
 )
@@ -37,6 +39,14 @@ def letter(**more: Any) -> DeadLetter:
 def feature(*shape: int) -> Feature:
     count = shape[0] * (shape[1] if len(shape) == 2 else 1)
     return Feature(dtype="i1", shape=shape, data=bytes(count), scale=1.0, encoder="e")
+
+
+def vector(**more: Any) -> ItemVector:
+    values = Tensor(dtype="f2", shape=(1,), data=bytes(2))
+    return ItemVector(
+        item_id="item", revision=1, event_time_ms=2, space_id="s", vector=values, modalities=("text",),
+        produced_at_ms=3, **more,
+    )  # fmt: skip
 
 
 def with_unknown(message: NewItem, unknown: object) -> bytes:
@@ -60,6 +70,7 @@ EXACTLY = {
     "attributes": (NewItem, encode(item(attributes={str(i): i for i in range(20)})), 20),
     "attribute_chars": (NewItem, encode(item(attributes={"tags": ["a", "é" * 20]})), 20),
     "attribute_values": (NewItem, encode(item(attributes={"tags": ["t"] * 20})), 20),
+    "code_levels": (ItemVector, encode(vector(codes=(1,) * 12)), 12),
     "headers": (DeadLetter, encode(letter(headers=[("h", b"")] * 20)), 20),
     "dims": (NewItem, encode(item(features={"image": feature(30, 20)})), 20),
     "vectors": (NewItem, encode(item(features={"image": feature(20, 30)})), 20),
