@@ -246,9 +246,9 @@ def _require_sense(arguments: argparse.Namespace) -> None:
 
 def _as_read(settings: Settings) -> Settings:
     """With the topics, and the space, that readers are to read while one space follows another."""
-    from worker.rollout.control import read_standing, settings_of
+    from worker.rollout.control import settings_of, standing_if_allowed
 
-    plan = read_standing(connected(settings), settings).plan
+    plan = standing_if_allowed(connected(settings), settings).plan
     if plan is None:
         return settings
     from worker.align import Space

@@ -55,7 +55,7 @@ from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
 from worker.roles.watched import WatchedUsers
 from worker.rollout.compatible import obstacles
-from worker.rollout.control import read_standing, settings_of
+from worker.rollout.control import settings_of, standing_if_allowed
 from worker.rollout.plan import Plan, PlannedSpace, Standing
 from worker.settings import GraphSettings, PublishSettings, Settings, UserSettings
 from worker.stages.encode import EncodeStage
@@ -321,7 +321,7 @@ class Service:
         with ThreadPoolExecutor(1, "load") as loader:  # the model loads while we wait for a broker
             loading = loader.submit(_load_model, self.settings) if needs_model(self.settings) else None
             self.client.connect()
-            standing = read_standing(self.client, self._configured) if loading is not None else Standing()
+            standing = standing_if_allowed(self.client, self._configured) if loading is not None else Standing()
             self.settings = as_planned(self._configured, standing.plan)
             for metrics in self.metrics.values():  # from here on the loop of each role says
                 metrics.silence.set_since([metrics.topic], None)
@@ -335,7 +335,7 @@ class Service:
             self._run_with(model, standing, stop)
             if not self._rebase.is_set() or stop.is_set() or self.until_caught_up:
                 break
-            standing = read_standing(self.client, self._configured)
+            standing = standing_if_allowed(self.client, self._configured)
             self.settings = as_planned(self._configured, standing.plan)
             self._count_anew()
             model = _load_model(self.settings)

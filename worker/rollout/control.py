@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.errors import CallTimeoutError, ClientError, RolloutError, WorkerError
+from worker.errors import AccessError, CallTimeoutError, ClientError, RolloutError, WorkerError
 from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Outbound, TopicFollower, TopicsPort
 from worker.kafka.whole_topic import describe, read_whole
@@ -60,6 +60,28 @@ def read_standing(client: ClientPort, settings: Settings) -> Standing:
     return Board(settings.kafka.group_id).take(read_whole(client, topic, SETTING))
 
 
+def standing_if_allowed(client: ClientPort, settings: Settings) -> Standing:
+    """`read_standing`, for a process that publishes or reads one space where its user may not see the topic.
+
+    No rollout reaches it then, and the cutover of one stays shut for want of its partitions.
+    """
+    try:
+        return read_standing(client, settings)
+    except AccessError as error:
+        _tell_forbidden(settings, error)
+        return Standing()
+
+
+def _tell_forbidden(settings: Settings, error: AccessError) -> None:
+    log.warning(
+        "%s: no rollout reaches this process: let its user describe, read and write topic %r (%s)",
+        SETTING,
+        settings.topics.rollouts,
+        error.one_line(),
+        extra={"action": "control_forbidden"},
+    )
+
+
 def settings_of(settings: Settings, space: PlannedSpace) -> Settings:
     """With this space, and the topics of its vectors."""
     names = {"item_vectors": space.item_vectors, "user_vectors": space.user_vectors}
@@ -71,11 +93,13 @@ def settings_of(settings: Settings, space: PlannedSpace) -> Settings:
 
 
 class ControlFollower:
-    """Follows the topic, which may not be there yet. One thread."""
+    """Follows the topic, which may not be there yet, or be forbidden. One thread."""
 
     def __init__(self, client: ClientPort, settings: Settings) -> None:
         self._client = client
+        self._settings = settings
         self._topic = settings.topics.rollouts
+        self._is_forbidden = False
         self._board = Board(settings.kafka.group_id)
         self._topics: TopicsPort | None = None
         self._reader: TopicFollower | None = None
@@ -97,6 +121,12 @@ class ControlFollower:
             if records := self._reader.poll(timeout_ms):
                 self.standing = self._board.take(records)
             self.is_read = self.is_read or self._reader.num_behind() == 0
+            self._is_forbidden = False
+        except AccessError as error:
+            if not self._is_forbidden:
+                _tell_forbidden(self._settings, error)
+            self._is_forbidden = True
+            time.sleep(RETRY_S)
         except (ClientError, CallTimeoutError) as error:
             log.debug("%s", error.one_line(), extra={"action": "control_failed"})
             time.sleep(RETRY_S)

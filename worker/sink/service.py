@@ -21,7 +21,7 @@ from worker.monitoring.http import HttpServer
 from worker.monitoring.metrics import ByRole, Metrics, ProcessMetrics
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import Vitals, Watchdog
-from worker.rollout.control import ControlFollower, read_standing
+from worker.rollout.control import ControlFollower, standing_if_allowed
 from worker.rollout.plan import PlannedSpace, Standing
 from worker.settings import Settings
 from worker.sink.batch import Pending
@@ -111,7 +111,7 @@ class SinkService:
     def _run(self, stop: StopEvent, on_running: Callable[[], None]) -> None:
         self.client.connect()
         if self._followed is not None:
-            self._standing = read_standing(self.client, self._followed)
+            self._standing = standing_if_allowed(self.client, self._followed)
         find_inputs(self.client, self.settings, self._standing)  # what is missing is told before the index is asked for
         with closing(self._store):
             if not self._connect(stop):

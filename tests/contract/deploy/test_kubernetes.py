@@ -379,10 +379,12 @@ def test_objects_name_each_other_rightly() -> None:
         resources = rendered(target)
         spec = pod_spec(the("Deployment", resources))
         assert spec["serviceAccountName"] == the("ServiceAccount", resources)["metadata"]["name"]
-        (config,) = [each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each]
-        assert [config] == [
-            each["metadata"]["name"] for each in of_kind("ConfigMap", resources) if "worker.yaml" in each["data"]
-        ]
+        mounted = {each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each}
+        maps = {each["metadata"]["name"]: each["data"] for each in of_kind("ConfigMap", resources)}
+        assert mounted <= maps.keys()
+        assert {name for name in mounted if "worker.yaml" in maps[name]} == {
+            name for name, data in maps.items() if "worker.yaml" in data
+        }
         mounts = {mount["name"] for each in spec["containers"] for mount in each["volumeMounts"]}
         assert mounts == {volume["name"] for volume in spec["volumes"]}
 
