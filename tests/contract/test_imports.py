@@ -37,6 +37,7 @@ STREET = [
     "align",
     "codes",
     "vector_health",
+    "beside_space",
     "settings",
     "config_file",
     "errors",

@@ -11,21 +11,19 @@ B vectors   L levels   S codes of a level   D dim of the space
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from worker.beside_space import Tensors, read_beside, write_beside
 from worker.errors import SpaceError
 
 CODES_FILE = "codes.safetensors"
@@ -168,50 +166,33 @@ def disambiguator(item_id: str) -> int:
 
 def write_codebooks(directory: str | Path, books: Codebooks) -> None:
     """Put them beside the space, in the place of older ones. Raises `SpaceError`."""
-    path = Path(directory) / CODES_FILE
-    about = {
-        "format_version": FORMAT_VERSION,
-        "space_id": books.space_id,
-        "code_space_id": books.code_space_id,
-        "residual": books.residual,
-    }
-    data = save({"books": np.ascontiguousarray(books.books_LSD, np.float32)}, {"codes": json.dumps(about)})
-    unfinished = path.with_name(f"{CODES_FILE}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError as error:
-        raise SpaceError(f"{path} cannot be written: {error}") from error
+    about = {"space_id": books.space_id, "code_space_id": books.code_space_id, "residual": books.residual}
+    write_beside(Path(directory) / CODES_FILE, "codes", FORMAT_VERSION, about, {"books": books.books_LSD})
 
 
 def read_codebooks(directory: str | Path, space_id: str) -> Codebooks | None:
     """Those of the space in a directory; None where it has none. Raises `SpaceError` for those of another space, and
     for a file that cannot be read, or was changed."""
     path = Path(directory) / CODES_FILE
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["codes"])
-            if about["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format_version {about['format_version']} is not known to this worker")
-            books_LSD = file.get_tensor("books")
-        if books_LSD.ndim != 3 or books_LSD.dtype != np.float32 or not np.isfinite(books_LSD).all():
-            raise ValueError("the books are not three-dimensional, finite float32")
-        if not np.array_equal(on_grid(books_LSD), books_LSD):
-            raise ValueError("centroids are not on the grid")
-        found = Codebooks(about["space_id"], books_LSD, float(about["residual"]))
-        if found.code_space_id != about["code_space_id"]:
-            raise ValueError(f"it says that it is {about['code_space_id']}, and its content is {found.code_space_id}")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise SpaceError(
-            f"space.path: {path} cannot be read: {error}; learn codes again with `align-worker space codes`"
-        ) from error
-    if found.space_id != space_id:
+    cure = "learn codes again with `align-worker space codes`"
+    found = read_beside(path, "codes", FORMAT_VERSION, _checked, cure=cure)
+    if found is not None and found.space_id != space_id:
         raise SpaceError(
             f"space.path: {path} has codes of space {found.space_id}, and this is {space_id}: learn them again with "
             "`align-worker space codes`, or delete the file"
         )
+    return found
+
+
+def _checked(about: Mapping[str, Any], tensors: Tensors) -> Codebooks:
+    books_LSD = tensors["books"]
+    if books_LSD.ndim != 3 or books_LSD.dtype != np.float32 or not np.isfinite(books_LSD).all():
+        raise ValueError("the books are not three-dimensional, finite float32")
+    if not np.array_equal(on_grid(books_LSD), books_LSD):
+        raise ValueError("centroids are not on the grid")
+    found = Codebooks(about["space_id"], books_LSD, float(about["residual"]))
+    if found.code_space_id != about["code_space_id"]:
+        raise ValueError(f"it says that it is {about['code_space_id']}, and its content is {found.code_space_id}")
     return found
 
 

@@ -6,16 +6,15 @@ P patterns: sets of modalities
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from worker.beside_space import Tensors, read_beside, write_beside
 from worker.errors import SpaceError
 
 REFERENCES_FILE = "references.safetensors"
@@ -145,52 +144,37 @@ def _effective_rank(centred_ID: Floats) -> float:
 
 def write_references(directory: str | Path, references: References) -> None:
     """Put them beside the space, in the place of older ones. Raises `SpaceError`."""
-    path = Path(directory) / REFERENCES_FILE
     about = {
-        "format_version": FORMAT_VERSION,
         "space_id": references.space_id,
         "effective_rank": references.effective_rank,
         "shares": dict(references.shares),
         "usual": dict(references.usual),
         "patterns": list(references.patterns),
     }
-    tensors = {name: np.ascontiguousarray(getattr(references, name), np.float32) for name in TENSORS}
-    data = save(tensors, {"references": json.dumps(about)})
-    unfinished = path.with_name(f"{REFERENCES_FILE}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError as error:
-        raise SpaceError(f"{path} cannot be written: {error}") from error
+    tensors = {name: getattr(references, name) for name in TENSORS}
+    write_beside(Path(directory) / REFERENCES_FILE, "references", FORMAT_VERSION, about, tensors)
 
 
 def read_references(directory: str | Path, space_id: str) -> References | None:
     """Those of the space in a directory; None where it has none. Raises `SpaceError` for those of another space, and
     for a file that cannot be read."""
     path = Path(directory) / REFERENCES_FILE
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["references"])
-            if about["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format_version {about['format_version']} is not known to this worker")
-            tensors = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
-        found = References(
-            space_id=about["space_id"],
-            effective_rank=about["effective_rank"],
-            shares=about["shares"],
-            patterns=[tuple(names) for names in about["patterns"]],
-            usual=about["usual"],
-            **{name: tensors[name] for name in TENSORS},
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise SpaceError(
-            f"space.path: {path} cannot be read: {error}; measure again with `align-worker space reference`"
-        ) from error
-    if found.space_id != space_id:
+    cure = "measure again with `align-worker space reference`"
+    found = read_beside(path, "references", FORMAT_VERSION, _as_written, cure=cure)
+    if found is not None and found.space_id != space_id:
         raise SpaceError(
             f"space.path: {path} was measured on space {found.space_id}, and this is {space_id}: measure again with "
             "`align-worker space reference`, or delete the file"
         )
     return found
+
+
+def _as_written(about: Mapping[str, Any], tensors: Tensors) -> References:
+    return References(
+        space_id=about["space_id"],
+        effective_rank=about["effective_rank"],
+        shares=about["shares"],
+        patterns=[tuple(names) for names in about["patterns"]],
+        usual=about["usual"],
+        **{name: tensors[name].astype(np.float64) for name in TENSORS},
+    )
