@@ -20,6 +20,7 @@ from worker.align.device import device_name
 from worker.align.space import TRAINING_FOLDER, Space, require_free, write_space
 from worker.align.spec import SpaceSpec
 from worker.data import Dataset, Features, Loaded, Split
+from worker.data.split import everything_to_learn_from
 from worker.data.trained_on import trained_on, write_trained_on
 from worker.errors import ConfigError
 from worker.train.behavior import behavior_features
@@ -101,9 +102,10 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     content = {name: each for name, each in dataset.features.items() if name != settings.behavior}
     block = chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
     identity = _identity(dataset, split, settings)
-    recipe, probes = _chosen_recipe(dataset, split, settings, block, device, folder, watcher)
+    learned = learn_from_events(dataset, split, settings)  # the same for all recipes
+    recipe, probes = _chosen_recipe(dataset, split, learned, settings, block, device, folder, identity, watcher)
     chosen = settings.of(recipe)
-    begun = _begin(dataset, split, chosen, block, device)
+    begun = _begin(dataset, split, learned, chosen, block, device)
     watcher.begin(f"training, recipe {recipe}, content block {_block_text(block)}")
     kept = folder if len(settings.recipes) == 1 else _probe_folder(folder, recipe)
     progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience)
@@ -123,10 +125,10 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     if settings.final_fit is not False:
         judged_at = folder / JUDGED_FOLDER
         judged = Fit(_written(judged_at, done, dataset, split, figures, notes), begun.learned)
-        shipped, final_report = _final(
-            dataset, split, chosen, block, device, folder, identity, watcher, best.epoch, finish, maps.kind, names, out,
-            figures, notes,
-        )  # fmt: skip
+        whole, choices = everything_to_learn_from(split), _Choices(chosen, block, best.epoch, finish, maps.kind, names)
+        final, final_learned, final_report = _final(dataset, whole, choices, device, folder, identity, watcher)
+        notes = f"{notes}; fitted to everything, figures of the fit before"
+        shipped = Fit(_written(out, final, dataset, whole, figures, notes), final_learned)
     else:
         judged = shipped = Fit(_written(out, done, dataset, split, figures, notes), begun.learned)
     add_references(out, dataset, shipped.learned.features, shipped.learned.neighbors, made_of_events=settings.behavior)
@@ -160,15 +162,27 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     return Trained(shipped, judged, told)
 
 
+class _Choices(NamedTuple):
+    """All that was chosen, to do it once more."""
+
+    settings: TrainSettings
+    block: Block
+    epochs: int
+    finish: Finish
+    maps: Kind | None
+    content: Sequence[str]
+
+
 class _Begun(NamedTuple):
     spec: SpaceSpec
     learned: Learned
     trainer: Trainer
 
 
-def _begin(dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str) -> _Begun:
+def _begin(
+    dataset: Dataset, split: Split, learned: Learned, settings: TrainSettings, block: Block, device: str
+) -> _Begun:
     """A training before its first step."""
-    learned = learn_from_events(dataset, split, settings)
     spec = space_spec(learned.features, settings, block)
     if spec.graph is not None:
         learned = replace(learned, neighbors=_neighbors(dataset, split, learned, spec.graph.max_neighbors))
@@ -193,18 +207,18 @@ def _run(
 
 
 def _chosen_recipe(
-    dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str, folder: Path, watcher: Watcher
-) -> tuple[RecipeName, dict[str, float]]:
+    dataset: Dataset, split: Split, learned: Learned, settings: TrainSettings, block: Block, device: str, folder: Path,
+    identity: str, watcher: Watcher,
+) -> tuple[RecipeName, dict[str, float]]:  # fmt: skip
     """The recipe that goes on, and what each that was tried was worth after its first epochs."""
     if len(settings.recipes) == 1:
         return settings.recipes[0], {}
     started, values = time.monotonic(), dict[RecipeName, float]()
-    identity = _identity(dataset, split, settings)
     for recipe in settings.recipes:
         if values and settings.seconds is not None and time.monotonic() - started > settings.seconds:
             break
         watcher.begin(f"the first {settings.probe_epochs} epochs of recipe {recipe}")
-        begun = _begin(dataset, split, settings.of(recipe), block, device)
+        begun = _begin(dataset, split, learned, settings.of(recipe), block, device)
         kept, most = _probe_folder(folder, recipe), min(settings.probe_epochs, settings.epochs)
         progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, most, None)
         values[recipe] = max(each.selection_metric for each in progress.epochs[:most])
@@ -217,41 +231,23 @@ def _chosen_recipe(
 
 
 def _final(
-    dataset: Dataset, split: Split, settings: TrainSettings, block: Block, device: str, folder: Path, identity: str,
-    watcher: Watcher, epochs: int, finish: Finish, kind: Kind | None, content: Sequence[str], out: Path,
-    figures: Figures, notes: str,
-) -> tuple[Fit, dict[str, Any]]:  # fmt: skip
+    dataset: Dataset, whole: Split, choices: _Choices, device: str, folder: Path, identity: str, watcher: Watcher
+) -> tuple[Finished, Learned, dict[str, Any]]:
     """The same once more on everything there is: nothing of it can be asked any more."""
-    started = time.monotonic()
-    whole = everything(split)
+    started, settings, epochs = time.monotonic(), choices.settings, choices.epochs
     watcher.begin(f"the final fit, {epochs} epochs on everything")
-    begun = _begin(dataset, whole, settings, block, device)
+    begun = _begin(dataset, whole, learn_from_events(dataset, whole, settings), settings, choices.block, device)
     _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None)
-    done = finished(begun.spec, begun.trainer.weights(), finish, begun.trainer.validation, device)
-    done = _with_maps(
-        done, refitted(kind, begun.learned.features, content, np.ones(dataset.num_items, bool), begun.spec.dim)
-    )
-    space = _written(out, done, dataset, whole, figures, f"{notes}; fitted to everything, figures of the fit before")
+    done = finished(begun.spec, begun.trainer.weights(), choices.finish, begun.trainer.validation, device)
+    everyone_I = np.ones(dataset.num_items, bool)
+    done = _with_maps(done, refitted(choices.maps, begun.learned.features, choices.content, everyone_I, begun.spec.dim))
     report = {
         "epochs": epochs,
         "training_events": int(whole.train_E.sum()),
         "questions_of_an_epoch": begun.trainer.num_asked,
         "seconds": round(time.monotonic() - started, 1),
     }
-    return Fit(space, begun.learned), report
-
-
-def everything(split: Split) -> Split:
-    """The split in which nothing is kept back."""
-    nobody, nothing_I = np.zeros(0, np.int64), np.zeros_like(split.cold_val_I)
-    return replace(
-        split,
-        train_E=np.ones_like(split.train_E),
-        val_events=nobody,
-        test_events=nobody,
-        cold_val_I=nothing_I,
-        cold_test_I=nothing_I.copy(),
-    )
+    return done, begun.learned, report
 
 
 def _with_maps(done: Finished, maps: Mapping[str, Map]) -> Finished:

@@ -16,13 +16,14 @@ from tests.unit.train.worlds import DATA, SPLIT, Quiet, settings, trained, train
 from worker.align import AlignRuntime, Space
 from worker.align.users import AttentionPool, UserModel
 from worker.data import Features
+from worker.data.split import everything_to_learn_from
 from worker.data.trained_on import read_trained_on
 from worker.evaluate.baselines import ContentMean, Ease, known_before
 from worker.evaluate.questions import ask, cold_questions, warm_questions
 from worker.evaluate.spaces import embed_items, space_score
 from worker.train.content import Block, chosen_block
 from worker.train.finish import Finish, finished
-from worker.train.run import everything, learn_from_events
+from worker.train.run import learn_from_events
 from worker.train.start import space_spec, starting_weights
 from worker.train.trainer import Trainer
 
@@ -128,7 +129,7 @@ def test_where_new_items_stand_among_known_ones_changes_nothing_among_these() ->
 
 
 def test_everything_is_everything() -> None:
-    whole = everything(SPLIT)
+    whole = everything_to_learn_from(SPLIT)
     assert whole.train_E.all()
     assert whole.warm_I.all()
     assert not len(whole.val_events)
