@@ -79,23 +79,36 @@ def of_user(
     user_id: str, users: Mapping[str, PublishedUser], activity: Mapping[str, Activity] | None, items: PublishedItems
 ) -> Question:
     """Items for a user; without what the user has seen, where `activity` is known."""
-    user = users.get(user_id)
+    user, mine = require_user(user_id, users.get(user_id), items.space_id), activity_of(user_id, activity)
+    seen = frozenset(items.rows[item_id] for item_id in (mine.items if mine else ()) if item_id in items.rows)
+    return Question("user", user_id, user.vector, seen, told_of(user, mine))
+
+
+def require_user(user_id: str, user: PublishedUser | None, space_id: str) -> PublishedUser:
+    """Raises `ConfigError` for a user without a vector."""
     if user is None:
         raise ConfigError(
-            f"--user {user_id!r}: there is no vector of this user in space {items.space_id}. It appears with the "
-            "user's first event of a type that the space weighs, with an item that has a vector"
+            f"--user {user_id!r}: there is no vector of this user in space {space_id}. It appears with the user's "
+            "first event of a type that the space weighs, with an item that has a vector"
         )
+    return user
+
+
+def activity_of(user_id: str, activity: Mapping[str, Activity] | None) -> Activity | None:
+    """What a user has done; None where nobody has looked."""
+    return None if activity is None else activity.get(user_id, Activity())
+
+
+def told_of(user: PublishedUser, mine: Activity | None) -> dict[str, Any]:
+    """Facts about a user, beside the answer."""
     told: dict[str, Any] = {"num_events": user.num_events, "newest_event": time_of(user.event_time_ms)}
-    seen: frozenset[int] = frozenset()
-    if activity is not None:
-        mine = activity.get(user_id, Activity())
-        seen = frozenset(items.rows[item_id] for item_id in mine.items if item_id in items.rows)
+    if mine is not None:
         told["num_seen"] = len(mine.items)
         told["latest"] = [
             {"event_type": event.event_type, "item_id": event.item_id, "at": time_of(event.event_time_ms)}
             for event in reversed(mine.latest)
         ]
-    return Question("user", user_id, user.vector, seen, told)
+    return told
 
 
 def like_item(item_id: str, items: PublishedItems, by: str | None, prefix: int | None = None) -> Question:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from schemas import AttributeValue
 from worker.errors import ConfigError
-from worker.recommend.answers import Answer, Question, Search, time_of
+from worker.recommend.answers import Answer, Question, Search, activity_of, require_user, told_of
 from worker.recommend.conditions import Condition
 from worker.recommend.published import Activity, LeftOut, PublishedItems, PublishedUser
 from worker.recommend.search import Hit
@@ -68,22 +68,9 @@ def like_item(item_id: str, index: Index) -> Asked:
 
 
 def of_user(user_id: str, user: PublishedUser | None, activity: Mapping[str, Activity] | None, space_id: str) -> Asked:
-    if user is None:
-        raise ConfigError(
-            f"--user {user_id!r}: there is no vector of this user in space {space_id}. It appears with the user's "
-            "first event of a type that the space weighs, with an item that has a vector"
-        )
-    told: dict[str, object] = {"num_events": user.num_events, "newest_event": time_of(user.event_time_ms)}
-    seen: frozenset[str] = frozenset()
-    if activity is not None:
-        mine = activity.get(user_id, Activity())
-        seen = frozenset(mine.items)
-        told["num_seen"] = len(seen)
-        told["latest"] = [
-            {"event_type": event.event_type, "item_id": event.item_id, "at": time_of(event.event_time_ms)}
-            for event in reversed(mine.latest)
-        ]
-    return Asked(Question("user", user_id, user.vector, told=told), seen)
+    user, mine = require_user(user_id, user, space_id), activity_of(user_id, activity)
+    seen = frozenset(mine.items) if mine else frozenset()
+    return Asked(Question("user", user_id, user.vector, told=told_of(user, mine)), seen)
 
 
 def answer(
