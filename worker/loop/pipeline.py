@@ -254,9 +254,7 @@ class Pipeline:
         self._producers.learn_limits()
         if self._until_caught_up:
             self._await("asking where the inputs end", lambda: self._catch_up.begin(self._client), stop)
-        self.backfilling.step(
-            time.monotonic()
-        )  # a next space that is there already is written to from the first record
+        self.backfilling.step(time.monotonic())  # so that a next space has the first record, too
         self._producers.open_soon()
         for stage in self._stages:
             stage.start()

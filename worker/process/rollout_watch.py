@@ -23,6 +23,7 @@ from worker.rollout.control import ControlFollower, write_failure
 from worker.rollout.plan import Failure, Phase, Plan, PlannedSpace, Standing
 from worker.rollout.progress import RoleProgress, group_progress
 from worker.settings import Settings
+from worker.topics import RoleName
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ RETRY_S = 1.0
 class NextModel(Protocol):
     """The next space, loaded and warm."""
 
-    def space_of(self, role: str, hooks: Hooks) -> NextSpace: ...
+    def space_of(self, role: RoleName, hooks: Hooks) -> NextSpace: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ from worker.stages.encode import EncodeStage
 from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
-from worker.topics import RoleTopics, check_topics, role_names, topics_of, topics_of_roles
+from worker.topics import RoleName, RoleTopics, check_topics, role_names, topics_of, topics_of_roles
 from worker.vector_health import References, VectorWatch, read_references
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,6 @@ def make_role(
     space, dtype = model.space, settings.publish.vector_dtype
     device, user = model.runtime.device, space.spec.user
     sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
-    written = form_of(settings.publish)
     if topics.role == "items":
         graph, dependents = None, None
         if space.spec.graph is not None:
@@ -163,15 +162,7 @@ def make_role(
         embedder = ModelEmbedder(model.runtime, dtype, graph)
         use = None if model.codebooks is None else CodeUse(model.codebooks)
         return ItemsRole(
-            ItemFormat(
-                topics,
-                space.space_id,
-                dtype,
-                space.spec.dim,
-                settings.publish.modality_vectors,
-                written,
-                code_space_id=None if use is None else use.books.code_space_id,
-            ),
+            item_format(settings.publish, topics, space, model.codebooks),
             Contract(space.spec),
             embedder if use is None else CodedItems(embedder, use, dtype),
             keep_features=settings.state.features,
@@ -187,7 +178,7 @@ def make_role(
     assert user is not None  # or there would be no model
     table = ItemTable(space.spec.dim, settings.users.table_dtype, device)
     return UsersRole(
-        UserFormat(topics, space.space_id, dtype, space.spec.dim, written),
+        UserFormat(topics, space.space_id, dtype, space.spec.dim, form_of(settings.publish)),
         WatchedUsers(
             UserPool(users, table, user.event_weights, user.last, sizes, dtype, device),
             watch,
@@ -201,6 +192,21 @@ def make_role(
         settings.limits.max_future_s,
         inputs.events,
         watch,
+    )
+
+
+def item_format(
+    settings: PublishSettings, topics: RoleTopics, space: Space, books: Codebooks | None, *, is_next: bool = False
+) -> ItemFormat:
+    return ItemFormat(
+        topics,
+        space.space_id,
+        settings.vector_dtype,
+        space.spec.dim,
+        settings.modality_vectors,
+        form_of(settings),
+        is_next,
+        None if books is None else books.code_space_id,
     )
 
 
@@ -272,11 +278,7 @@ class Service:
         self.health = Health(role_names(settings))
         self.registry = CollectorRegistry()
         self.process_metrics = ProcessMetrics(self.registry)
-        self.metrics = {
-            topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(settings)
-        }
-        self._by_role = ByRole({role: metrics.registry for role, metrics in self.metrics.items()})
-        self.registry.register(self._by_role)
+        self._register_roles()
         for metrics in self.metrics.values():  # until a broker has answered
             metrics.silence.set_since([metrics.topic], time.monotonic())
         self.client = client or make_client(settings.kafka)
@@ -343,14 +345,18 @@ class Service:
             self.health.begin_again()
         self._board.set_state(ProcessState.STOPPED)
 
-    def _count_anew(self) -> None:
-        """Figures as after a restart: the live space is another one, and so are its topics."""
-        self.registry.unregister(self._by_role)
+    def _register_roles(self) -> None:
+        """Metrics of each role, from 0."""
         self.metrics = {
             topics.role: Metrics(CollectorRegistry(), topics.inputs) for topics in topics_of_roles(self.settings)
         }
         self._by_role = ByRole({role: metrics.registry for role, metrics in self.metrics.items()})
         self.registry.register(self._by_role)
+
+    def _count_anew(self) -> None:
+        """Figures as after a restart: the live space is another one, and so are its topics."""
+        self.registry.unregister(self._by_role)
+        self._register_roles()
         before = self._board
         self._board = StatusBoard(self.settings, self.metrics, before.status.started_at_ms, before.recent_warnings)
 
@@ -597,9 +603,9 @@ class LoadedNext:
         self._runtime = runtime
         self._planned = planned
 
-    def space_of(self, role: str, hooks: Hooks) -> NextSpace:
+    def space_of(self, role: RoleName, hooks: Hooks) -> NextSpace:
         settings, space = self._settings, self._space
-        topics = topics_of("items" if role == "items" else "users", settings)
+        topics = topics_of(role, settings)
         name = self._planned.outputs(role)
         described = self._client.describe_topics([name, topics.inputs])
         if name not in described:
@@ -610,22 +616,13 @@ class LoadedNext:
                 f"{described[topics.inputs].num_partitions}"
             )
         topics, topic_id = replace(topics, outputs=name), described[name].topic_id
-        dtype, written = settings.publish.vector_dtype, form_of(settings.publish)
+        dtype = settings.publish.vector_dtype
         if role == "items":
             embedder = ModelEmbedder(self._runtime, dtype)
             books = read_codebooks(self._planned.path, space.space_id)
             use = None if books is None else CodeUse(books)
             return NextSpace(
-                ItemFormat(
-                    topics,
-                    space.space_id,
-                    dtype,
-                    space.spec.dim,
-                    settings.publish.modality_vectors,
-                    written,
-                    True,
-                    None if books is None else books.code_space_id,
-                ),
+                item_format(settings.publish, topics, space, books, is_next=True),
                 NextItems(
                     embedder.of if use is None else lambda features: with_codes(embedder.of(features), use, dtype),
                     embedder.probe,
@@ -646,7 +643,7 @@ class LoadedNext:
         )
         dependents.stage.start()
         return NextSpace(
-            UserFormat(topics, space.space_id, dtype, space.spec.dim, written),
+            UserFormat(topics, space.space_id, dtype, space.spec.dim, form_of(settings.publish)),
             NextUsers(pool, users.last),
             dependents,
             topic_id=topic_id,
