@@ -96,6 +96,10 @@ class AssignedPartition:
     def is_held_for(self, reason: StopReason) -> bool:
         return self.state == PartitionState.STOPPED and self.reason == reason and self.tenure is not None
 
+    def is_stopped_beyond(self, until: float) -> bool:
+        """Whether what stopped it keeps it for longer than that, or has left it nothing to give up."""
+        return self.state == PartitionState.STOPPED and (self.tenure is None or self.stopped_until > until)
+
     # ------------------------------------------------------------------ what stands in its way
 
     def restoring_failed(self, detail: str) -> None:

@@ -109,11 +109,13 @@ class Assignment:
             self._settle(tenure)
 
     def failures(self) -> list[tuple[AssignedPartition, BatchSlice]]:
-        """Partitions with an output that could not be written, with the first such slice."""
-        found = (
-            (assigned, assigned.tenure.failure()) for assigned in self._assigned.values() if assigned.tenure is not None
-        )
-        return [(assigned, failed) for assigned, failed in found if failed is not None]
+        """Slices with an output that could not be written, with their partitions."""
+        return [
+            (assigned, failed)
+            for assigned in self._assigned.values()
+            if assigned.tenure is not None
+            for failed in assigned.tenure.failures()
+        ]
 
     def commits(self) -> dict[TopicPartition, Commit]:
         """Commits that are due: finished and not committed."""
@@ -150,7 +152,7 @@ class Assignment:
             self._on_settled(each)
         if self._commits_itself and settled:  # what moved the commit besides, as markers do, has still to be committed
             tenure.committed(tenure.commit)
-        return tenure.is_live and tenure.has_open_slices() and tenure.failure() is None
+        return tenure.is_live and tenure.has_open_slices() and not tenure.failures()
 
     def _retire(self, tenure: Tenure) -> None:
         if tenure.is_live:

@@ -192,9 +192,9 @@ class Tenure:
             self._unfinished.popleft()
         return settled
 
-    def failure(self) -> BatchSlice | None:
-        """The first slice that failed, if one did."""
-        return next((each for each in tuple(self._slices) if each.written.has_failed), None)
+    def failures(self) -> list[BatchSlice]:
+        """Slices that have failed, in order."""
+        return [each for each in tuple(self._slices) if each.written.has_failed]
 
     def block(self) -> None:
         """Commit nothing of it any more. Publish thread."""

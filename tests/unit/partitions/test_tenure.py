@@ -63,12 +63,12 @@ def test_a_failed_output_holds_what_may_be_committed_for_good(tenure: Tenure) ->
     first.written.receipts().vectors.acknowledged(5)
     second.written.receipts().vectors.acknowledged(6)
     assert tenure.settle() == []
-    assert tenure.failure() is first
+    assert tenure.failures() == [first]
 
 
 def test_nothing_has_failed_before_a_receipt_says_so(tenure: Tenure) -> None:
     slices_of(tenure, [1])
-    assert tenure.failure() is None
+    assert not tenure.failures()
 
 
 def test_outputs_made_again_are_named_beside_what_others_have_committed() -> None:
@@ -116,7 +116,7 @@ def test_a_failed_dead_letter_is_told_from_a_failed_vector(tenure: Tenure) -> No
     read.written.expect(len(read.newest) + len(read.rejections), lambda: None)
     read.written.receipts().dead_letters.failed(ClientError("too large"))
     assert read.written.error_is_dead_letter
-    assert tenure.failure() is read
+    assert tenure.failures() == [read]
 
 
 def test_the_newest_input_of_an_item_stands_for_all_in_a_slice(tenure: Tenure) -> None:

@@ -375,7 +375,7 @@ def test_a_transaction_whose_producer_was_taken_away_is_dropped_with_its_slices(
     setup.replace()
     setup.clock.now = 1.0
     setup.publisher.tick()
-    failed = setup.tenure.failure()
+    (failed,) = setup.tenure.failures()
     assert failed is not None
     assert "given up" in str(failed.written.error)
     assert setup.publisher.take_failure() is None
@@ -416,7 +416,7 @@ def test_nothing_after_a_slice_that_failed_is_committed() -> None:
     setup.clock.now = 1.0
     setup.publisher.tick()
     assert setup.cluster.commits == {}
-    assert isinstance(setup.tenure.failure().written.error, RecordTooLargeError)
+    assert isinstance(setup.tenure.failures()[0].written.error, RecordTooLargeError)
 
 
 def test_an_old_transaction_that_is_shut_out_has_timed_out() -> None:
@@ -445,8 +445,8 @@ def test_a_refused_record_ends_its_transaction_and_is_not_heard_of_before() -> N
     setup = Setup(interval_ms=1)
     setup.client.refuse = lambda topic, key: ReplacedError("there is a newer producer")
     setup.publish(0)
-    assert setup.tenure.failure() is None
+    assert not setup.tenure.failures()
     setup.clock.now = 1.0
     setup.publisher.tick()
-    assert setup.tenure.failure() is not None
+    assert setup.tenure.failures()
     assert isinstance(setup.publisher.take_failure(), ReplacedError)
