@@ -41,6 +41,13 @@ class Features:
         """K."""
         return int(self.vectors_NK.shape[1])
 
+    def where(self, items: Ints) -> Features:
+        """Of the items with these indices, in this order."""
+        counts = self.counts_I[items]
+        starts: Ints = np.concatenate([[0], np.cumsum(counts)])
+        rows_N = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[items], counts)
+        return Features(self.encoder, self.vectors_NK[rows_N], starts)
+
     def mean_IK(self) -> Floats:
         """The mean vector of each item; zeros where it has none."""
         sums_IK = np.zeros((len(self.starts) - 1, self.dim), np.float32)

@@ -23,6 +23,10 @@ JudgedBy = Literal["val", "test"]
 """To choose by, or to judge by."""
 
 DAY_MS = 86_400_000
+SAMPLE_SEED = 0
+ASKED_AT_ONCE = 256
+SCORES_AT_ONCE = 1 << 25
+"""Bounds the memory of an answer: among many candidates fewer questions are asked at a time."""
 
 
 class Padded(NamedTuple):
@@ -77,6 +81,12 @@ class Questions:
             starts=np.concatenate([[0], np.cumsum(counts)]),
         )
 
+    def sample(self, most: int) -> Questions:
+        """At most so many of them, spread at random, the same ones every time."""
+        if len(self) <= most:
+            return self
+        return self.where(np.sort(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:most]))
+
     def histories(self, last: int) -> Padded:
         """The newest events of every history, at most `last` of them; N is at least 1."""
         lengths_Q = np.minimum(self.lengths_Q, last)
@@ -108,8 +118,10 @@ Score = Callable[[Questions], Tensor]
 """`[Q, C]`: how well each candidate suits each question. Asked for a few hundred questions at a time."""
 
 
-def ask(questions: Questions, score: Score, chunk: int = 256) -> Ranking:
-    """Rank the candidates of every question by `score`, without those that the user has seen."""
+def ask(questions: Questions, score: Score, chunk: int | None = None) -> Ranking:
+    """Rank the candidates of every question by `score`, without those that the user has seen. `chunk` questions are
+    asked at a time, by default as many as memory allows: there is never a matrix of all users and items."""
+    chunk = chunk or max(1, min(ASKED_AT_ONCE, SCORES_AT_ONCE // max(1, len(questions.candidates_C))))
     pieces = [np.zeros(0, np.int64)]
     for start in range(0, len(questions), chunk):
         some = questions.where(np.arange(start, min(start + chunk, len(questions))))

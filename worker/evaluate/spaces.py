@@ -147,6 +147,8 @@ def user_vectors(user_model: UserModel, last: int, items: ItemVectors, questions
 
 def candidate_scores(users_QD: Tensor, items: ItemVectors, questions: Questions) -> Tensor:
     """`[Q, C]`: the candidates of each question by the vector of its user."""
+    if len(questions.candidates_C) == len(items.usable_I):  # all: nothing to pick out, nor to copy
+        return scores(users_QD, items.vectors_ID, items.priors_I).masked_fill(~items.usable_I, -torch.inf)
     candidates_C = torch.from_numpy(questions.candidates_C).to(users_QD.device)
     scores_QC = scores(users_QD, items.vectors_ID[candidates_C], items.priors_I[candidates_C])
     return scores_QC.masked_fill(~items.usable_I[candidates_C], -torch.inf)

@@ -18,6 +18,13 @@ LEAST_QUESTIONS = 8
 MEDIANS = 8
 """A user is asked at most this many times as many questions in an epoch as half of the users have, and not fewer than
 `LEAST_QUESTIONS`."""
+LEAST_ASKED, MOST_SCORES = 2_000, 1_000_000_000
+"""Validation asks so many users, if there are, and more while it does not take more scores than that."""
+
+
+def most_asked(num_candidates: int) -> int:
+    """Of how many users validation asks one kind of question: of all, unless the catalogue is large, too."""
+    return max(LEAST_ASKED, MOST_SCORES // max(1, num_candidates))
 
 
 def learned_from(split: Split, usable_I: Bools, first_events: bool) -> Questions:

@@ -75,7 +75,9 @@ def _signs(left_IF: torch.Tensor) -> torch.Tensor:
 
 
 def _fingerprint(events: Interactions, choices: tuple[int, int, float]) -> str:
-    pairs = np.unique(np.stack([events.users_E, events.items_E]), axis=1)
+    # The pairs in order, as one number each: to sort columns takes numpy twenty times as long.
+    most = int(events.items_E.max(initial=0)) + 1
+    pairs = np.stack(np.divmod(np.unique(events.users_E * most + events.items_E), most))
     digest = blake2b(str(choices).encode(), digest_size=6)
     digest.update(np.ascontiguousarray(pairs).data)
     return digest.hexdigest()

@@ -18,11 +18,14 @@ from worker.data import Split
 from worker.data.dataset import Features
 from worker.evaluate.baselines.known import history_matrix
 from worker.evaluate.questions import Questions, Score, ask, cold_questions, warm_questions
+from worker.train.asked import most_asked
 
 CHOSEN_BY = 20
 """Length of the lists that are looked at."""
 SHARES = (0.5, 0.25)
 WHITENINGS = (0.5, 0.0)
+MOST_VECTORS = 200_000
+"""That directions are fitted to: of more, so many evenly from all."""
 
 
 class Block(NamedTuple):
@@ -37,7 +40,10 @@ class Block(NamedTuple):
 
     def components(self, features: Features, dim: int) -> tuple[Tensor, Tensor]:
         """The map of one modality to its part, as weight `[C, K]` and bias `[C]`."""
-        return principal_components(torch.from_numpy(features.vectors_NK), dim, self.whitening)
+        vectors_NK = features.vectors_NK
+        if len(vectors_NK) > MOST_VECTORS:
+            vectors_NK = vectors_NK[np.linspace(0, len(vectors_NK) - 1, MOST_VECTORS).astype(np.int64)]
+        return principal_components(torch.from_numpy(vectors_NK), dim, self.whitening)
 
 
 def chosen_block(
@@ -47,7 +53,8 @@ def chosen_block(
     blocks = [Block(*each) for each in _choices(share, whitening)]
     if len(blocks) == 1 or not most or not features:
         return blocks[0]
-    asked = [each for each in (warm_questions(split, "val"), cold_questions(split, "val")) if len(each)]
+    every = warm_questions(split, "val"), cold_questions(split, "val")
+    asked = [each.sample(most_asked(len(each.candidates_C))) for each in every if len(each)]
     values = [_found(_vectors(each, features, most), asked) for each in blocks]
     return blocks[int(np.argmax(values))]
 
@@ -76,9 +83,11 @@ def _found(vectors_IC: Tensor, asked: Sequence[Questions]) -> float:
     everything_I = np.arange(len(vectors_IC))
 
     def of(questions: Questions) -> Score:
+        among_CC = vectors_IC[torch.from_numpy(questions.candidates_C)]
+
         def score(some: Questions) -> Tensor:
             sums_QC = torch.sparse.mm(history_matrix(some, everything_I, len(everything_I)), vectors_IC)
-            scores: Tensor = sums_QC @ vectors_IC[torch.from_numpy(questions.candidates_C)].T
+            scores: Tensor = sums_QC @ among_CC.T
             return scores
 
         return score

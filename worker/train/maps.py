@@ -79,6 +79,7 @@ class _Known(NamedTuple):
 def fitted(features: Mapping[str, Features], content: Sequence[str], fit_I: Bools, choose_I: Bools, dim: int) -> Maps:
     """Choose by the items marked in `choose_I`, and fit to those marked in `fit_I`. `content` names the modalities that
     are content; others, made of events, are mapped to what these say."""
+    features, fit_I, choose_I = _looked_at(features, fit_I, choose_I)
     known = _known(features)
     if len(content) < 2:
         return Maps(_others(known, {}, fit_I, dim), None, None, None)
@@ -103,9 +104,19 @@ def refitted(
     kind: Kind | None, features: Mapping[str, Features], content: Sequence[str], fit_I: Bools, dim: int
 ) -> Mapping[str, Map]:
     """The maps of one kind, of all modalities."""
+    features, fit_I, _ = _looked_at(features, fit_I, np.zeros_like(fit_I))
     known = _known(features)
     maps = None if kind is None else _fit(kind, known, content, _some(torch.from_numpy(fit_I)), dim)
     return _others(known, maps or {}, fit_I, dim)
+
+
+def _looked_at(
+    features: Mapping[str, Features], fit_I: Bools, choose_I: Bools
+) -> tuple[Mapping[str, Features], Bools, Bools]:
+    """The same of those items alone that are looked at: what is made of each is large beside its features."""
+    fit, choose = (_some(torch.from_numpy(each)).numpy() for each in (fit_I, choose_I))
+    items = np.union1d(fit, choose)
+    return {name: each.where(items) for name, each in features.items()}, np.isin(items, fit), np.isin(items, choose)
 
 
 def _known(features: Mapping[str, Features]) -> _Known:

@@ -70,11 +70,7 @@ def _some(catalogue: Dataset) -> Dataset:
     if catalogue.num_items <= MOST_ITEMS:
         return catalogue
     chosen = np.linspace(0, catalogue.num_items - 1, MOST_ITEMS).astype(int)
-    features = {}
-    for name, each in catalogue.features.items():
-        counts = each.counts_I[chosen]
-        vectors = [each.vectors_NK[each.starts[item] : each.starts[item + 1]] for item in chosen.tolist()]
-        features[name] = Features(each.encoder, np.concatenate(vectors), np.concatenate([[0], np.cumsum(counts)]))
+    features = {name: each.where(chosen) for name, each in catalogue.features.items()}
     ids = [catalogue.item_ids[item] for item in chosen.tolist()]
     return replace(catalogue, item_ids=ids, features=features, neighbors=[()] * len(ids))
 

@@ -105,7 +105,7 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     learned = learn_from_events(dataset, split, settings)  # the same for all recipes
     recipe, probes = _chosen_recipe(dataset, split, learned, settings, block, device, folder, identity, watcher)
     chosen = settings.of(recipe)
-    begun = _begin(dataset, split, learned, chosen, block, device)
+    begun = begin(dataset, split, learned, chosen, block, device)
     watcher.begin(f"training, recipe {recipe}, content block {_block_text(block)}")
     kept = folder if len(settings.recipes) == 1 else _probe_folder(folder, recipe)
     progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience)
@@ -179,7 +179,7 @@ class _Begun(NamedTuple):
     trainer: Trainer
 
 
-def _begin(
+def begin(
     dataset: Dataset, split: Split, learned: Learned, settings: TrainSettings, block: Block, device: str
 ) -> _Begun:
     """A training before its first step."""
@@ -218,7 +218,7 @@ def _chosen_recipe(
         if values and settings.seconds is not None and time.monotonic() - started > settings.seconds:
             break
         watcher.begin(f"the first {settings.probe_epochs} epochs of recipe {recipe}")
-        begun = _begin(dataset, split, learned, settings.of(recipe), block, device)
+        begun = begin(dataset, split, learned, settings.of(recipe), block, device)
         kept, most = _probe_folder(folder, recipe), min(settings.probe_epochs, settings.epochs)
         progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, most, None)
         values[recipe] = max(each.selection_metric for each in progress.epochs[:most])
@@ -236,7 +236,7 @@ def _final(
     """The same once more on everything there is: nothing of it can be asked any more."""
     started, settings, epochs = time.monotonic(), choices.settings, choices.epochs
     watcher.begin(f"the final fit, {epochs} epochs on everything")
-    begun = _begin(dataset, whole, learn_from_events(dataset, whole, settings), settings, choices.block, device)
+    begun = begin(dataset, whole, learn_from_events(dataset, whole, settings), settings, choices.block, device)
     _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None)
     done = finished(begun.spec, begun.trainer.weights(), choices.finish, begun.trainer.validation, device)
     everyone_I = np.ones(dataset.num_items, bool)

@@ -16,6 +16,7 @@ from worker.align.users import UserModel
 from worker.data import Split
 from worker.evaluate.questions import Questions, Score, ask, cold_questions, warm_questions
 from worker.evaluate.spaces import ItemVectors, vector_score
+from worker.train.asked import most_asked
 from worker.train.items import CatalogueItems, among_neighbors
 
 K = 20
@@ -53,12 +54,12 @@ class Validation:
         self._dim = spec.dim
         self._items = items
         self._neighbors_IG = neighbors_IG
-        self._known = warm_questions(split, "val")
-        self._new = cold_questions(split, "val")
+        self._known = _some(warm_questions(split, "val"))
+        self._new = _some(cold_questions(split, "val"))
         self._content_IM = items.present_IM.clone()
         if behavior in items.names:
             self._content_IM[:, items.names.index(behavior)] = False
-        self._new_among_all = cold_questions(split, "val", whole_catalogue=True)
+        self._new_among_all = _some(cold_questions(split, "val", whole_catalogue=True))
         new_E = split.cold_val_I[split.events.items_E]
         self._new_share = float(new_E.mean()) if len(new_E) else 0.0
         self._asks_content = bool((self._content_IM != items.present_IM).any() and self._content_IM.any())
@@ -116,6 +117,11 @@ class Validation:
         if self._neighbors_IG is not None:
             vectors_ID[items] = among_neighbors(model, vectors_ID[items], items, self._neighbors_IG)
         return ItemVectors(vectors_ID, usable_I, priors_I, alone={}, refused={})
+
+
+def _some(questions: Questions) -> Questions:
+    """Those that are asked: of very many in a large catalogue a sample, the same in every epoch."""
+    return questions.sample(most_asked(len(questions.candidates_C)))
 
 
 def _means(questions: Questions, score: Score) -> Means:

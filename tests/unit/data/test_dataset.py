@@ -39,3 +39,9 @@ def test_events_are_chosen_by_mask_and_by_index() -> None:
     assert rows_of(events.where(events.weights_E > 0)) == [(0, 1, 1, 1.0), (2, 0, 3, 2.0)]
     assert rows_of(events.where(np.array([2, 0]))) == [(2, 0, 3, 2.0), (0, 1, 1, 1.0)]
     assert len(events.where(np.zeros(3, bool))) == 0
+
+
+def test_some_items_have_the_vectors_that_they_had() -> None:
+    found = features([[[1, 2]], [], [[3, 4], [5, 6]], [[7, 8]]]).where(np.array([2, 1, 0]))
+    assert found.starts.tolist() == [0, 2, 2, 3]
+    assert found.vectors_NK.tolist() == [[3, 4], [5, 6], [1, 2]]

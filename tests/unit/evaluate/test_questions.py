@@ -127,3 +127,29 @@ def test_the_chunk_changes_nothing(chunk: int) -> None:
 def test_nobody_to_ask_is_no_error() -> None:
     nobody = warm_questions(split_of(9, events((0, 0, 1.0)), set(), set()), "test")
     assert len(ask(nobody, lambda some: torch.zeros(len(some), 9)).ranks_P) == 0
+
+
+def test_no_answer_is_a_matrix_of_all_users_and_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = replay_questions(SPLIT, 1.0)
+    scores_I = torch.from_numpy(np.random.default_rng(1).standard_normal(9))
+    sizes = []
+
+    def score(some: Any) -> Any:
+        sizes.append(len(some) * len(some.candidates_C))
+        return scores_I.repeat(len(some), 1)
+
+    at_once = ask(questions, score).ranks_P
+    monkeypatch.setattr("worker.evaluate.questions.SCORES_AT_ONCE", 20)
+    assert ask(questions, score).ranks_P.tolist() == at_once.tolist()
+    assert max(sizes[1:]) == 18 < sizes[0]
+
+
+def test_a_sample_of_questions_is_the_same_every_time_and_keeps_their_order() -> None:
+    questions = replay_questions(SPLIT, 1.0)
+    some, again = questions.sample(4), questions.sample(4)
+    assert len(some) == 4
+    assert relevant(some) == relevant(again)
+    assert histories(some) == histories(again)
+    places = [relevant(questions).index(each) for each in relevant(some)]
+    assert places == sorted(places)
+    assert len(questions.sample(100)) == len(questions)

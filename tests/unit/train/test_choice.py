@@ -151,3 +151,20 @@ def test_short_histories_and_a_few_very_busy_users(tmp_path: Path) -> None:
     content = float(ask(new, ContentMean(["image", "sound"]).fit(before, 0, {})).ndcg(20).mean())
     assert float(ask(known, score).ndcg(20).mean()) > ease
     assert float(ask(new, score).ndcg(20).mean()) > content
+
+
+def test_validation_asks_a_sample_where_users_and_items_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> tuple[int, int]:
+        learned = learn_from_events(DATA, SPLIT, settings())
+        block = Block(0.5, 0.0)
+        spec = space_spec(learned.features, settings(), block)
+        weights = starting_weights(spec, learned.features, 0, block)
+        validation = Trainer(spec, weights, learned.features, SPLIT, None, settings()).validation
+        return len(validation.known), len(validation.new)
+
+    every = asked()
+    monkeypatch.setattr("worker.train.asked.LEAST_ASKED", 10)
+    monkeypatch.setattr("worker.train.asked.MOST_SCORES", 20 * DATA.num_items)
+    known, new = asked()
+    assert known == 20 < every[0]
+    assert 20 < new <= every[1]  # among fewer candidates more are asked

@@ -104,3 +104,20 @@ def test_a_modality_that_is_alone_has_a_map_too(content: list[str]) -> None:
     pairs = np.triu_indices(NUM, 1)
     same = np.corrcoef((before @ before.T).numpy()[pairs], (after @ after.T).numpy()[pairs])[0, 1]
     assert same > 0.9
+
+
+def test_of_a_large_catalogue_no_more_is_looked_at_than_maps_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the maps are those that they were."""
+    monkeypatch.setattr("worker.train.maps.MOST_ITEMS", 60)
+    views, looked_at = seen_twice(), []
+    whole = refitted(Kind("correlated"), views, ["image", "text"], ~WITHHELD, DIM)
+    where = Features.where
+
+    def counted(self: Features, items: Any) -> Features:
+        looked_at.append(len(items))
+        return where(self, items)
+
+    monkeypatch.setattr(Features, "where", counted)
+    some = refitted(Kind("correlated"), views, ["image", "text"], ~WITHHELD, DIM)
+    assert max(looked_at) == 60
+    assert all(torch.equal(whole[name][0], some[name][0]) for name in views)
