@@ -48,13 +48,17 @@ class Rollout:
 
     def begin(self) -> None:
         if self.stream.broker.kind == "embedded" and not self._is_made:  # it makes no topics for clients
+            control = self.settings.topics.rollouts
             counts = dict.fromkeys((self.vectors, self.user_vectors), self.stream.num_partitions)
-            self.stream.broker.create_topics({**counts, self.settings.topics.rollouts: 1})
+            if control not in self.client.describe_topics([control]):
+                counts[control] = 1
+            self.stream.broker.create_topics(counts)
             self._is_made = True
         steps.begin(self.client, self.settings, self.path)
 
-    def cut_over(self, accepted_missing: int = 0) -> None:
-        steps.cut_over(self.client, self.settings, accepted_missing)
+    def cut_over(self, accepted_missing: int = 0, *, accept_health: bool = True) -> None:
+        """`accept_health`: most catalogues here are too small to be judged."""
+        steps.cut_over(self.client, self.settings, accepted_missing, accept_health=accept_health)
 
     def roll_back(self) -> None:
         steps.roll_back(self.client, self.settings)

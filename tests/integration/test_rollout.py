@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from schemas import UserVector
+from schemas import NewItem, UserVector, decode
 from tests.integration.conftest import StreamMaker
 from tests.integration.rollout import Rollout, require_equal
-from tests.integration.stream import DIMS, SPACE_DIM, Stream, names
+from tests.integration.stream import DIMS, SPACE_DIM, Stream, item, names
 from tests.integration.user_stream import UserStream
 from tests.integration.worker_thread import WorkerThread
-from worker.align import command
+from worker.align import AlignRuntime, Space, command
+from worker.align.result import unpack_rows
 from worker.commands.recommend import _as_read
 from worker.errors import RolloutError
 from worker.kafka.embedded import EmbeddedBroker
@@ -23,8 +24,9 @@ from worker.rollout.plan import Phase
 from worker.sink.port import Outcome
 from worker.sink.row import Collection, Entity, Row
 from worker.sink.service import SinkService
+from worker.vector_health import measured, write_references
 
-NUM_ITEMS, NUM_USER_ITEMS = 200, 60
+NUM_ITEMS, NUM_USER_ITEMS, NUM_JUDGED = 200, 60, 1_100
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +101,49 @@ def test_users_move_with_the_items_and_from_what_is_remembered_of_them(stream: S
         users.feed([users.event("u0", catalogue[3], 2 * 10**9), users.event("new", catalogue[3], 2 * 10**9)])
         users.wait_committed(worker)
     require_equal(rollout.final(rollout.user_vectors, rollout.space, UserVector), rollout.replay(rollout.space).users())
+
+
+def test_a_space_whose_vectors_are_ill_is_not_cut_over_to_unless_that_is_said(
+    make_stream: StreamMaker, embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    stream = make_stream(embedded_broker)
+    stream.feed_items(names(NUM_JUDGED))
+    ill, well = tmp_path / "ill", tmp_path / "well"
+    for seed, path in enumerate((ill, well), 11):
+        command.create(path, DIMS, dim=SPACE_DIM, seed=seed)
+    measured_on(well, Space.load(well))
+    measured_on(ill, Space.load(well))  # as if its weights had been mixed up since its training
+    with WorkerThread(stream.settings()) as worker:
+        rollout = Rollout(stream, ill)
+        rollout.begin()
+        with pytest.raises(RolloutError, match=r"have to be judged .*--accept-health"):
+            rollout.cut_over(accept_health=False)
+        rollout.wait_complete(worker)
+        rollout.until(lambda: bool((found := rollout.report().health) and found["items"].ill), worker)
+        with pytest.raises(RolloutError, match=r"stays shut: items: .* do not pass .*--accept-health"):
+            rollout.cut_over(accept_health=False)
+        worker.until(lambda: any("do not pass" in each for each in worker.status.rollout.objections))
+        assert any(each.is_ill for each in worker.items.backfill.vector_health)
+        assert not any(each.is_ill for each in worker.items.vector_health), "the live space has nothing to do with it"
+        rollout.cut_over(accept_health=True)
+        rollout.roll_back()
+        rollout.finish(abandon=True)
+        assert not rollout.report().health
+        rollout = Rollout(stream, well)
+        rollout.begin()
+        rollout.wait_complete(worker)
+        rollout.until(lambda: not rollout.report().objections, worker)
+        rollout.cut_over(accept_health=False)
+
+
+def measured_on(path: Path, other: Space) -> None:
+    """Give a space the references of another one's vectors."""
+    items = [decode(NewItem, item(name)) for name in names(NUM_JUDGED, "sample")]
+    embedded = AlignRuntime(other, device="cpu", threads=1).embed([dict(each.features) for each in items])
+    vectors_ID = unpack_rows(embedded.rows("f4"), SPACE_DIM, "f4")
+    found = measured(Space.load(path).space_id, {embedded.modalities[0]: vectors_ID}, dict.fromkeys(DIMS, 1.0))
+    assert found is not None
+    write_references(path, found)
 
 
 def test_a_rollout_of_items_alone_is_refused_where_users_are_published(stream: Stream, next_path: Path) -> None:

@@ -145,6 +145,11 @@ def add_space(commands: Any) -> None:
         metavar="N",
         help="of cutover: although so many items have no vector in the next space (default: %(default)s)",
     )
+    rollout.add_argument(
+        "--accept-health",
+        action="store_true",
+        help="of cutover: although vectors of the next space are ill, or too few of them have been judged",
+    )
     rollout.add_argument("--abandon", action="store_true", help="of finish: before a cutover, give the rollout up")
     rollout.add_argument("--json", action="store_true", help="where it stands, as JSON")
     add_settings(rollout)
@@ -261,6 +266,8 @@ def _space_rollout(arguments: argparse.Namespace) -> int:
     step: str = arguments.step
     if arguments.accept_missing and step != "cutover":
         raise ConfigError("--accept-missing is for cutover")
+    if arguments.accept_health and step != "cutover":
+        raise ConfigError("--accept-health is for cutover")
     if arguments.abandon and step != "finish":
         raise ConfigError("--abandon is for finish")
     if step not in STEPS and not Path(step).is_dir():
@@ -271,7 +278,7 @@ def _space_rollout(arguments: argparse.Namespace) -> int:
         case "status":
             pass
         case "cutover":
-            steps.cut_over(client, settings, arguments.accept_missing)
+            steps.cut_over(client, settings, arguments.accept_missing, accept_health=arguments.accept_health)
         case "rollback":
             steps.roll_back(client, settings)
         case "finish":
@@ -285,11 +292,23 @@ def _space_rollout(arguments: argparse.Namespace) -> int:
 
 
 def _print_report(report: Report, *, as_json: bool) -> None:
+    from worker.rollout.health import health_objections
+    from worker.rollout.plan import Phase
+
     plan, failure = report.standing.plan, report.standing.failure
     if as_json:
         progress = {role: {**asdict(each), "is_complete": each.is_complete} for role, each in report.progress.items()}
         document = None if plan is None else json.loads(plan.encode())
-        print_json({"plan": document, "failure": failure, "progress": progress})
+        health = {role: asdict(each) for role, each in report.health.items()}
+        print_json(
+            {
+                "plan": document,
+                "failure": failure,
+                "progress": progress,
+                "health": health,
+                "objections": list(report.objections),
+            }
+        )
         return
     if plan is None:
         print_text("no rollout so far")
@@ -309,3 +328,8 @@ def _print_report(report: Report, *, as_json: bool) -> None:
         left = f", {each.num_left} left" if each.num_left else ""
         missing = f", {each.num_missing} without a vector in the next space" if each.num_missing else ""
         print_text(f"{role}: {each.num_complete} of {each.num_partitions} partitions complete{left}{missing}")
+    for role, found in sorted(report.health.items()):
+        well = f"ill by {', '.join(found.ill)}" if found.ill else "well"
+        print_text(f"{role}: the last {found.num_judged:,} vectors of the next space that were judged are {well}")
+    for objection in health_objections(report.health) if plan.phase is Phase.MOVING else ():
+        print_text(f"the cutover stays shut: {objection}")

@@ -116,6 +116,8 @@ class Backfilling:
             return
         if wanted is not None:
             self._on_installed(wanted.topic)
+        if self.space is not None and self.space.watch is not None:
+            self._metrics.forget_vector_health(self.space.space_id, self.space.watch.num_ill)
         self.space = wanted
         self._num_done_in_all += self._num_done
         self._counted, self._num_done, self._window = {}, 0, Window(RATE_WINDOW_S)
@@ -200,6 +202,8 @@ class Backfilling:
         metrics.backfill_eta.labels(topic).set(math.nan if eta_s is None else eta_s)
         metrics.next_missing.labels(topic).set(sum(len(each.missing) for each in backfills))
         metrics.next_failed.labels(topic).set(bool(space.failure))
+        if space.watch is not None and space is self.space:
+            metrics.show_vector_health(space.space_id, space.watch.findings, space.watch.num_ill)
         self.figures = BackfillFigures(
             space.space_id,
             space.topic,

@@ -421,6 +421,13 @@ class Metrics:
         for check, count in num_ill.items():
             raise_to(self.vector_health_ill.labels(self.topic, space_id, check), count)
 
+    def forget_vector_health(self, space_id: str, checks: Iterable[str]) -> None:
+        """Drop the figures of a space that is published no more."""
+        for check in checks:
+            for gauge in (self.vector_health, self.vector_health_value, self.vector_health_limit):
+                with suppress(KeyError):
+                    gauge.remove(self.topic, space_id, check)
+
     def show_codes(self, perplexities: Sequence[float], residual_ratio: float) -> None:
         """Of the last items; by level."""
         for level, perplexity in enumerate(perplexities, 1):

@@ -148,6 +148,8 @@ class BackfillStatus(_Part):
     per_second: float
     eta_s: float | None
     failure: str = ""
+    vector_health: list[VectorCheckStatus] = []
+    """What each check says of its last vectors."""
 
 
 class GroupStatus(_Part):
@@ -169,6 +171,8 @@ class RolloutStatus(_Part):
     next: str | None
     """The id of the space that is moved to."""
     failure: str
+    objections: list[str] = []
+    """What keeps the cutover shut, until there has been one."""
     groups: dict[str, GroupStatus]
     """By role."""
 

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,8 @@ from worker.errors import WorkerError
 from worker.kafka.port import ClientPort
 from worker.loop.pipeline import Pipeline
 from worker.roles.next_space import NextSpace
-from worker.rollout.control import ControlFollower, write_failure
+from worker.rollout.control import ControlFollower, write_failure, write_health
+from worker.rollout.health import LEAST_JUDGED, ProcessHealth, RoleHealth, health_of
 from worker.rollout.plan import Failure, Phase, Plan, PlannedSpace, Standing
 from worker.rollout.progress import RoleProgress, group_progress
 from worker.settings import Settings
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S, COMPLETE_S = 4.0, 30.0
 """How often the group's commits are asked for: it takes a connection of its own each time."""
+HEALTH_S, UNTOLD_S = 2.0, 30.0
 RETRY_S = 1.0
 
 
@@ -72,7 +75,10 @@ class RolloutWatch:
         self._spaces: list[NextSpace] = []
         self._is_undone = False
         """What was to be done could not be, and is to be tried again."""
-        self._next_progress = 0.0
+        self._next_progress = self._next_health = 0.0
+        self._process = uuid.uuid4().hex[:16]
+        """This one among those whose findings are in the topic."""
+        self._told: ProcessHealth | None = None
         self.standing = Standing()
         self.progress: Mapping[str, RoleProgress] = {}
         """Of the whole group, by role, while a rollout is under way."""
@@ -103,6 +109,7 @@ class RolloutWatch:
                 if self._follower.is_read and (standing != self.standing or self._is_undone):
                     self.standing, self._is_undone = standing, False
                     self._carry_out(standing)
+                self._tell_health()
                 self._look_at_progress()
             except Exception as error:  # this thread has to go on, or no rollout is heard of any more
                 detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
@@ -151,7 +158,7 @@ class RolloutWatch:
         log.info("space %s is published beside the live one", wanted.space_id, extra={"action": "next_space"})
 
     def _drop(self) -> None:
-        self._applied = None
+        self._applied = self._told = None
         for pipeline in self._pipelines():
             pipeline.backfilling.install(None)
         spaces, self._spaces = self._spaces, []
@@ -182,6 +189,36 @@ class RolloutWatch:
                 log.warning("%s", error.one_line(), extra={"action": "failure_untold"})
                 self._failures.put(failure)
                 return
+
+    def _tell_health(self) -> None:
+        """Say in the topic what is found of the next space's vectors here, where it has changed."""
+        now = time.monotonic()
+        if now < self._next_health or self._applied is None:
+            return
+        self._next_health = now + HEALTH_S
+        found = ProcessHealth(
+            self._applied[1],
+            {
+                "items" if space.is_of_items else "users": RoleHealth.of(space.watch.decide(LEAST_JUDGED))
+                for space in self._spaces
+                if space.watch is not None
+            },
+        )
+        if not found.says_something or found == self._told:
+            return
+        try:
+            write_health(self._client, self._settings, self._process, found)
+        except WorkerError as error:
+            log.warning("%s", error.one_line(), extra={"action": "health_untold"})
+            self._next_health = now + UNTOLD_S
+        else:
+            self._told = found
+
+    @property
+    def health(self) -> Mapping[str, RoleHealth]:
+        """Of the next space's vectors, by role, as the whole group has found it. Any thread."""
+        plan = self.standing.plan
+        return {} if plan is None or plan.next is None else health_of(self._follower.health, plan.next.space_id)
 
     def _look_at_progress(self) -> None:
         plan, now = self.standing.plan, time.monotonic()

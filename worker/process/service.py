@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ from worker.roles.relay import RelayRole, events_translator, items_translator
 from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
-from worker.roles.watched import WatchedUsers
+from worker.roles.watched import WatchedItems, WatchedUsers
 from worker.rollout.compatible import obstacles
 from worker.rollout.control import settings_of, standing_if_allowed
 from worker.rollout.plan import Plan, PlannedSpace, Standing
@@ -542,7 +543,8 @@ def _load_model(settings: Settings) -> Model:
     runtime = _runtime(settings, space)
     encoder = _load_encoder(settings, space)
     codebooks = read_codebooks(settings.space.path, space.space_id) if "items" in settings.roles else None
-    return Model(space, runtime, runtime.warm_up(), encoder, _load_references(settings, space), codebooks)
+    references = _load_references(settings.space.path, space) if "items" in settings.roles else None
+    return Model(space, runtime, runtime.warm_up(), encoder, references, codebooks)
 
 
 def as_planned(settings: Settings, plan: Plan | None) -> Settings:
@@ -621,13 +623,16 @@ class LoadedNext:
             embedder = ModelEmbedder(self._runtime, dtype)
             books = read_codebooks(self._planned.path, space.space_id)
             use = None if books is None else CodeUse(books)
+            items = NextItems(
+                embedder.of if use is None else lambda features: with_codes(embedder.of(features), use, dtype),
+                embedder.probe,
+                Contract(space.spec),
+            )
+            references = _load_references(self._planned.path, space)
             return NextSpace(
                 item_format(settings.publish, topics, space, books, is_next=True),
-                NextItems(
-                    embedder.of if use is None else lambda features: with_codes(embedder.of(features), use, dtype),
-                    embedder.probe,
-                    Contract(space.spec),
-                ),
+                items,
+                watched=WatchedItems(items, VectorWatch(references, space.spec.dim), dtype),
                 topic_id=topic_id,
                 is_read=hooks.is_read,
                 on_failed=hooks.on_failed,
@@ -642,10 +647,12 @@ class LoadedNext:
             settings, self._client, space, table, settings.users, is_base=False, topic=self._planned.item_vectors
         )
         dependents.stage.start()
+        pooled = NextUsers(pool, users.last)
         return NextSpace(
             UserFormat(topics, space.space_id, dtype, space.spec.dim, form_of(settings.publish)),
-            NextUsers(pool, users.last),
+            pooled,
             dependents,
+            watched=WatchedUsers(pooled, VectorWatch(None, space.spec.dim), dtype, table, users.event_weights),
             topic_id=topic_id,
             may_begin=hooks.are_items_complete,
             is_read=hooks.is_read,
@@ -665,13 +672,10 @@ def _runtime(settings: Settings, space: Space) -> AlignRuntime:
     )
 
 
-def _load_references(settings: Settings, space: Space) -> References | None:
+def _load_references(path: str | Path, space: Space) -> References | None:
     """None, and a word about it, where there are none that can be used: vectors go on all the same."""
-    if "items" not in settings.roles:
-        return None
-    assert settings.space.path is not None  # checked at construction
     try:
-        references = read_references(settings.space.path, space.space_id)
+        references = read_references(path, space.space_id)
     except SpaceError as error:
         log.warning("%s", error.one_line(), extra={"action": "no_references"})
         return None
@@ -679,7 +683,7 @@ def _load_references(settings: Settings, space: Space) -> References | None:
         log.info(
             "the space has no references, so of its vectors only collapse, silent inputs and jumps are told "
             "(`align-worker space reference %s --items FILE` measures them)",
-            settings.space.path, extra={"action": "no_references"},
+            path, extra={"action": "no_references"},
         )  # fmt: skip
     return references
 

@@ -37,6 +37,8 @@ from worker.monitoring.status import (
 from worker.monitoring.summary import Track, Window, quantile
 from worker.partitions.state import PartitionState
 from worker.process.rollout_watch import RolloutWatch
+from worker.rollout.plan import Phase
+from worker.rollout.progress import objections
 from worker.settings import Settings
 from worker.stages.encode import EncodeStage
 from worker.topics import RoleName, RoleTopics, topics_of_roles
@@ -178,7 +180,10 @@ class RoleBoard:
                     **pipeline.role.status(),
                     **_shown(pipeline.backfilling.figures),
                 },
-                "backfill": backfill_status(pipeline.backfilling.figures),
+                "backfill": backfill_status(
+                    pipeline.backfilling.figures,
+                    None if (beside := pipeline.backfilling.space) is None else beside.watch,
+                ),
                 "dead_letters": list(pipeline.ledger.recent_dead_letters),
                 "incidents": list(pipeline.ledger.incidents),
                 "unreadable": [error.one_line() for error in pipeline.faults.errors()],
@@ -248,7 +253,7 @@ def _shown(figures: BackfillFigures | None) -> dict[str, int]:
     return shown if figures.eta_s is None else {**shown, "next space: seconds left": round(figures.eta_s)}
 
 
-def backfill_status(figures: BackfillFigures | None) -> BackfillStatus | None:
+def backfill_status(figures: BackfillFigures | None, watch: VectorWatch | None) -> BackfillStatus | None:
     if figures is None:
         return None
     return BackfillStatus(
@@ -263,6 +268,7 @@ def backfill_status(figures: BackfillFigures | None) -> BackfillStatus | None:
         per_second=figures.per_second,
         eta_s=figures.eta_s,
         failure=figures.failure,
+        vector_health=vector_status(watch),
     )
 
 
@@ -270,11 +276,13 @@ def rollout_status(watch: RolloutWatch) -> RolloutStatus | None:
     plan, progress = watch.standing.plan, watch.progress
     if plan is None:
         return None
+    is_moving = plan.phase is Phase.MOVING
     return RolloutStatus(
         phase=plan.phase.value,
         readers=plan.readers.space_id,
         next=None if plan.next is None else plan.next.space_id,
         failure=watch.standing.failure,
+        objections=objections(progress, watch.health, watch.standing.failure) if is_moving else [],
         groups={
             role: GroupStatus(
                 partitions=each.num_partitions, complete=each.num_complete, left=each.num_left, missing=each.num_missing

@@ -23,11 +23,13 @@ from worker.records import Backfilled, Change, Delete, Item, Recompute, Recomput
 from worker.roles.items import ItemFormat, newest_published
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, made_of
-from worker.stages.fuse import Beside, NoVector, Result, Vector, isolate
+from worker.roles.watched import WatchedItems, WatchedUsers, features_of
+from worker.stages.fuse import Beside, Embedder, NoVector, Result, Vector, isolate
 from worker.stages.stage import STEP_TIMEOUT_S, Watched
 from worker.state.items import ItemState
 from worker.state.overlay import StateOverlay
 from worker.state.users import UserState
+from worker.vector_health import VectorWatch
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +65,8 @@ class NextItems:
         return found.detail if isinstance(found, Refusal) else "the vector is not finite"
 
     def _checked(self, entry: Change) -> Mapping[str, AnyFeature] | Refusal:
-        features = _features(entry)
+        features = features_of(entry)
         return self._contract.check(features) if features else features
-
-
-def _features(entry: Change) -> Mapping[str, AnyFeature]:
-    if isinstance(entry, Item):
-        return entry.features
-    state = entry.state if isinstance(entry, Recompute | Backfilled) else None
-    assert isinstance(state, ItemState)
-    return state.features
 
 
 class NextUsers:
@@ -109,13 +103,15 @@ class NextSpace:
         embedder: NextItems | NextUsers,
         dependents: Dependents | None = None,
         *,
+        watched: WatchedItems | WatchedUsers | None = None,
         topic_id: str = "",
         may_begin: Callable[[], bool] = lambda: True,
         is_read: Callable[[], bool] = lambda: False,
         on_failed: Callable[[str], None] = lambda detail: None,
     ) -> None:
-        """`dependents`: of the users, by the items of this space; `may_begin`: whether it has all of these. `is_read`:
-        whether readers read it, and it is no longer to be given up. `on_failed` is told once why it is given up."""
+        """`watched` is the embedder with a watch over what it makes. `dependents`: of the users, by the items of this
+        space; `may_begin`: whether it has all of these. `is_read`: whether readers read it, and it is no longer to be
+        given up. `on_failed` is told once why it is given up."""
         self.output: ItemFormat | UserFormat = output
         self.space_id = output.space_id
         self.topic = output.topics.outputs
@@ -126,6 +122,8 @@ class NextSpace:
         self._may_begin = may_begin
         self._is_ready = dependents is None
         self._embedder = embedder
+        self._made_by: Embedder = embedder if watched is None else watched
+        self.watch: VectorWatch | None = None if watched is None else watched.watch
         self._is_read = is_read
         self._on_failed = on_failed
         self._num_failures = 0
@@ -188,7 +186,7 @@ class NextSpace:
 
     def _beside(self, slices: Sequence[BatchSlice], on_out_of_memory: Callable[[], None]) -> list[Beside | None]:
         work = [(each, entry) for each in slices for entry in each.newest.values() if _is_computed(entry)]
-        results = iter(isolate([entry for _, entry in work], self._embedder, on_out_of_memory) if work else ())
+        results = iter(isolate([entry for _, entry in work], self._made_by, on_out_of_memory) if work else ())
         made: list[Beside | None] = []
         for each in slices:
             published: list[tuple[Change, Vector | None]] = []

@@ -14,7 +14,7 @@ from schemas import AnyFeature
 from worker.align.result import unpack_rows
 from worker.align.users import NO_ROW
 from worker.item_vectors.table import ItemTable
-from worker.records import Change, Item, Recompute, User
+from worker.records import Backfilled, Change, Item, Recompute, User
 from worker.stages.fuse import Embedder, Result, Vector
 from worker.state.items import ItemState
 from worker.state.users import UserState
@@ -29,18 +29,18 @@ _DIGEST_BYTES = 16
 class _Watched:
     def __init__(self, embedder: Embedder, watch: VectorWatch, dtype: Literal["f2", "f4"]) -> None:
         self._embedder = embedder
-        self._watch = watch
+        self.watch = watch
         self._dtype: Literal["f2", "f4"] = dtype
 
     def vectors(self, entries: Sequence[Change]) -> list[Result]:
         results = self._embedder.vectors(entries)
         made = [result for result in results if type(result) is Vector]
-        self._watch.add(self._values([each.data for each in made]), [each.modalities for each in made])
+        self.watch.add(self._values([each.data for each in made]), [each.modalities for each in made])
         self._compare(entries, results)
         return results
 
     def _values(self, rows: Sequence[bytes]) -> NDArray[np.float32]:
-        return unpack_rows(rows, self._watch.dim, self._dtype)
+        return unpack_rows(rows, self.watch.dim, self._dtype)
 
     def _compare(self, entries: Sequence[Change], results: Sequence[Result]) -> None:
         raise NotImplementedError
@@ -64,11 +64,10 @@ class WatchedItems(_Watched):
         for entry, result in zip(entries, results, strict=True):
             if hash(entry.id) % ONE_IN or type(result) is not Vector:
                 continue
-            features = entry.features if isinstance(entry, Item) else _remembered(entry)
-            digest, vector = _digest(features), result.base or result.data
+            digest, vector = _digest(features_of(entry)), result.base or result.data
             known = self._known.get(entry.id)
             if known is not None and known[0] == digest:
-                self._watch.turned(self._angle(known[1], vector))
+                self.watch.turned(self._angle(known[1], vector))
             self._known[entry.id] = digest, vector
             self._known.move_to_end(entry.id)
         while len(self._known) > MOST_KEPT:
@@ -81,8 +80,11 @@ class WatchedItems(_Watched):
         return 1 - float(a @ b) / float(np.sqrt((a @ a) * (b @ b)))
 
 
-def _remembered(entry: Change) -> Mapping[str, AnyFeature]:
-    assert isinstance(entry, Recompute)
+def features_of(entry: Change) -> Mapping[str, AnyFeature]:
+    """What the vector of an item is made of."""
+    if isinstance(entry, Item):
+        return entry.features
+    assert isinstance(entry, Recompute | Backfilled)
     assert isinstance(entry.state, ItemState)
     return entry.state.features
 
@@ -134,4 +136,4 @@ class WatchedUsers(_Watched):
         with self._table.reading() as table_RD:
             rows = np.array(self._table.row_of_each(items))
             vectors_ED = table_RD[np.maximum(rows, 0)].float().cpu().numpy()
-        self._watch.met((self._values(before) * vectors_ED).sum(1)[rows != NO_ROW])
+        self.watch.met((self._values(before) * vectors_ED).sum(1)[rows != NO_ROW])

@@ -1,7 +1,8 @@
-"""The control topic: one record for each group, the last of which says where its rollout stands, and one beside it
-where a worker could not go on.
+"""The control topic: one record for each group, the last of which says where its rollout stands; beside it one where a
+worker could not go on, and one for each process that has judged vectors of the next space.
 
-Every worker, sink and `recommend` reads it; the command writes the plan, and a worker what has failed. A cluster
+Every worker, sink and `recommend` reads it; the command writes the plan, and a worker what has failed, and
+what it has found of the vectors. A cluster
 without the topic has had no rollout.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from worker.errors import AccessError, CallTimeoutError, ClientError, RolloutError, WorkerError
@@ -18,6 +19,7 @@ from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Outbound, TopicFollower, TopicsPort
 from worker.kafka.whole_topic import describe, read_whole
 from worker.records import Record
+from worker.rollout.health import ProcessHealth
 from worker.rollout.plan import Failure, Plan, PlannedSpace, Standing
 from worker.settings import Settings
 
@@ -30,6 +32,7 @@ RETRY_S = 1.0
 POLL_TIMEOUT_MS = 200
 WRITE_TIMEOUT_S = 30.0
 _FAILED = "/failed"
+_HEALTH = "/health/"
 
 
 class Board:
@@ -38,8 +41,11 @@ class Board:
     def __init__(self, group_id: str) -> None:
         self._key = group_id.encode()
         self._failed_key = (group_id + _FAILED).encode()
+        self._health_key = (group_id + _HEALTH).encode()
         self._plan: Plan | None = None
         self._failure: Failure | None = None
+        self.health: Mapping[str, ProcessHealth] = {}
+        """By process. Replaced whole, so any thread may read it."""
 
     def take(self, records: Iterable[Record]) -> Standing:
         """Where it stands after these. Raises `RolloutError` for a record of ours that cannot be read."""
@@ -48,16 +54,27 @@ class Board:
                 self._plan = None if record.value is None else Plan.decode(record.value)
             elif record.key == self._failed_key:
                 self._failure = None if record.value is None else Failure.decode(record.value)
+            elif record.key is not None and record.key.startswith(self._health_key):
+                self._take_health(record.key[len(self._health_key) :].decode(errors="replace"), record.value)
         failure = self._failure
         return Standing(self._plan, failure.detail if failure is not None and failure.concerns(self._plan) else "")
+
+    def _take_health(self, process: str, value: bytes | None) -> None:
+        others = {name: each for name, each in self.health.items() if name != process}
+        self.health = others if value is None else {**others, process: ProcessHealth.decode(value)}
 
 
 def read_standing(client: ClientPort, settings: Settings) -> Standing:
     """As the topic has it now."""
-    topic = settings.topics.rollouts
+    return read_board(client, settings)[0]
+
+
+def read_board(client: ClientPort, settings: Settings) -> tuple[Standing, Mapping[str, ProcessHealth]]:
+    """The same, and what each process has found of the vectors."""
+    topic, board = settings.topics.rollouts, Board(settings.kafka.group_id)
     if describe(client, topic) is None:
-        return Standing()
-    return Board(settings.kafka.group_id).take(read_whole(client, topic, SETTING))
+        return Standing(), {}
+    return board.take(read_whole(client, topic, SETTING)), board.health
 
 
 def standing_if_allowed(client: ClientPort, settings: Settings) -> Standing:
@@ -108,6 +125,11 @@ class ControlFollower:
         """As of the last step; before the topic has been read to its end, as far as it has been. Any thread."""
         self.is_read = False
         """Whether all has been read that was there at the start, or there is no such topic."""
+
+    @property
+    def health(self) -> Collection[ProcessHealth]:
+        """What processes have found of the vectors of a next space, as of the last step. Any thread."""
+        return self._board.health.values()
 
     def step(self, timeout_ms: int = POLL_TIMEOUT_MS) -> Standing:
         """Read on; returns after a moment when there is nothing. Raises `RolloutError` for a record of our group that
@@ -162,7 +184,17 @@ def write_failure(client: ClientPort, settings: Settings, failure: Failure) -> N
     _write(client, settings, settings.kafka.group_id + _FAILED, failure.encode())
 
 
-def _write(client: ClientPort, settings: Settings, key: str, value: bytes) -> None:
+def write_health(client: ClientPort, settings: Settings, process: str, health: ProcessHealth) -> None:
+    _write(client, settings, settings.kafka.group_id + _HEALTH + process, health.encode())
+
+
+def forget_health(client: ClientPort, settings: Settings, processes: Iterable[str]) -> None:
+    """Their rollout is over."""
+    for process in processes:
+        _write(client, settings, settings.kafka.group_id + _HEALTH + process, None)
+
+
+def _write(client: ClientPort, settings: Settings, key: str, value: bytes | None) -> None:
     producer = patiently("opening a producer", client.producer, *patience(settings.kafka))
     written = _Written()
     try:

@@ -9,6 +9,7 @@ from worker.errors import TopicError
 from worker.kafka.port import ClientPort, Commit
 from worker.partitions.tenure import parse_note
 from worker.records import TopicPartition
+from worker.rollout.health import RoleHealth, health_objections
 from worker.rollout.plan import Plan
 from worker.settings import Settings
 from worker.topics import topics_of
@@ -58,7 +59,14 @@ def group_progress(client: ClientPort, settings: Settings, plan: Plan) -> Mappin
     return found
 
 
-def objections(progress: Mapping[str, RoleProgress], failure: str, accepted_missing: int) -> list[str]:
+def objections(
+    progress: Mapping[str, RoleProgress],
+    health: Mapping[str, RoleHealth],
+    failure: str,
+    accepted_missing: int = 0,
+    *,
+    accept_health: bool = False,
+) -> list[str]:
     """Why readers should not read the next space yet; empty where they may."""
     found = [f"a worker has given the next space up: {failure}"] if failure else []
     for role, each in progress.items():
@@ -70,4 +78,4 @@ def objections(progress: Mapping[str, RoleProgress], failure: str, accepted_miss
                 f"{role}: {each.num_missing} have no vector in the next space, which the workers' status pages name "
                 f"(--accept-missing {each.num_missing} leaves them out)"
             )
-    return found
+    return found if accept_health else [*found, *health_objections(health)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas import ItemVector, SchemaError, decode_vector
@@ -14,8 +14,9 @@ from worker.kafka.port import ClientPort, TopicDescription
 from worker.records import TopicPartition
 from worker.rollout import plan as plans
 from worker.rollout.compatible import ELSE, obstacles
-from worker.rollout.control import CONFIGURATION, SETTING, read_standing, write_plan
-from worker.rollout.plan import Plan, PlannedSpace, Standing, topic_of
+from worker.rollout.control import CONFIGURATION, SETTING, forget_health, read_board, read_standing, write_plan
+from worker.rollout.health import RoleHealth, health_of
+from worker.rollout.plan import Phase, Plan, PlannedSpace, Standing, topic_of
 from worker.rollout.progress import RoleProgress, group_progress, objections
 from worker.settings import Settings
 from worker.topics.wanted import COMPACTED
@@ -30,6 +31,16 @@ class Report:
 
     standing: Standing
     progress: Mapping[str, RoleProgress]
+    health: Mapping[str, RoleHealth] = field(default_factory=dict)
+    """Of the vectors of the next space, by role, as all processes together have found it."""
+
+    @property
+    def objections(self) -> Sequence[str]:
+        """What keeps the cutover shut, while there is one to come."""
+        plan = self.standing.plan
+        if plan is None or plan.next is None or plan.phase is Phase.SWITCHED:
+            return ()
+        return objections(self.progress, self.health, self.standing.failure)
 
 
 def begin(client: ClientPort, settings: Settings, path: Path) -> tuple[Plan, Sequence[str]]:
@@ -62,14 +73,18 @@ def begin(client: ClientPort, settings: Settings, path: Path) -> tuple[Plan, Seq
 
 
 def report(client: ClientPort, settings: Settings) -> Report:
-    standing = read_standing(client, settings)
+    standing, health = read_board(client, settings)
     plan = standing.plan
-    return Report(standing, {} if plan is None or plan.next is None else group_progress(client, settings, plan))
+    if plan is None or plan.next is None:
+        return Report(standing, {})
+    return Report(standing, group_progress(client, settings, plan), health_of(health.values(), plan.next.space_id))
 
 
-def cut_over(client: ClientPort, settings: Settings, accepted_missing: int) -> Plan:
+def cut_over(client: ClientPort, settings: Settings, accepted_missing: int, *, accept_health: bool = False) -> Plan:
     found = report(client, settings)
-    against = objections(found.progress, found.standing.failure, accepted_missing)
+    against = objections(
+        found.progress, found.health, found.standing.failure, accepted_missing, accept_health=accept_health
+    )
     plan = plans.cut_over(_plan(found.standing), against, _now_ms())
     write_plan(client, settings, plan)
     return plan
@@ -82,8 +97,10 @@ def roll_back(client: ClientPort, settings: Settings) -> Plan:
 
 
 def finish(client: ClientPort, settings: Settings, *, abandon: bool) -> Plan:
-    plan = plans.finished(_plan(read_standing(client, settings)), _now_ms(), abandon=abandon)
+    standing, health = read_board(client, settings)
+    plan = plans.finished(_plan(standing), _now_ms(), abandon=abandon)
     write_plan(client, settings, plan)
+    forget_health(client, settings, health)
     return plan
 
 

@@ -29,20 +29,22 @@ class Decision(NamedTuple):
     """It rests on."""
     reasons: tuple[str, ...]
     """Why not."""
+    ill: tuple[Finding, ...] = ()
+    """By check the newest finding among them that is ill."""
 
 
 def decide(verdicts: Sequence[Verdict], last: int) -> Decision:
     """Whether the space is healthy over its last `last` items: so many have been judged, and no check was ill in any
     window that reaches into them. `verdicts`: oldest first."""
     num_items = 0
-    reasons: dict[str, str] = {}
+    ill: dict[str, Finding] = {}
     for verdict in reversed(verdicts):
         if num_items >= last:
             break
         num_items += verdict.num_items
         for finding in verdict.ill:
-            reasons.setdefault(finding.check, f"{finding.check}: {finding.detail}")
-    told = list(reasons.values())
+            ill.setdefault(finding.check, finding)
+    told = [f"{each.check}: {each.detail}" for each in ill.values()]
     if num_items < last:
         told.append(f"only {num_items:,} of {last:,} items have been judged")
-    return Decision(not told, num_items, tuple(told))
+    return Decision(not told, num_items, tuple(told), tuple(ill.values()))

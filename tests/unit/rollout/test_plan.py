@@ -8,6 +8,7 @@ from worker.kafka.port import Commit
 from worker.partitions.backfill import COMPLETE, NextNote
 from worker.partitions.tenure import Note, format_note
 from worker.rollout.control import Board
+from worker.rollout.health import LEAST_JUDGED, RoleHealth
 from worker.rollout.plan import (
     Failure,
     Phase,
@@ -24,6 +25,7 @@ from worker.rollout.progress import objections, progress_of
 
 A, B, C = (PlannedSpace(name * 16, f"/space/{name}", f"items-{name}", f"users-{name}") for name in "abc")
 ROLES = ("items", "users")
+WELL = {"items": RoleHealth(LEAST_JUDGED, {})}
 START = stable(A, ROLES, 0)
 MOVING = begun(START, B, ROLES, 1)
 SWITCHED = cut_over(MOVING, [], 2)
@@ -110,8 +112,8 @@ def commit(reached: int, missing: int = 0, left: int = 0, space_id: str = B.spac
 def test_the_cutover_is_shut_until_every_partition_is_complete_and_nothing_is_missing() -> None:
     half = progress_of([commit(COMPLETE, 2), commit(17, 0, 40), None, commit(COMPLETE, space_id="c" * 16)], B.space_id)
     assert (half.num_partitions, half.num_complete, half.num_left, half.num_missing) == (4, 1, 40, 2)
-    assert objections({"items": half}, "", 2) == ["items: 1 of 4 partitions are complete, 40 items are left"]
+    assert objections({"items": half}, WELL, "", 2) == ["items: 1 of 4 partitions are complete, 40 items are left"]
     whole = progress_of([commit(COMPLETE, 2), commit(COMPLETE, 1)], B.space_id)
-    assert "3 have no vector in the next space" in objections({"items": whole}, "", 2)[0]
-    assert objections({"items": whole}, "", 3) == []
-    assert objections({"items": whole}, "it broke", 3) == ["a worker has given the next space up: it broke"]
+    assert "3 have no vector in the next space" in objections({"items": whole}, WELL, "", 2)[0]
+    assert objections({"items": whole}, WELL, "", 3) == []
+    assert objections({"items": whole}, WELL, "it broke", 3) == ["a worker has given the next space up: it broke"]

@@ -10,7 +10,6 @@ from worker.align import AlignRuntime, Space
 from worker.align.result import unpack_rows
 from worker.data.files import write_items
 from worker.process.service import _load_references
-from worker.settings import Settings
 from worker.synthetic import Catalogue
 from worker.vector_health import VectorWatch, read_references
 
@@ -43,8 +42,7 @@ def test_items_of_the_same_kind_are_well_by_the_references_of_a_file(space: Path
 
 
 def test_a_worker_takes_them(space: Path) -> None:
-    settings = Settings.model_validate({"space": {"path": str(space)}})
-    assert _load_references(settings, Space.load(space)) is not None
+    assert _load_references(space, Space.load(space)) is not None
 
 
 def test_a_worker_goes_on_without_those_of_other_weights(
@@ -53,8 +51,7 @@ def test_a_worker_goes_on_without_those_of_other_weights(
     other = tmp_path / "other"
     assert main(["space", "create", str(other), *CREATE, "--seed", "7"]) == 0
     (other / "references.safetensors").write_bytes((space / "references.safetensors").read_bytes())
-    settings = Settings.model_validate({"space": {"path": str(other)}})
-    assert _load_references(settings, Space.load(other)) is None
+    assert _load_references(other, Space.load(other)) is None
     assert "was measured on space" in caplog.text
 
 

@@ -146,7 +146,7 @@ ILL = Verdict(BLOCK, (Finding("collapse", 0.1, 0.5, True, "narrow"),))
 
 def test_a_gate_looks_back_no_further_than_it_asks() -> None:
     assert decide([ILL, WELL, WELL], 2 * BLOCK) == Decision(True, 2 * BLOCK, ())
-    assert decide([ILL, WELL, WELL], 3 * BLOCK) == Decision(False, 3 * BLOCK, ("collapse: narrow",))
+    assert decide([ILL, WELL, WELL], 3 * BLOCK) == Decision(False, 3 * BLOCK, ("collapse: narrow",), ILL.ill)
 
 
 def test_a_gate_stays_shut_until_enough_was_judged() -> None:
