@@ -24,6 +24,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -45,6 +47,12 @@ HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 CONFIG_FILE_VARIABLE = "ALIGN_CONFIG"
 CALL_SLACK_S = 5.0
 """Seconds that a call to a broker may take beyond the time-out of its request."""
+MAX_NAME_CHARS = 249
+"""As of a topic. A group or a client whose name is too long for the protocol would wait for ever."""
+OLDEST_API = (2, 1)
+"""The oldest version of Kafka whose requests the brokers of today answer (KIP-896)."""
+MAX_THREADS = 1_024
+MAX_BATCH = 65_536
 DECODER_START_S = 30.0
 """How long the process that reads media files may take to start."""
 
@@ -62,6 +70,19 @@ def _split_pairs(value: Any) -> Any:
     if any(not (name and equals) for name, equals, _ in pairs):
         raise ValueError("expected NAME=VALUE,…")
     return {name: entry for name, _, entry in pairs}
+
+
+def _version(value: Any) -> Any:
+    """Two numbers, `2,3`."""
+    parts = _split_commas(value)
+    if not isinstance(parts, list | tuple):
+        return value
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{1,4}", str(part)) for part in parts):
+        raise ValueError("must be two numbers, as 2,3")
+    version = tuple(map(int, parts))
+    if version < OLDEST_API:
+        raise ValueError(f"must be {','.join(map(str, OLDEST_API))} or newer: older requests are not answered")
+    return version
 
 
 def broker_addresses(servers: str) -> list[tuple[str, int]]:
@@ -105,8 +126,41 @@ def _servers(value: Any) -> Any:
     return ",".join(server.strip() for server in text.split(","))
 
 
+_CREDENTIALS = re.compile(
+    r"://[^/?#@\s]*:[^/?#@\s]*@|\b(ssl)?(password|passwd|pwd|secret|token|api_?key)\s*=", re.IGNORECASE
+)
+
+
+def _without_credentials(instead: str) -> AfterValidator:
+    """Refuse an address with a password in it, which `config`, logs and errors would show. `instead`: where it goes."""
+
+    def check(value: Any) -> Any:
+        texts = value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(text, str) and _CREDENTIALS.search(text) for text in texts):
+            raise ValueError(f"there is a password in it, which would be shown: {instead}")
+        return value
+
+    return AfterValidator(check)
+
+
+MOST = {"_ms": 2**31 - 1, "_s": 10**9, "_mb": 2**24}
+"""Largest number of a setting, by the unit in its name: a time in milliseconds goes to Kafka, which takes 31 bits."""
+MOST_OF_ALL = 2**53
+"""The same of all others: the largest whole number that a float holds."""
+
+
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _within_reach(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number that a clock, a client or the system cannot take would end the process when it is used."""
+        if isinstance(value, int | float):
+            most = next((each for unit, each in MOST.items() if str(info.field_name).endswith(unit)), MOST_OF_ALL)
+            if value > most:
+                raise ValueError(f"must be at most {most}")
+        return value
 
 
 MAX_SECRET_BYTES = 64 * 1024
@@ -160,7 +214,7 @@ def _read_secret(setting: str, path: Path) -> str:
 class KafkaSettings(_Group):
     bootstrap_servers: Annotated[str, BeforeValidator(_servers)] = "localhost:9092"
     """Brokers to ask first, `host:port[,host:port…]`."""
-    group_id: str = Field("align-worker", min_length=1)
+    group_id: str = Field("align-worker", min_length=1, max_length=MAX_NAME_CHARS)
     """Consumer group of the items role; that of the users role has `-users` appended. Workers of one group share the
     partitions; a second deployment needs a name of its own."""
     client: Literal["kafka-python", "confluent-kafka"] = "kafka-python"
@@ -169,7 +223,7 @@ class KafkaSettings(_Group):
     properties_file: Path | None = None
     """File with further properties of librdkafka, `name=value` a line, such as those of Kerberos or OIDC. Read at
     start, never shown. Only with `client: confluent-kafka`."""
-    client_id: str = "align-worker"
+    client_id: str = Field("align-worker", max_length=MAX_NAME_CHARS)
     """Name shown in the broker's logs and quotas."""
     group_instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$")
     """Name of this member in its group: one per process, the same after a restart, as a pod's name is. A process that
@@ -205,9 +259,9 @@ class KafkaSettings(_Group):
     max_poll_interval_ms: int = Field(30_000, ge=5_000)
     """Longest pause between polls before the client leaves the group; also the rebalance time-out: how long all others
     wait for a member that does not join again."""
-    fetch_max_bytes: int = Field(8 * 2**20, ge=2**16)
+    fetch_max_bytes: int = Field(8 * 2**20, ge=2**16, le=2**30)
     """Most bytes of one fetch, and so of client memory per broker."""
-    client_rack: str | None = None
+    client_rack: str | None = Field(None, max_length=MAX_NAME_CHARS)
     """Where this process runs, in the words of the brokers' `broker.rack`: mostly the name of a zone. Brokers whose
     `replica.selector.class` knows racks then have it fetch from a replica in the same place."""
     max_record_bytes: int = Field(16 * 2**20, ge=2**16, le=2**30)
@@ -223,7 +277,7 @@ class KafkaSettings(_Group):
     """One request to one broker. Below `delivery_timeout_ms`."""
     linger_ms: int = Field(5, ge=0)
     """How long the producer waits for more records for the same partition."""
-    produce_batch_bytes: int = Field(256 * 1024, ge=1_024)
+    produce_batch_bytes: int = Field(256 * 1024, ge=1_024, le=2**30)
     """Size of one produce batch. The idempotent producer has one batch in flight per partition, so small batches
     cap throughput at size / round trip."""
     compression: Literal["none", "gzip", "lz4", "zstd", "snappy"] = "none"
@@ -245,8 +299,8 @@ class KafkaSettings(_Group):
     ssl_key_password_file: Path | None = None
     """File holding `ssl_key_password`."""
     ssl_check_hostname: bool = True
-    api_version: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_split_commas)] = None
-    """Assume this broker version instead of asking. Only the embedded broker needs it."""
+    api_version: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_version)] = None
+    """Assume this broker version, as `2,3`, instead of asking. Only the embedded broker needs it."""
     check_crcs: bool = True
     """Verify record checksums."""
 
@@ -414,7 +468,7 @@ class SpaceSettings(_Group):
 
 
 class BatchSettings(_Group):
-    max_records: int = Field(512, ge=1, le=65_536)
+    max_records: int = Field(512, ge=1, le=MAX_BATCH)
     """Items per micro-batch. On a CPU nothing is won past 512; a GPU wants more."""
     max_bytes: int = Field(16 * 2**20, ge=1_024)
     """Bytes of input messages per micro-batch."""
@@ -428,7 +482,9 @@ class BatchSettings(_Group):
     """Records decoded and waiting for compute before partitions are paused."""
     queue_bytes: int = Field(128 * 2**20, ge=2**20)
     """The same in bytes of input messages."""
-    padded_sizes: Annotated[tuple[int, ...] | None, NoDecode, BeforeValidator(_split_commas)] = None
+    padded_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_BATCH)], ...] | None, NoDecode, BeforeValidator(_split_commas)
+    ] = None
     """Batch sizes the model runs at; a batch is padded to the next one. Default: powers of two up to `max_records`.
     One single size makes vectors bit-identical whatever the batching."""
 
@@ -436,9 +492,8 @@ class BatchSettings(_Group):
     def _consistent(self) -> BatchSettings:
         if self.queue_records < 2 * self.max_records:
             raise ValueError("batch.queue_records must be at least twice batch.max_records")
-        if self.padded_sizes is not None and (
-            list(self.padded_sizes) != sorted(set(self.padded_sizes)) or self.padded_sizes[-1] < self.max_records
-        ):
+        sizes = self.padded_sizes
+        if sizes is not None and (list(sizes) != sorted(set(sizes)) or sizes[-1:] < (self.max_records,)):
             raise ValueError("batch.padded_sizes must rise and end at batch.max_records or above")
         return self
 
@@ -456,7 +511,7 @@ class FetchSettings(_Group):
     networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = ()
     """Networks of private addresses, as 10.1.0.0/16, that may be connected to. All others that are not public are
     refused."""
-    s3_endpoint: str | None = None
+    s3_endpoint: Annotated[str | None, _without_credentials("objects are fetched unsigned")] = None
     """Where the objects of `s3://bucket/key` are fetched, unsigned: this URL, then bucket and key."""
     timeout_s: float = Field(10.0, gt=0)
     """For one content, retries included. The items of a batch wait for its slowest."""
@@ -491,12 +546,17 @@ class RemoteSettings(_Group):
 
 
 class EncodeSettings(_Group):
-    encoders: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
+    encoders: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_split_pairs),
+        _without_credentials("the key of a server goes into a file, encode.remote.key_files"),
+    ] = {}
     """Which encoder makes a modality's features of raw content, `modality=MODEL,…`. MODEL is built in (`builtin-text`,
     `builtin-image`, `builtin-audio`, `builtin-video`), a model directory, or a server and its model, as
     `openai+http://host/v1#model`; `MODEL@CONTENT` takes the content of another name, as `frames=/models/clip@video`.
     Without any, raw content is refused."""
-    dims: Annotated[dict[str, int], NoDecode, BeforeValidator(_split_pairs)] = {}
+    dims: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_pairs)] = {}
     """Dimensions that are kept of the features of a modality, `modality=N,…`, for models whose first dimensions stand
     alone (Matryoshka). Part of the encoder's name."""
     document_prompts: Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)] = {}
@@ -546,7 +606,7 @@ class PublishSettings(_Group):
 class SinkSettings(_Group):
     """Settings of `align-worker sink`."""
 
-    url: str | None = None
+    url: Annotated[str | None, _without_credentials("it goes into sink.password_file")] = None
     """Where the index is: `postgresql://user@host/database`, or `http://host:port`; of Milvus Lite a file. Put no
     password into it."""
     password: SecretStr | None = None
@@ -561,7 +621,7 @@ class SinkSettings(_Group):
         frozenset({"items"}), min_length=1
     )
     """Entity whose vectors are written."""
-    group_id: str | None = Field(None, min_length=1)
+    group_id: str | None = Field(None, min_length=1, max_length=MAX_NAME_CHARS)
     """Consumer group. Default: `<kafka.group_id>-sink-<kind>`. A new name reads everything again, which changes nothing
     in an index that has it."""
     prefix: str = Field("", pattern=r"^[a-z0-9_]{0,20}$")
@@ -614,7 +674,7 @@ class CommitSettings(_Group):
 class TransactionSettings(_Group):
     """With `delivery: exactly_once`."""
 
-    id: str | None = Field(None, min_length=1)
+    id: str | None = Field(None, min_length=1, max_length=MAX_NAME_CHARS)
     """Name of this process towards the broker's transaction coordinator, which sees the group's name before it. No two
     live processes may share it; a process that starts with it ends at once what an earlier one has left open.
     Default: `kafka.group_instance_id`, or a name made up at each start; readers and the next owner of a partition
@@ -740,6 +800,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     kafka: KafkaSettings = KafkaSettings()
@@ -769,7 +830,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the model. `auto` is float32, everywhere, so that the vectors of one topic do not depend on which
     machine made them; the log tells at start how fast bfloat16 would be here. Another one is for a whole fleet."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=MAX_THREADS)
     """CPU threads of the model. 0: one less than there are cores, at least one, because the client needs one."""
     state: StateSettings = StateSettings()
     graph: GraphSettings = GraphSettings()

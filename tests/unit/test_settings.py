@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ALIGN_BATCH__PADDED_SIZES": "512,64"}, "batch.padded_sizes must rise"),
         ({"ALIGN_HTTP__ALLOWED_HOSTS": "a.example,http://b"}, "'http://b' is no host name"),
         ({"ALIGN_HTTP__ALLOWED_HOSTS": "a.example:9464"}, "http.allowed_hosts (ALIGN_HTTP__ALLOWED_HOSTS)"),
+        ({"ALIGN_BATCH__PADDED_SIZES": "0,512"}, "batch.padded_sizes"),
+        ({"ALIGN_BATCH__PADDED_SIZES": "1000000000"}, "batch.padded_sizes"),
+        ({"ALIGN_ENCODE__DIMS": "text=0"}, "encode.dims"),
+        ({"ALIGN_THREADS": "100000"}, "threads"),
+        ({"ALIGN_LIMITS__MAX_FUTURE_S": "inf"}, "limits.max_future_s (ALIGN_LIMITS__MAX_FUTURE_S)"),
+        ({"ALIGN_LIMITS__MAX_FUTURE_S": "1e300"}, "limits.max_future_s (ALIGN_LIMITS__MAX_FUTURE_S)"),
+        ({"ALIGN_COMMIT__INTERVAL_MS": "2147483648"}, "must be at most 2147483647"),
+        ({"ALIGN_KAFKA__FETCH_MAX_BYTES": "2147483648"}, "kafka.fetch_max_bytes"),
+        ({"ALIGN_KAFKA__GROUP_ID": "g" * 40_000}, "kafka.group_id (ALIGN_KAFKA__GROUP_ID)"),
+        ({"ALIGN_KAFKA__API_VERSION": "0,8"}, "must be 2,1 or newer"),
+        (
+            {"ALIGN_KAFKA__API_VERSION": "2"},
+            "kafka.api_version (ALIGN_KAFKA__API_VERSION): must be two numbers, as 2,3",
+        ),
         ({"ALIGN_CONFIG": "/no/such/file.yaml"}, "cannot read the configuration file /no/such/file.yaml"),
     ],
 )
@@ -144,6 +159,60 @@ def test_a_wrong_file_is_explained(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ConfigError) as raised:
         load(file=file)
     assert message in raised.value.one_line()
+
+
+def test_no_number_is_infinite_or_beyond_all_clocks_and_clients() -> None:
+    numbers = [name for name in setting_names() if isinstance(plain(name), int | float)]
+    assert len(numbers) > 50
+    for name in numbers:
+        for value in ("inf", "nan", "1e300", "9" * 30):
+            with pytest.raises(ConfigError, match=rf"^{re.escape(name)} "):
+                load({name: value})
+
+
+def plain(name: str) -> Any:
+    value: Any = load()
+    for part in name.split("."):
+        value = getattr(value, part)
+    return None if isinstance(value, bool) else value
+
+
+def test_an_empty_list_of_sizes_is_refused_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    file.write_text("batch: {padded_sizes: []}")
+    with pytest.raises(ConfigError, match=r"batch\.padded_sizes must rise"):
+        load(file=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sink.url", "postgresql://me:hunter2@host/database"),
+        ("sink.url", "postgresql://me@host/database?password=hunter2"),
+        ("sink.url", "http://me:hunter2@host:6333"),
+        ("encode.fetch.s3_endpoint", "https://me:hunter2@host/"),
+        ("encode.encoders", "text=openai+http://me:hunter2@host/v1#model"),
+        ("encode.encoders", "text=openai+http://host/v1?api_key=hunter2#model"),
+    ],
+)
+def test_an_address_with_a_password_in_it_is_refused_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load({name: value})
+    assert raised.value.one_line().startswith(f"{name} (--{name}): there is a password in it")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sink.url", "postgresql://me@host:5432/database"),
+        ("sink.url", "./milvus.db"),
+        ("encode.encoders", "text=openai+http://host:8080/v1#org/model@video"),
+        ("encode.fetch.s3_endpoint", "http://host:9000/base"),
+    ],
+)
+def test_an_address_without_one_is_taken(name: str, value: str) -> None:
+    load({name: value})
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
