@@ -15,6 +15,7 @@ from tests.integration.worker_thread import WorkerThread
 from tests.worker_process import as_text
 from worker.__main__ import main
 from worker.align import Space, command
+from worker.align.space import record_compatible
 from worker.errors import SpaceError, TopicError
 from worker.kafka.embedded import EmbeddedBroker
 from worker.kafka.kafka_python.connection import connection_config
@@ -153,6 +154,10 @@ def test_vectors_of_another_space_are_not_mixed_in(stream: Stream, tmp_path: Pat
     for told in (stream.vectors, stream.space.space_id, other, "topics.item_vectors", "space.path"):
         assert told in error.one_line()
     assert stream.published() == before
+    record_compatible(tmp_path / "other", stream.space.space_id, {"overlap@10/new among old": 1.0})
+    with WorkerThread(stream.settings({"space.path": tmp_path / "other"})) as related:
+        stream.wait_committed(related)
+    assert len({name for name, _ in stream.published()}) == 40, "where that was measured, they are added"
 
 
 @pytest.mark.embedded

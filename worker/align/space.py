@@ -100,7 +100,7 @@ def write_space(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_weights(directory / WEIGHTS_FILE, weights)
-        (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        (directory / MANIFEST_FILE).write_text(manifest.as_json())
     except OSError as error:
         raise SpaceError(f"{directory} cannot be written: {error}") from error
     return Space(manifest, weights, space_id)
@@ -121,12 +121,25 @@ def require_free(path: str | Path) -> None:
 
 def record_evaluation(path: str | Path, figures: Mapping[str, float]) -> None:
     """Add figures to those in a space's `space.json`; its vectors, and so its id, stay what they are."""
-    manifest_path = Path(path) / MANIFEST_FILE
     manifest = Space.load(path).manifest
-    recorded = manifest.model_copy(update={"evaluation": {**manifest.evaluation, **figures}})
+    _rewrite(path, manifest.model_copy(update={"evaluation": {**manifest.evaluation, **figures}}))
+
+
+def record_compatible(path: str | Path, space_id: str, figures: Mapping[str, float] | None) -> None:
+    """Say in a space's `space.json` that vectors of another one may stand beside its own, and how that was measured;
+    without figures, say so no more."""
+    manifest = Space.load(path).manifest
+    known = {name: each for name, each in manifest.compatible_with.items() if name != space_id}
+    if figures is not None:
+        known[space_id] = dict(figures)
+    _rewrite(path, manifest.model_copy(update={"compatible_with": known}))
+
+
+def _rewrite(path: str | Path, manifest: Manifest) -> None:
+    manifest_path = Path(path) / MANIFEST_FILE
     unfinished = manifest_path.with_name(f"{MANIFEST_FILE}.part")
     try:
-        unfinished.write_text(recorded.model_dump_json(indent=2) + "\n")
+        unfinished.write_text(manifest.as_json())
         unfinished.replace(manifest_path)
     except OSError as error:
         raise SpaceError(f"{manifest_path} cannot be written: {error}") from error

@@ -22,6 +22,7 @@ from worker.errors import SpaceError
 FORMAT_VERSION: Literal[1] = 1
 
 ModalityName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+SpaceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 EventType = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -223,7 +224,13 @@ class Manifest(SpaceSpec):
     """Fingerprint of the files the weights were trained on. None: untrained."""
     evaluation: dict[str, float] = Field(default_factory=dict)
     """Figures of merit by name. Not part of the space_id: measuring a space does not change its vectors."""
+    compatible_with: dict[SpaceId, dict[str, float]] = Field(default_factory=dict)
+    """Spaces whose vectors may stand beside this one's, by id, and what was measured of that (`space relate`)."""
     notes: str = ""
+
+    def as_json(self) -> str:
+        """What is written. Programs from before spaces were related read it, as long as this one is to none."""
+        return self.model_dump_json(indent=2, exclude=None if self.compatible_with else {"compatible_with"}) + "\n"
 
 
 def parse_manifest(text: str) -> Manifest:

@@ -115,6 +115,32 @@ def add_space(commands: Any) -> None:
         "--like", type=Path, metavar="SPACE", help="items keep the codes of this space, or of this one, where they can"
     )
     codes.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    related = add_command(
+        spaces,
+        "relate",
+        _space_relate,
+        "measure whether vectors of a space can stand beside those of an older one, and if so write that into its "
+        "space.json: workers then publish into the topic that holds the older one's",
+        example="./old ./new --items items.msgpack --old-items old-parts.msgpack --new-items new-parts.msgpack",
+    )
+    related.add_argument("old", type=Path, metavar="OLD")
+    related.add_argument("new", type=Path, metavar="NEW")
+    for flag, text in (
+        ("--items", "items as both spaces take them; repeatable"),
+        ("--old-items", "what OLD has learned of them, as `train --items-out` has written it; repeatable"),
+        ("--new-items", "the same of NEW; repeatable"),
+        (
+            "--events",
+            "events: users of one space are asked for their last item among the items of the other; repeatable",
+        ),
+    ):
+        related.add_argument(
+            flag, type=Path, action="append", default=[], required=flag == "--items", metavar="FILE", help=text
+        )
+    related.add_argument(
+        "--event", action="append", default=[], metavar="TYPE=WEIGHT", help="of --events: what a type is worth"
+    )
+    related.add_argument("--json", action="store_true", help="print what was found as JSON")
     show = add_command(spaces, "show", _space_show, "print what a space holds, as JSON", example="./space")
     show.add_argument("path", type=Path, metavar="PATH")
     check = add_command(
@@ -231,6 +257,44 @@ def _space_codes(arguments: argparse.Namespace) -> int:
         )
     for line in report.lines():
         print_text(line)
+    return 0
+
+
+def _space_relate(arguments: argparse.Namespace) -> int:
+    from worker.align.space import Space, record_compatible
+    from worker.data import load_dataset
+    from worker.data.withheld import Withheld, split_dataset
+    from worker.errors import SpaceError
+    from worker.evaluate.questions import warm_questions
+    from worker.evaluate.relate import relate
+
+    if bool(arguments.events) != bool(arguments.event):
+        raise ConfigError("--events and --event belong together: give files, and what a type in them is worth")
+    old, new = Space.load(arguments.old), Space.load(arguments.new)
+    if old.space_id == new.space_id:
+        raise ConfigError(f"OLD and NEW are the same space, {old.space_id}")
+    worth = weights("--event", arguments.event)
+    old_items, new_items = (
+        load_dataset([*arguments.items, *more], arguments.events, worth).dataset
+        for more in (arguments.old_items, arguments.new_items)
+    )
+    if list(old_items.item_ids) != list(new_items.item_ids):
+        raise ConfigError("--old-items, --new-items: they bring items that --items lacks: give these there, too")
+    questions = None
+    if arguments.events:
+        questions = warm_questions(split_dataset(new_items, Withheld(cold_share=0.0)), "test")
+    found = relate(old, new, old_items, new_items, questions)
+    record_compatible(arguments.new, old.space_id, None if found.against else found.figures)
+    if arguments.json:
+        print_json({"old": old.space_id, "new": new.space_id, "figures": found.figures, "against": found.against})
+    else:
+        for name, value in found.figures.items():
+            print_text(f"{name}: {value:,.0f}" if name == "items" else f"{name}: {value:.4f}")
+    if found.against:
+        raise SpaceError(
+            f"vectors of {arguments.new} cannot stand beside those of {arguments.old}: {'; '.join(found.against)}"
+        )
+    say(f"{arguments.new}/space.json says so: workers add its vectors to a topic that holds space {old.space_id}")
     return 0
 
 

@@ -56,6 +56,22 @@ def add_train(commands: Any) -> None:
         help="learn codebooks as well, as 3x256: items are published with semantic ids (`space codes` adds them later)",
     )
     train.add_argument(
+        "--like",
+        type=Path,
+        metavar="SPACE",
+        help="make it like this older space: of its shape, from its parameters on, and in its coordinates, so that "
+        "vectors of both can be compared (`space relate` measures it); of semantic ids, see `space codes --like`",
+    )
+    train.add_argument(
+        "--like-items",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of --like: items with what that space has learned of them, as its own --items-out has written it; "
+        "repeatable",
+    )
+    train.add_argument(
         "--closed-form",
         action="store_true",
         help="no steps of learning: content, what is had together and what comes next, mixed as validation says, and "
@@ -107,8 +123,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.data.withheld import split_dataset
     from worker.train.closed_form import closed_form_space
     from worker.train.codes import add_codes, code_sizes
+    from worker.train.like import like_space
     from worker.train.run import JUDGED_FOLDER, PARTS_FILE, item_parts, train
 
+    if arguments.like is None and arguments.like_items:
+        raise ConfigError("--like-items is for --like")
+    if arguments.like is not None and arguments.closed_form:
+        raise ConfigError("--like is not for --closed-form, which learns nothing step by step")
     settings = settings_of(arguments)
     sizes = None if arguments.codes is None else code_sizes(arguments.codes)
     if not settings.positive_weights():
@@ -133,7 +154,12 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.closed_form:
         trained = closed_form_space(dataset, split, settings, arguments.out, rank_seen=arguments.rank_seen)
     else:
-        trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs))
+        like = None
+        if arguments.like is not None:
+            files = [*arguments.items, *arguments.like_items]
+            items = load_dataset(files, [], {}).dataset if arguments.like_items else dataset
+            like = like_space(arguments.like, items, dataset, split)
+        trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs), like)
     space = trained.shipped.space
     for line in trained.told:
         say(line)

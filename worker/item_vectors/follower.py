@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from schemas import ItemVector, SchemaError, decode_vector
 from worker.errors import ClientError, UnreadableError
@@ -29,15 +29,24 @@ class ItemVectorFollower:
     """`step` runs on a thread of its own."""
 
     def __init__(
-        self, client: ClientPort, topic: str, space_id: str, dim: int, table: ItemTable, *, is_base: bool = False
+        self,
+        client: ClientPort,
+        topic: str,
+        space_id: str,
+        dim: int,
+        table: ItemTable,
+        *,
+        is_base: bool = False,
+        compatible_ids: Collection[str] = (),
     ) -> None:
-        """`is_base`: the table is to hold the vectors before graph fusion."""
+        """`is_base`: the table is to hold the vectors before graph fusion. `compatible_ids`: of spaces whose vectors
+        count like those of this one."""
         self.table = table
         self._is_base = is_base
         self._is_asked = self._looks_again = self._is_read_again = False
         self._client = client
         self._topic = topic
-        self._space_id, self._dim = space_id, dim
+        self._space_ids, self._dim = {space_id, *compatible_ids}, dim
         self._reader: TopicFollower | None = None
         self._news: queue.SimpleQueue[tuple[list[str], list[str]]] = queue.SimpleQueue()
         self.is_ready = False
@@ -129,7 +138,7 @@ class ItemVectorFollower:
             self.num_foreign += 1
             return None
         taken = vector.base if self._is_base else vector.vector
-        if vector.space_id != self._space_id or taken.shape != (self._dim,):
+        if vector.space_id not in self._space_ids or taken.shape != (self._dim,):
             self.num_foreign += 1
             return None
         source = vector.source_offset

@@ -208,6 +208,7 @@ def item_format(
         form_of(settings),
         is_next,
         None if books is None else books.code_space_id,
+        frozenset(() if is_next else space.manifest.compatible_with),
     )
 
 
@@ -235,8 +236,12 @@ def make_dependents(
     topic: str | None = None,
 ) -> Dependents:
     """`topic`: of the item vectors, where it is not the live one."""
+    # The topic of a next space has vectors of that alone.
+    others = space.manifest.compatible_with if topic is None else ()
     topic, spec = topic or settings.topics.item_vectors, space.spec
-    catalogue = ItemVectorFollower(client, topic, space.space_id, spec.dim, table, is_base=is_base)
+    catalogue = ItemVectorFollower(
+        client, topic, space.space_id, spec.dim, table, is_base=is_base, compatible_ids=others
+    )
     return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
 
 

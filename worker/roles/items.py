@@ -71,6 +71,8 @@ class ItemFormat:
 
     code_space_id: str | None = None
     """The codebooks of their codes; None: they have none."""
+    compatible_ids: frozenset[str] = frozenset()
+    """Other spaces whose vectors may stand in the topic, too."""
 
     @property
     def stamp(self) -> bytes:
@@ -287,7 +289,9 @@ class ItemsRole:
         note = parse_note(tenure.commit.metadata)
         start = None if note is None or is_whole else note.vectors_end
         groups = watched(log.read(partition, start, at_least_last=NUM_CHECKED, timeout_s=READ_TIMEOUT_S))
-        overlay.published = newest_published(chain.from_iterable(groups), self.output.space_id)
+        overlay.published = newest_published(
+            chain.from_iterable(groups), self.output.space_id, self.output.compatible_ids
+        )
         return max(overlay.published.values(), default=-1)
 
     def restore_extra(self, tenure: Tenure, overlay: StateOverlay[ItemState], watched: Watched) -> Collection[str]:
@@ -367,11 +371,11 @@ def _neighbors(value: bytes) -> tuple[Sequence[str], Sequence[str]]:
     return ((), ()) if named is None else (named.ids, named.missing)
 
 
-def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]:
+def newest_published(records: Iterable[Record], space_id: str, compatible_ids: Collection[str] = ()) -> dict[str, int]:
     """The place of the newest input of each item that the output records come from (`InputLog.at`).
 
-    Raises `SpaceError` for a vector of another space: vectors of two spaces in one topic would be compared with each
-    other by whoever reads it.
+    Raises `SpaceError` for a vector of another space, unless that is one of `compatible_ids`: vectors of two spaces in
+    one topic would be compared with each other by whoever reads it.
     """
     newest: dict[str, int] = {}
     for record in records:
@@ -382,7 +386,7 @@ def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]
             else:
                 vector = decode_vector(ItemVector, record.value, check_values=False)
                 offset = vector.source_offset
-                if vector.space_id != space_id:
+                if vector.space_id != space_id and vector.space_id not in compatible_ids:
                     raise _foreign_space(record, vector, space_id)
         except (SchemaError, ValueError) as error:
             logger.warning(
@@ -398,5 +402,6 @@ def newest_published(records: Iterable[Record], space_id: str) -> dict[str, int]
 def _foreign_space(record: Record, vector: ItemVector, space_id: str) -> SpaceError:
     return SpaceError(
         f"topic {record.topic} holds vectors of space {vector.space_id}, but space.path is space {space_id}: "
-        f"give the new space a topic of its own (topics.item_vectors) or set space.path back"
+        f"give the new space a topic of its own (topics.item_vectors), set space.path back, or, if it was trained like "
+        f"the other, measure whether their vectors can be compared (`align-worker space relate`)"
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from schemas import Feature, NewItem
 from worker import __version__
@@ -27,6 +28,7 @@ from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
 from worker.train.content import Block, chosen_block
 from worker.train.finish import Finish, Finished, chosen_finish, figures_of, finished
+from worker.train.like import Like
 from worker.train.maps import Kind, Map, Maps, fitted, refitted
 from worker.train.neighbors import Neighbors, neighbors_of
 from worker.train.references import add_references
@@ -91,8 +93,18 @@ class Trained(NamedTuple):
     """What was chosen, and whether it is worth it: a line each."""
 
 
-def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, device: str, watcher: Watcher) -> Trained:
+def train(
+    dataset: Dataset,
+    split: Split,
+    settings: TrainSettings,
+    out: Path,
+    device: str,
+    watcher: Watcher,
+    like: Like | None = None,
+) -> Trained:
     """Train, and write the space. Goes on where an interrupted training of the same data and settings stopped.
+
+    `like`: an older space, whose shape and start it has, and whose coordinates it is brought to.
 
     Raises `SpaceError` if the directory holds something else, `ConfigError` for data or settings that give no space.
     """
@@ -100,12 +112,19 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     folder = out / TRAINING_FOLDER
     started = time.monotonic()
     content = {name: each for name, each in dataset.features.items() if name != settings.behavior}
-    block = chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
-    identity = _identity(dataset, split, settings)
+    if like is None:
+        block = chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
+    else:
+        settings, block = like.settings(settings), like.block
+    identity = _identity(dataset, split, settings) + ("" if like is None else f" like {like.space.space_id}")
     learned = learn_from_events(dataset, split, settings)  # the same for all recipes
+    if like is not None:
+        like.require_anchors(learned.features, dataset.item_ids)
     recipe, probes = _chosen_recipe(dataset, split, learned, settings, block, device, folder, identity, watcher)
     chosen = settings.of(recipe)
-    begun = begin(dataset, split, learned, chosen, block, device)
+    begun = begin(
+        dataset, split, learned, chosen, block, device, like, is_told=like is not None and not like.has_learned
+    )
     watcher.begin(f"training, recipe {recipe}, content block {_block_text(block)}")
     kept = folder if len(settings.recipes) == 1 else _probe_folder(folder, recipe)
     progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience)
@@ -116,16 +135,19 @@ def train(dataset: Dataset, split: Split, settings: TrainSettings, out: Path, de
     done = finished(begun.spec, progress.best, finish, begun.trainer.validation, device)
     names = sorted(content)
     maps = fitted(begun.learned.features, names, split.warm_I, split.cold_val_I, begun.spec.dim)
-    done = _with_maps(done, maps.maps)
+    done = _turned(_with_maps(done, maps.maps), like, dataset, begun.learned)
     figures = figures_of(done, begun.trainer.validation, device)
     judgement = verdict(dataset, split, begun.trainer.validation, done, names, device)
-    told = [*_told(recipe, probes, block, finish, maps), *judgement.told()]
+    told = [*_told(recipe, probes, block, finish, maps), *judgement.told(), *(() if like is None else like.told())]
     notes = f"trained by align-worker {__version__}, seed {settings.seed}"
     final_report: dict[str, Any] | None = None
     if settings.final_fit is not False:
         judged_at = folder / JUDGED_FOLDER
         judged = Fit(_written(judged_at, done, dataset, split, figures, notes), begun.learned)
-        whole, choices = everything_to_learn_from(split), _Choices(chosen, block, best.epoch, finish, maps.kind, names)
+        whole, choices = (
+            everything_to_learn_from(split),
+            _Choices(chosen, block, best.epoch, finish, maps.kind, names, like),
+        )
         final, final_learned, final_report = _final(dataset, whole, choices, device, folder, identity, watcher)
         notes = f"{notes}; fitted to everything, figures of the fit before"
         shipped = Fit(_written(out, final, dataset, whole, figures, notes), final_learned)
@@ -171,6 +193,7 @@ class _Choices(NamedTuple):
     finish: Finish
     maps: Kind | None
     content: Sequence[str]
+    like: Like | None
 
 
 class _Begun(NamedTuple):
@@ -180,13 +203,25 @@ class _Begun(NamedTuple):
 
 
 def begin(
-    dataset: Dataset, split: Split, learned: Learned, settings: TrainSettings, block: Block, device: str
+    dataset: Dataset,
+    split: Split,
+    learned: Learned,
+    settings: TrainSettings,
+    block: Block,
+    device: str,
+    like: Like | None = None,
+    *,
+    is_told: bool = True,
 ) -> _Begun:
-    """A training before its first step."""
+    """A training before its first step. `is_told`: it may start from what the older space has learned."""
     spec = space_spec(learned.features, settings, block)
+    if like is not None:
+        spec = like.spec(spec)
     if spec.graph is not None:
         learned = replace(learned, neighbors=_neighbors(dataset, split, learned, spec.graph.max_neighbors))
-    weights = starting_weights(spec, learned.features, settings.seed, block)
+    weights: Mapping[str, Tensor] = starting_weights(spec, learned.features, settings.seed, block)
+    if like is not None:
+        weights = like.start(spec, weights, learned.features, dataset.item_ids, content_alone=not is_told)
     trainer = Trainer(spec, weights, learned.features, split, learned.neighbors, settings, device)
     if not trainer.num_questions:
         raise ConfigError(
@@ -236,11 +271,13 @@ def _final(
     """The same once more on everything there is: nothing of it can be asked any more."""
     started, settings, epochs = time.monotonic(), choices.settings, choices.epochs
     watcher.begin(f"the final fit, {epochs} epochs on everything")
-    begun = begin(dataset, whole, learn_from_events(dataset, whole, settings), settings, choices.block, device)
+    learned = learn_from_events(dataset, whole, settings)
+    begun = begin(dataset, whole, learned, settings, choices.block, device, choices.like)
     _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None)
     done = finished(begun.spec, begun.trainer.weights(), choices.finish, begun.trainer.validation, device)
     everyone_I = np.ones(dataset.num_items, bool)
     done = _with_maps(done, refitted(choices.maps, begun.learned.features, choices.content, everyone_I, begun.spec.dim))
+    done = _turned(done, choices.like, dataset, begun.learned)
     report = {
         "epochs": epochs,
         "training_events": int(whole.train_E.sum()),
@@ -255,6 +292,10 @@ def _with_maps(done: Finished, maps: Mapping[str, Map]) -> Finished:
     for name, (weight_DK, bias_D) in maps.items():
         weights[f"search_{name}.weight"], weights[f"search_{name}.bias"] = weight_DK, bias_D
     return replace(done, weights=weights)
+
+
+def _turned(done: Finished, like: Like | None, dataset: Dataset, learned: Learned) -> Finished:
+    return done if like is None else like.turned(done, learned.features, dataset.item_ids)
 
 
 def _written(path: Path, done: Finished, dataset: Dataset, split: Split, figures: Figures, notes: str) -> Space:

@@ -22,6 +22,19 @@ def vector(name: str) -> bytes:
     )  # fmt: skip
 
 
+def test_vectors_of_a_comparable_space_are_followed_and_those_of_another_are_not() -> None:
+    cluster = FakeCluster(1)
+    cluster.append("item-vectors", 0, b"a", vector("a"))
+    for compatible_ids, expected in (((), []), (("s",), ["a"])):
+        table = ItemTable(2, "float32", "cpu")
+        catalogue = ItemVectorFollower(
+            FakeClient(cluster), "item-vectors", "new", 2, table, compatible_ids=compatible_ids
+        )
+        for _ in range(3):
+            catalogue.step()
+        assert [name for name in ("a",) if name in table] == expected
+
+
 def test_what_cannot_be_read_is_as_though_it_had_not_been_published_yet() -> None:
     cluster = FakeCluster(2)
     for partition in (0, 1):

@@ -45,6 +45,13 @@ def test_vectors_of_another_space_are_refused() -> None:
         newest_published([vector("a", 1, 10), vector("b", 1, 11, space_id="there")], "here")
 
 
+def test_vectors_of_a_space_that_was_measured_to_be_comparable_count_and_those_of_a_third_are_refused() -> None:
+    mixed = [vector("a", 1, 10, space_id="there"), vector("b", 1, 11), vector("a", 2, 12)]
+    assert newest_published(mixed, "here", {"there"}) == {"a": 12, "b": 11}
+    with pytest.raises(SpaceError, match="space third"):
+        newest_published([*mixed, vector("c", 1, 13, space_id="third")], "here", {"there"})
+
+
 def test_records_of_others_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     records = [
         FakeRecord(key=b"a", value=b"?"),
