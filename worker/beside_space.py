@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from worker.errors import SpaceError
+from worker.json_text import read_json
 
 T = TypeVar("T")
 Tensors = Mapping[str, NDArray[Any]]
@@ -41,7 +42,7 @@ def read_beside(
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[kind])
+            about = read_json((file.metadata() or {})[kind])
             if about["format_version"] != version:
                 raise ValueError(f"format_version {about['format_version']} is not known to this worker")
             return make(about, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

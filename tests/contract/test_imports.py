@@ -42,6 +42,7 @@ STREET = [
     "config_file",
     "errors",
     "printable",
+    "json_text",
     "__init__",
 ]
 """The rooms of `worker/` along a record's way. A room may import those behind it in this list, and none before it."""
@@ -94,7 +95,14 @@ def test_data_know_neither_the_model_nor_the_stream(path: PosixPath) -> None:
         assert name.split(".")[0] != "torch"
         if name.startswith("worker."):
             assert name.startswith(
-                ("worker.data", "worker.synthetic", "worker.mapping", "worker.errors", "worker.state.items")
+                (
+                    "worker.data",
+                    "worker.synthetic",
+                    "worker.mapping",
+                    "worker.errors",
+                    "worker.json_text",
+                    "worker.state.items",
+                )
             )
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from worker.errors import SpaceError
+from worker.json_text import read_json
 
 FORMAT_VERSION: Literal[1] = 1
 
@@ -251,7 +252,7 @@ def parse_manifest(text: str) -> Manifest:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
+        document = read_json(text)
     except ValueError as error:
         raise SpaceError(f"space.json is not JSON: {error}") from error
     if not isinstance(document, dict):

@@ -18,6 +18,7 @@ from worker.commands.dead_letters import Pending
 from worker.data.files import first_fields, read_encoded
 from worker.data.progress import counted
 from worker.errors import DataError, TopicError
+from worker.json_text import read_json
 from worker.kafka.patience import patience, patiently
 from worker.kafka.port import ClientPort, Outbound, ProducerPort
 from worker.printable import shortened
@@ -204,7 +205,7 @@ class _Note:
 
     def read(self) -> int:
         try:
-            note = json.loads(self.path.read_text())
+            note = read_json(self.path.read_text())
             return int(note["sent"]) if {name: note.get(name) for name in self.about} == self.about else 0
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return 0

@@ -5,6 +5,7 @@ Files are read and written as streams: what is held in memory is a message, not 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
@@ -76,9 +77,33 @@ def read_text(path: Path | str) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8: {error}") from None
+        raise not_text(path, "a text file", error) from None
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+_OTHERS = (
+    (b"\x1f\x8b", "gzip: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it first"),
+    (b"BZh", "bzip2: unpack it first"),
+    (b"\xfd7zXZ", "xz: unpack it first"),
+    (b"PK\x03\x04", "a zip archive, or a spreadsheet: unpack it, or save it as text, first"),
+    (b"PAR1", "Parquet"),
+    (b"SQLite format 3", "a SQLite database"),
+    (b"\xff\xfe", "text in UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16: save it as UTF-8"),
+)
+
+
+def not_text(path: Path | str, kind: str, error: UnicodeDecodeError) -> DataError:
+    """Why a file is not `kind`, "a CSV file": what it is, where its first bytes say so."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(16)
+        for mark, name in _OTHERS:
+            if head.startswith(mark):
+                return DataError(f"{path}: not {kind} in UTF-8: it is {name}")
+    byte = error.object[error.start]
+    return DataError(f"{path}: not {kind} in UTF-8: it holds the byte 0x{byte:02x}: save it as UTF-8")
 
 
 def unreadable(path: Path | str, error: OSError) -> DataError:
@@ -159,13 +184,19 @@ def _decompressed(file: Any) -> Iterator[bytes]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Any]:
-    """A file to write that takes the name `path` once it is complete."""
-    unfinished = path.with_name(f"{path.name}.part")
+    """A file to write that takes the name `path` once it is complete. A link goes on leading to it, and to a device or
+    a pipe it is written as it comes: nothing takes the place of `/dev/null`."""
+    target = Path(os.path.realpath(path))
+    unfinished = target.with_name(f"{target.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file, _compressed(file, path.suffix) as plain:
+                yield plain
+            return
         with unfinished.open("wb") as file, _compressed(file, path.suffix) as plain:
             yield plain
-        os.replace(unfinished, path)
+        os.replace(unfinished, target)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:

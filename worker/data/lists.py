@@ -50,10 +50,14 @@ def write_item_list(path: Path | str, item_ids: Iterable[str]) -> int:
 def read_titles(path: Path | str) -> dict[str, str]:
     """Titles by item id."""
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-    if missing:
-        raise DataError(f"{path}: there is no column {missing[0]!r}; expected a CSV file with {' and '.join(COLUMNS)}")
-    return {row["item_id"]: row["title"] or "" for row in rows}
+    try:
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            columns = " and ".join(COLUMNS)
+            raise DataError(f"{path}: there is no column {missing[0]!r}; expected a CSV file with {columns}")
+        return {row["item_id"]: row["title"] or "" for row in rows}
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num}: not CSV: {error}; is a quote not closed?") from None
 
 
 def write_titles(path: Path | str, titles: Iterable[tuple[str, str]]) -> int:

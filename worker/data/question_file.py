@@ -15,6 +15,7 @@ from pathlib import Path
 
 from worker.data.files import read_text, replaced
 from worker.errors import DataError
+from worker.json_text import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def read_questions(path: Path) -> Iterator[Question]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = read_json(line)
             user_id, history, relevant = (fields[name] for name in ("user_id", "history", "relevant"))
         except (ValueError, TypeError, KeyError):
             raise DataError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import RolloutError
+from worker.json_text import read_json
 from worker.vector_health.verdict import Decision
 
 LEAST_JUDGED = 1_000
@@ -54,7 +55,7 @@ class ProcessHealth:
     def decode(cls, value: bytes) -> ProcessHealth:
         """Raises `RolloutError` for what `encode` has not made."""
         try:
-            document = json.loads(value)
+            document = read_json(value)
             return cls(str(document["space_id"]), {str(k): _role(v) for k, v in document["roles"].items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RolloutError(f"the health record of a process cannot be read: {error!r}") from error

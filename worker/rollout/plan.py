@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from worker.errors import RolloutError
+from worker.json_text import read_json
 
 VERSION = 1
 _SPACE_ID = re.compile(r"[0-9a-f]{16}")
@@ -84,7 +85,7 @@ class Plan:
     def decode(cls, value: bytes) -> Plan:
         """Raises `RolloutError` for what `encode` has not made."""
         try:
-            document = json.loads(value)
+            document = read_json(value)
             if document["version"] != VERSION:
                 raise RolloutError(
                     f"the control record has version {document['version']}, this program reads {VERSION}: upgrade it"
@@ -117,7 +118,7 @@ class Failure:
     @classmethod
     def decode(cls, value: bytes) -> Failure:
         try:
-            document = json.loads(value)
+            document = read_json(value)
             return cls(int(document["begun"]), str(document["detail"]))
         except (ValueError, KeyError, TypeError) as error:
             raise RolloutError(f"the control record cannot be read: {error!r}") from error

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from worker.errors import ConfigError, StoreError
+from worker.json_text import read_json
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NAMES, Collection, Entity, Row
@@ -180,7 +181,7 @@ def _document(collection: Collection, row: Row) -> dict[str, Any]:
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data or b"{}")
+        found = read_json(data or b"{}")
     except ValueError:
         return {"error": data[:200].decode(errors="replace")}
     return found if isinstance(found, dict) else {"answer": found}

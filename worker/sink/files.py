@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker.errors import ConfigError, StoreError
+from worker.json_text import read_json
 from worker.settings import SinkSettings
 from worker.sink.port import Outcome
 from worker.sink.row import Collection, Entity, Place, Row, is_newer
@@ -62,10 +63,10 @@ class Files:
                 raise StoreError(f"{self._root} is in use by another sink") from None
             self._lock = lock
             for path in sorted(self._root.glob(f"*/{_SPACE}")):
-                collection = Collection(*json.loads(path.read_text()))
+                collection = Collection(*read_json(path.read_text()))
                 self._held[collection] = _Directory(path.parent, self._settings.keep_deleted_s)
-        except OSError as error:
-            raise StoreError(f"sink.path: {error}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(f"sink.path: {self._root} cannot be read as snapshots of a sink: {error}") from error
 
     def prepare(self, collection: Collection) -> None:
         if collection in self._held:
@@ -272,7 +273,7 @@ def _read_snapshot(path: Path) -> dict[str, Row]:
         place = Place(*(each[name] for name in _PLACE))
         found[each["id"]] = Row(
             each["id"], place, None, vector, each["event_time_ms"], each["modalities"], each["prior"],
-            json.loads(each["attributes"]), each["num_events"],
+            read_json(each["attributes"]), each["num_events"],
         )  # fmt: skip
     for each in pq.read_table(path / "deleted.parquet").to_pylist():
         found[each["id"]] = Row(each["id"], Place(*(each[name] for name in _PLACE)), None)

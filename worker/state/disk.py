@@ -22,6 +22,7 @@ from typing import Any
 import lmdb
 
 from worker.errors import StateError
+from worker.json_text import read_json
 from worker.state.input_log import InputLog
 
 log = logging.getLogger(__name__)
@@ -133,13 +134,15 @@ class DiskStore:
                 if data.stat().st_size < _num_bytes(environment):
                     return "it is cut short"
                 with environment.begin() as transaction:
-                    stamp = json.loads(transaction.get(_STAMP, b"{}"))
+                    stamp = read_json(transaction.get(_STAMP, b"{}"))
                     int(transaction.get(_APPLIED, b"0"))
+                    if not isinstance(stamp, dict):
+                        raise ValueError("its stamp is no map")
         except (lmdb.Error, ValueError) as error:
             return f"it cannot be read ({error})"
         if {name: value for name, value in stamp.items() if name not in ("closed", "boot")} != self._stamp:
             return f"it belongs to {stamp or 'nobody'}, not to {self._stamp}"
-        if not stamp["closed"] and stamp["boot"] != _boot():
+        if not stamp.get("closed") and stamp.get("boot") != _boot():
             return "it was in use when the machine stopped"
         return None
 

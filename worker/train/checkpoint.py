@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from worker.errors import ConfigError
+from worker.json_text import read_json
 from worker.train.trainer import EpochReport, Trainer, Weights
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -83,7 +84,7 @@ def load_checkpoint(folder: Path, trainer: Trainer, identity: str) -> Progress:
         number, _, field = name.partition(".")
         state.setdefault(int(number), {})[field] = tensor
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})
-    reports = tuple(map(EpochReport.from_dict, json.loads(known["epochs"])))
+    reports = tuple(map(EpochReport.from_dict, read_json(known["epochs"])))
     return Progress(reports, _under("best.", tensors))
 
 

@@ -23,7 +23,7 @@ from worker.align.spec import SpaceSpec
 from worker.data import Dataset, Features, Loaded, Split
 from worker.data.split import everything_to_learn_from
 from worker.data.trained_on import trained_on, write_trained_on
-from worker.errors import ConfigError
+from worker.errors import ConfigError, SpaceError
 from worker.train.behavior import behavior_features
 from worker.train.checkpoint import CHECKPOINT_FILE, Progress, load_checkpoint, save_checkpoint
 from worker.train.content import Block, chosen_block
@@ -120,6 +120,10 @@ def train(
     learned = learn_from_events(dataset, split, settings)  # the same for all recipes
     if like is not None:
         like.require_anchors(learned.features, dataset.item_ids)
+    try:  # what cannot be kept is not begun
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpaceError(f"{out} cannot be written: {error.strerror or error}") from None
     recipe, probes = _chosen_recipe(dataset, split, learned, settings, block, device, folder, identity, watcher)
     chosen = settings.of(recipe)
     begun = begin(

@@ -24,7 +24,7 @@ def _listed(value: Any) -> Any:
 class TrainSettings(BaseModel):
     """Defaults are those of the recipe in `README.md`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     event_weights: dict[EventType, float] = Field(min_length=1)
     """What an event is worth, by type. Those above 0 are learnt from."""
@@ -104,7 +104,7 @@ class TrainSettings(BaseModel):
     user_questions: int | None = Field(None, ge=1)
     """Questions that one user is asked in an epoch at most, drawn anew in each; by itself eight times as many as half
     of the users have, at least 8."""
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0, le=1)
     weight_decay: float = Field(1e-2, ge=0)
     averaging: float = Field(0.97, ge=0, lt=1)
     """Share of the past in the running mean of the parameters, per step. The mean is what is judged and kept."""

@@ -26,6 +26,7 @@ from worker.align.spec import SpaceSpec
 from worker.align.users import NO_ROW, AttentionPool, Histories, UserModel
 from worker.data import Split
 from worker.data.dataset import Features, Ints
+from worker.errors import ConfigError
 from worker.evaluate.questions import Questions
 from worker.evaluate.spaces import neighbor_rows
 from worker.train.asked import capped, learned_from, most_per_user, num_capped
@@ -179,6 +180,11 @@ class Trainer:
             losses.append(self._step(order[start : start + self.batch], generator))
             stepped()
         means = Losses(*(sum(each) / len(losses) for each in zip(*losses, strict=True)))
+        if not all(torch.isfinite(each).all() for each in self.ema_model.parameters()):
+            raise ConfigError(
+                f"--learning-rate {self._settings.learning_rate:g}: in epoch {number} the training left all bounds; "
+                "a tenth of it may do"
+            )
         figures = self.validation.figures(self.ema_model)
         return EpochReport(number, means, self.sharpness.next_item.item(), figures)
 

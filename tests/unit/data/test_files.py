@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,3 +141,28 @@ def test_folders_are_made_and_a_place_that_cannot_be_written_is_named(tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'file' / 'x'}: cannot be written")):
         write_events(tmp_path / "file" / "x", [event(1)])
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert write_events(pipe, [event(1)]) == 1
+        assert pipe.is_fifo()
+        assert os.read(reader, 65_536) == encode(event(1))
+    finally:
+        os.close(reader)
+    assert [found.name for found in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "events.msgpack"
+    link.symlink_to(tmp_path / "there" / "events.msgpack")
+    for number in (1, 2):
+        write_events(link, [event(number)])
+        assert link.is_symlink()
+        assert list(read_events(tmp_path / "there" / "events.msgpack")) == [event(number)]
+    with pytest.raises(DataError, match="cannot be written: Is a directory"):
+        write_events(tmp_path / "there", [event(1)])

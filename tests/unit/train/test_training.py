@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from schemas import ItemVector, NewItem, decode, encode
-from tests.unit.train.worlds import DATA, SPLIT, WEIGHTS, Quiet, trained
+from tests.unit.train.worlds import DATA, SPLIT, WEIGHTS, Quiet, settings, trained
 from worker.align import AlignRuntime, Contract, Space
 from worker.data import Dataset, split_by_time
 from worker.data.load import assemble
@@ -23,7 +23,7 @@ from worker.evaluate.questions import ask, cold_questions, warm_questions
 from worker.evaluate.spaces import embed_items, space_score
 from worker.synthetic import Audience, Catalogue
 from worker.train.checkpoint import CHECKPOINT_FILE
-from worker.train.run import Learned, item_parts
+from worker.train.run import Learned, item_parts, train
 from worker.train.settings import TrainSettings
 
 KINDS = ("concat_mlp", "self_attention", "cross_attention", "gated")
@@ -307,3 +307,16 @@ def test_settings_of_the_recipe_are_those_of_the_readme() -> None:
     defaults = TrainSettings(event_weights=WEIGHTS)
     for name in ("learning_rate", "modality_dropout", "behavior_dropout", "input_dropout", "align_weight"):
         assert f"`{name}` {getattr(defaults, name):g}" in text, name
+
+
+def test_a_training_that_leaves_all_bounds_says_what_to_lower(tmp_path: Path) -> None:
+    wild = settings(epochs=1).model_copy(update={"learning_rate": float("inf")})  # more than the setting takes
+    with pytest.raises(ConfigError, match=r"--learning-rate inf: .* left all bounds"):
+        train(DATA, SPLIT, wild, tmp_path / "space", "cpu", Quiet())
+
+
+def test_a_directory_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    watcher = Quiet()
+    with pytest.raises(SpaceError, match="/proc/nowhere cannot be written"):
+        trained(Path("/proc/nowhere"), watcher=watcher, epochs=1)
+    assert watcher.epochs == []

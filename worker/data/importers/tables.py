@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from worker.data.files import unreadable
+from worker.data.files import not_text, unreadable
 from worker.data.importers.output import Imported, OnBadRow, refuse
 from worker.data.importers.rows import EventRows, ItemRows, MappedRows, Row
 from worker.data.importers.values import CellError
 from worker.errors import ConfigError, DataError
+from worker.json_text import read_json
 
 T = TypeVar("T")
 
 Format = Literal["parquet", "jsonl", "csv"]
 
 BATCH_ROWS = 1_024
+_TOO_MANY: Any = None
+"""Where a reader of CSV puts the cells that no column is for."""
 
 
 def import_tables(
@@ -49,6 +51,8 @@ def converted(path: Path, rows: Iterable[Row], convert: Callable[[Row], T | None
     """Convert each row, leaving out those that become nothing. Rows are counted from 1, a header not included."""
     for number, row in enumerate(rows, start=1):
         try:
+            if any(row.get(_TOO_MANY) or ()):
+                raise CellError("", "has more cells than the header has columns: is a comma in it that is not quoted?")
             value = convert(row)
         except CellError as error:
             on_bad_row(DataError(f"{path}: row {number}, {error}"))
@@ -62,10 +66,17 @@ def read_csv(path: Path, required: Set[str]) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            _require(path, required, rows.fieldnames or ())
+            names = rows.fieldnames or ()
+            if not names:
+                raise DataError(f"{path}: is empty: the first line of a CSV file names its columns")
+            _require(path, required, names)
+            if twice := sorted(name for name in required if names.count(name) > 1):
+                raise DataError(f"{path}: there are two columns {twice[0]!r}: which one is meant?")
             yield from rows
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8: {error}") from None
+    except UnicodeDecodeError as error:
+        raise not_text(path, "a CSV file", error) from None
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num}: not CSV: {error}; is a quote not closed?") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -74,19 +85,20 @@ def read_json_lines(path: Path, required: Set[str]) -> Iterator[Row]:
     """A JSON object a line; lines need not all have the same keys."""
     seen = set[str]()
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                try:
+                    row = read_json(line)
+                except ValueError as error:
+                    raise DataError(f"{path}: line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise DataError(f"{path}: line {number}: should be a JSON object")
                 seen.update(row)
                 yield row
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {number}: not JSON: {error}") from None
+        raise not_text(path, "a text file", error) from None
     except OSError as error:
         raise unreadable(path, error) from None
     if seen:

@@ -107,7 +107,7 @@ def to_feature(column: str, value: Any, encoder: str, dtype: Dtype) -> Feature |
     try:
         with np.errstate(over="ignore"):
             array: NDArray[np.float32] = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CellError(column, "should be a vector of numbers, or several of one length") from None
     if array.ndim > 2:
         raise CellError(column, f"should be one vector or several, not {array.ndim} levels of arrays")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from worker.encode.pretrained.kinds import kind_of
 from worker.errors import ConfigError
+from worker.json_text import read_json
 
 CONFIG = "config.json"
 MODULES = "modules.json"
@@ -97,7 +98,7 @@ class ModelDirectory:
     def json_value(self, name: str) -> Any:
         file = self.path / name
         try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            return read_json(file.read_text(encoding="utf-8")) if file.is_file() else None
         except (OSError, ValueError) as error:
             raise ConfigError(f"encode.encoders: {file} cannot be read as JSON: {error}") from error
 
@@ -218,7 +219,7 @@ def weights_digest(files: Sequence[Path]) -> bytes:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > MAX_HEADER_BYTES:
                 raise ValueError(f"{file.name} has a header of {length} bytes")
-            header = json.loads(stream.read(length))
+            header = read_json(stream.read(length))
         prefix = f"{file.parent.name}/" if is_of_several and file.parent != files[0].parent else ""
         places |= {prefix + name: (file, 8 + length, place) for name, place in header.items() if name != "__metadata__"}
     digest = hashlib.sha256()

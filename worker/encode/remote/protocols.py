@@ -21,6 +21,7 @@ from worker.encode.encoder import unit_rows
 from worker.encode.media.forms import Form, ImageForm, TextForm
 from worker.encode.remote.faults import DeniedError, OtherModelError, RefusedError, ServerFault
 from worker.encode.remote.identity import SAMPLE
+from worker.json_text import read_json
 
 JSON = {"Content-Type": "application/json"}
 MAX_CHARS = 32_768
@@ -366,8 +367,8 @@ def _tensor(output: Mapping[str, Any], values: Any, num: int) -> list[NDArray[np
 
 def _loaded(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return read_json(body)
+    except ValueError as error:
         raise ServerFault("the answer is no JSON") from error
 
 

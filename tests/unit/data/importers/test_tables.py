@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ def write_csv(path: Path, rows: Rows) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, Rows], None]] = {"parquet": write_parquet, "jsonl": write_jsonl, "csv": write_csv}
+HEADER = "user_id,item_id,event_type,event_time_ms\n"
 FORMS = list(WRITERS)
 WITH_VECTORS = ["parquet", "jsonl"]
 
@@ -209,3 +211,56 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path, form: str, content: 
     path.write_bytes(content)
     with pytest.raises(DataError, match=problem):
         list(READERS[form](path, set()))
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "problem"),
+    [
+        ("jsonl", '{"user_id": ' + "[" * 100_000 + "\n", "line 1: not JSON: it is nested too deeply"),
+        (
+            "jsonl",
+            '{"user_id": "u"}\n{"event_time_ms": ' + "9" * 5_000 + "}\n",
+            "row 1, column event_time_ms: is missing",
+        ),
+        ("jsonl", '{"event_time_ms": ' + "9" * 5_000 + "}\n", "line 1: not JSON: "),
+        ("jsonl", gzip.compress(b"{}"), "not a text file in UTF-8: it is gzip: unpack it first"),
+        ("jsonl", '{"user_id": "u"}'.encode("utf-16"), "it is text in UTF-16: save it as UTF-8"),
+        ("csv", gzip.compress(b"user_id"), "not a CSV file in UTF-8: it is gzip: unpack it first"),
+        ("csv", "user_id,item_id".encode("utf-16"), "it is text in UTF-16: save it as UTF-8"),
+        ("csv", "user_id,é".encode("latin-1"), "it holds the byte 0xe9: save it as UTF-8"),
+        ("csv", "", "is empty: the first line of a CSV file names its columns"),
+        ("csv", HEADER + '"u,i,like,1\n' + "x" * 200_000, "is a quote not closed?"),
+        ("csv", "user_id," + HEADER + "u,v,i,like,5\n", "there are two columns 'user_id'"),
+        ("csv", HEADER + "u,i,Shirt, red,5\n", "row 1, has more cells than the header has columns"),
+    ],
+)
+def test_what_is_no_such_table_is_told_on_one_line_with_the_cure(
+    tmp_path: Path, form: str, content: Any, problem: str
+) -> None:
+    path = tmp_path / "table"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as raised:
+        list(import_tables(form, [], [path], ItemRows(), EventRows()).events)
+    assert str(path) in str(raised.value)
+    assert problem in raised.value.one_line()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "table"
+    WRITERS[form](path, EVENT_ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(list(import_tables(form, [], [path], ItemRows(), EventRows()).events)) == 2
+
+
+def test_empty_cells_beyond_the_header_are_no_matter(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text(HEADER + "u,i,like,5,,\n")
+    assert len(list(import_tables("csv", [], [path], ItemRows(), EventRows()).events)) == 1
+
+
+def test_a_number_beyond_all_floats_is_no_element_of_a_vector(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text('{"item_id": "i", "v": [' + "9" * 400 + ", 1]}\n")
+    with pytest.raises(DataError, match="row 1, column v: should be a vector of numbers"):
+        list(import_tables("jsonl", [path], [], ItemRows(vectors={"text": "v"}), EventRows()).items)
