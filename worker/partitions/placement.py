@@ -54,10 +54,11 @@ class Placement:
         """Keys by which partitioners explain where they lie, a bit for each."""
 
     def look(self, keys: Sequence[bytes], partition: int, num_partitions: int) -> None:
-        """Take note of keys in a partition. With a single one there is nothing to learn."""
+        """Take note of keys in a partition. With a single one there is nothing to learn, nor of a key without a byte:
+        librdkafka takes it for none, and puts it anywhere."""
         if num_partitions < 2:
             return
-        for key in keys:
+        for key in filter(None, keys):
             found = 0
             for bit, hashed in enumerate(PARTITIONERS.values()):
                 found |= (hashed(key) % num_partitions == partition) << bit

@@ -50,6 +50,13 @@ def test_a_single_key_of_another_producer_is_seen() -> None:
     assert made.explanations() == [JAVA, CRC32]
 
 
+def test_an_empty_key_says_nothing_because_librdkafka_puts_it_anywhere() -> None:
+    made = placed(CRC32)
+    for partition in range(3):
+        made.look([b""], partition, 3)
+    assert made.explanations() == [CRC32]
+
+
 def test_keys_placed_by_hand_are_explained_by_none() -> None:
     made = Placement()
     made.look(KEYS, 0, 16)
