@@ -71,8 +71,9 @@ class Recovery:
             else:
                 others.append(error)
         errors = [*others, *letters.values()]
-        self._blame_next(errors)
-        _raise_if_final(errors)
+        is_next_given_up = self._blame_next(errors)
+        # Its topic may be forbidden, and the producer have failed the others with that: if not, it is told again.
+        _raise_if_final([each for each in errors if not (is_next_given_up and isinstance(each, AccessError))])
         if letters:
             self._stop_partitions(letters, now)
             if self._transactions is not None:  # their records share a transaction with those of other partitions
@@ -84,13 +85,14 @@ class Recovery:
         self._producers.reopen_due(now)
         self._producers.relearn_due(now)
 
-    def _blame_next(self, errors: Sequence[WorkerError]) -> None:
+    def _blame_next(self, errors: Sequence[WorkerError]) -> bool:
         """Give the next space up where it is its outputs that cannot be written: what is in flight is done again
-        without it."""
+        without it. Returns whether it is."""
         space = self._next_space()
         if space is not None and (blamed := [each for each in errors if isinstance(each, NextSpaceError)]):
             error = likeliest_cause(blamed)
-            space.output_failed(error, is_transient=_is_retriable(error))
+            return space.output_failed(error, is_transient=_is_retriable(error))
+        return False
 
     def _stop_partitions(self, letters: Mapping[AssignedPartition, WorkerError], now: float) -> None:
         """Dead letters that cannot be written: rather than lose them, their partitions wait, and the others go on."""
