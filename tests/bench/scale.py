@@ -68,7 +68,7 @@ def measured(shape: Shape, settings: TrainSettings, num_steps: int, profile: boo
             )
         with timed("begin"):
             trainer = begin(dataset, split, learned, settings, block, "cpu").trainer
-        found |= {"questions": trainer.num_asked, "batch": trainer.batch}
+        found |= {"questions": trainer.num_to_ask, "batch": trainer.batch}
         times: list[tuple[float, float]] = []
 
         def stepped() -> None:
@@ -90,7 +90,7 @@ def measured(shape: Shape, settings: TrainSettings, num_steps: int, profile: boo
             "us_per_question": float(np.median(wall_S)) / trainer.batch * 1e6,
             "cpu_us_per_question": float(np.median(cpu_S)) / trainer.batch * 1e6,
         }
-        found["pass_s"] = found["us_per_question"] * trainer.num_asked / 1e6
+        found["pass_s"] = found["us_per_question"] * trainer.num_to_ask / 1e6
         if validate:
             with timed("validation"):
                 trainer.validation.figures(trainer.ema_model)

@@ -59,7 +59,7 @@ class UserModel(nn.Module):
         """Vectors of the users. The table may be in any floating dtype; all arithmetic is float32."""
         rows_UN, times_ms_UN, weights_UN = histories
         mask_UN = rows_UN != NO_ROW
-        pool = self._pooled_once if table_RD.requires_grad else self._pooled
+        pool = self._pooled_once if self.training else self._pooled
         pooled_UHD, signed_UHN = pool(table_RD, rows_UN.clamp(min=0), mask_UN, times_ms_UN, weights_UN)
         lengths_UH = torch.linalg.vector_norm(pooled_UHD, dim=2)
         usable_U = mask_UN.any(1) & (lengths_UH > SHORTEST * signed_UHN.abs().sum(2)).any(1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -17,6 +20,7 @@ from worker.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from worker.data import LeftOut
+    from worker.train.together import Together
     from worker.train.trainer import EpochReport
 
 SECONDS_WORTH_TELLING = 60.0
@@ -112,10 +116,27 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from worker.align.device import resolve_device
+    from worker.train.together import own_device, processes
+
+    device = resolve_device(own_device(arguments.device))
+    with processes(device) as together, ExitStack() as opened:
+        if together.is_first:
+            return _train_with(arguments, device, together, arguments.out)
+        if arguments.closed_form:
+            return 0  # the first does that alone
+        nowhere = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        opened.enter_context(redirect_stderr(nowhere))
+        opened.enter_context(redirect_stdout(nowhere))
+        own = Path(opened.enter_context(TemporaryDirectory(prefix="align-train-")))
+        return _train_with(arguments, device, together, own / "space")
+
+
+def _train_with(arguments: argparse.Namespace, device: str, together: Together, out: Path) -> int:
+    """One process of a training, which writes its space to `out`."""
     import torch
 
     from worker.align.cores import available_cores
-    from worker.align.device import resolve_device
     from worker.align.space import TRAINING_FOLDER, require_free
     from worker.data import load_dataset
     from worker.data.files import write_items
@@ -124,7 +145,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from worker.train.closed_form import closed_form_space
     from worker.train.codes import add_codes, code_sizes
     from worker.train.like import like_space
+    from worker.train.outlook import most_epochs
     from worker.train.run import JUDGED_FOLDER, PARTS_FILE, item_parts, train
+    from worker.train.together import of_this_machine
 
     if arguments.like is None and arguments.like_items:
         raise ConfigError("--like-items is for --like")
@@ -138,9 +161,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if settings.final_fit is None and any(named):
         say("no final fit: files name what is to be judged by; to ship a space that has learned it, too: --final-fit")
         settings = settings.model_copy(update={"final_fit": False})
-    device = resolve_device(arguments.device)
-    require_free(arguments.out)
-    torch.set_num_threads(arguments.threads or available_cores())
+    require_free(out)
+    torch.set_num_threads(arguments.threads or max(1, available_cores() // of_this_machine()))
     say("reading items and events")
     loaded = load_dataset(arguments.items, event_files(arguments), settings.event_weights)
     dataset = loaded.dataset
@@ -159,7 +181,12 @@ def _train(arguments: argparse.Namespace) -> int:
             files = [*arguments.items, *arguments.like_items]
             items = load_dataset(files, [], {}).dataset if arguments.like_items else dataset
             like = like_space(arguments.like, items, dataset, split)
-        trained = train(dataset, split, settings, arguments.out, device, _Terminal(settings.epochs), like)
+        if together.size > 1:
+            say(f"{together.size} processes divide the questions of a step among them")
+        watcher, checkpoints = _Terminal(most_epochs(settings)), arguments.out / TRAINING_FOLDER
+        trained = train(dataset, split, settings, out, device, watcher, like, together, checkpoints)
+    if not together.is_first:
+        return 0
     space = trained.shipped.space
     for line in trained.told:
         say(line)
@@ -204,10 +231,12 @@ def told(left_out: LeftOut) -> Iterator[str]:
 
 
 class _Terminal:
-    """Shows a bar while an epoch runs, and a line when it has ended."""
+    """Shows a bar while an epoch runs, or on a pipe a line now and then, and a line when it has ended. The first steps
+    say how long all of it will take."""
 
     def __init__(self, most_epochs: int) -> None:
-        self._most_epochs = most_epochs
+        self._epochs_left = most_epochs
+        self._estimated = False
 
     def begin(self, what: str) -> None:
         say(what)
@@ -216,10 +245,26 @@ class _Terminal:
     def epoch(self, number: int, num_steps: int) -> Iterator[Callable[[], object]]:
         from tqdm import tqdm
 
+        from worker.train.outlook import EpochOutlook
+
+        outlook = EpochOutlook(num_steps, time.monotonic())
         with tqdm(total=num_steps, desc=f"epoch {number}", unit=" steps", disable=None, leave=False) as bar:
-            yield bar.update
+
+            def stepped() -> None:
+                now_s = time.monotonic()
+                outlook.step(now_s)
+                bar.update()
+                if not self._estimated and (estimate := outlook.estimate(now_s, self._epochs_left)):
+                    self._estimated = True
+                    say(estimate)
+                if bar.disable and (line := outlook.line(now_s)):
+                    say(f"epoch {number}: {line}")
+
+            yield stepped
 
     def tell(self, report: EpochReport, is_best: bool) -> None:
+        from worker.train.outlook import duration
+
         figures = [f"loss {report.losses.next_item:.3f}", f"agreement {report.losses.agreement:.3f}"]
         for name, value in (
             ("known", report.figures.known_ndcg),
@@ -228,6 +273,7 @@ class _Terminal:
         ):
             if value is not None:
                 figures.append(f"NDCG@20 {name} {value:.4f}")
-        left_s = (self._most_epochs - report.epoch) * report.seconds
-        left = f", at most {left_s / 60:.0f} min more" if report.epoch == 1 and left_s > SECONDS_WORTH_TELLING else ""
+        self._epochs_left -= 1
+        left_s = self._epochs_left * report.seconds
+        left = f", at most {duration(left_s)} more" if report.epoch == 1 and left_s > SECONDS_WORTH_TELLING else ""
         say(f"epoch {report.epoch}: {', '.join(figures)}; {report.seconds:.1f} s{left}{' *' if is_best else ''}")

@@ -51,6 +51,9 @@ class Features:
     def mean_IK(self) -> Floats:
         """The mean vector of each item; zeros where it has none."""
         sums_IK = np.zeros((len(self.starts) - 1, self.dim), np.float32)
+        if self.counts_I.max(initial=0) <= 1:
+            sums_IK[self.present_I] = self.vectors_NK
+            return sums_IK
         np.add.at(sums_IK, np.repeat(np.arange(len(sums_IK)), self.counts_I), self.vectors_NK)
         means_IK: Floats = np.divide(sums_IK, np.maximum(self.counts_I, 1)[:, None], dtype=np.float32)
         return means_IK

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -107,11 +108,16 @@ def _among_neighbors(
 
 def neighbor_rows(neighbors: Sequence[tuple[int, ...]], usable_I: Tensor, most: int) -> Tensor:
     """`[I, most]`: of the neighbours of each item the first that have a vector, by number; then `NO_ROW`."""
-    rows_IN = torch.full((len(neighbors), most), NO_ROW)
-    for item, named in enumerate(neighbors):
-        usable = [other for other in named if usable_I[other]][:most]
-        rows_IN[item, : len(usable)] = torch.tensor(usable, dtype=torch.int64)
-    return rows_IN
+    counts_I = np.fromiter(map(len, neighbors), np.int64, len(neighbors))
+    others_P = np.fromiter(chain.from_iterable(neighbors), np.int64, int(counts_I.sum()))
+    items_P = np.repeat(np.arange(len(neighbors)), counts_I)
+    usable_P = usable_I.numpy()[others_P]
+    items_P, others_P = items_P[usable_P], others_P[usable_P]
+    place_P = np.arange(len(items_P)) - np.searchsorted(items_P, items_P)
+    first_P = place_P < most
+    rows_IN = np.full((len(neighbors), most), NO_ROW)
+    rows_IN[items_P[first_P], place_P[first_P]] = others_P[first_P]
+    return torch.from_numpy(rows_IN)
 
 
 def space_score(space: Space, items: ItemVectors) -> Score:

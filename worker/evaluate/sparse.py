@@ -39,11 +39,19 @@ class Nearest:
 
 
 def nearest_in_common(
-    users_E: Ints, items_E: Ints, weights_U: NDArray[np.floating], num_items: int, *, most: int, shrink: float
+    users_E: Ints,
+    items_E: Ints,
+    weights_U: NDArray[np.floating],
+    num_items: int,
+    *,
+    most: int,
+    shrink: float,
+    lengths_I: NDArray[np.floating] | None = None,
 ) -> Nearest:
     """Of each item the `most` others that it has users in common with and is nearest to, by shrunk cosine.
 
-    Having users in common is worth the sum of their weights. Looks only at pairs that have a user in common, some items
+    Having users in common is worth the sum of their weights; the length of an item is the root of the number of its
+    users, unless it is given. Looks only at pairs that have a user in common, some items
     at a time, so time and memory grow with the number of such pairs, and not with the square of that of items.
     """
     users_E, items_E = _thinned(users_E, items_E)
@@ -54,7 +62,7 @@ def nearest_in_common(
     by_item = np.argsort(items_E, kind="stable")
     items_sorted, users_by_item = items_E[by_item], users_E[by_item]
     count_U = np.diff(starts_U)
-    length_I = np.sqrt(np.bincount(items_E, minlength=num_items))
+    length_I = np.sqrt(np.bincount(items_E, minlength=num_items)) if lengths_I is None else lengths_I
     cost_E = np.cumsum(count_U[users_by_item])  # pairs up to each entry, item by item
     pieces: list[tuple[Ints, Ints, Floats]] = []
     end_I = np.searchsorted(items_sorted, np.arange(num_items), side="right")

@@ -18,7 +18,7 @@ LEAST_QUESTIONS = 8
 MEDIANS = 8
 """A user is asked at most this many times as many questions in an epoch as half of the users have, and not fewer than
 `LEAST_QUESTIONS`."""
-LEAST_ASKED, MOST_SCORES = 2_000, 1_000_000_000
+LEAST_ASKED, MOST_SCORES = 1_000, 200_000_000
 """Validation asks so many users, if there are, and more while it does not take more scores than that."""
 
 

@@ -6,17 +6,19 @@ I items   E events   K elements of a content vector
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from worker.data.dataset import Bools, Features, Interactions, Ints
-from worker.evaluate.sparse import sparse_matrix
+from worker.evaluate.sparse import nearest_in_common
 
 SHRINK = 10.0  # average events in the denominator of a cosine: few events in common prove little
 ITEMS_AT_ONCE = 512
+MOST_AMONG = 50_000
+"""Known items among which those of like content are looked for."""
 
 Neighbors = Sequence[tuple[int, ...]]
 
@@ -28,7 +30,7 @@ def neighbors_of(
     found = _by_events(events, num_users, len(known_I), most)
     lonely = np.array([item for item, each in enumerate(found) if not each], np.int64)
     if len(lonely) and known_I.any():
-        by_content = _by_content(features, lonely, np.flatnonzero(known_I), most)
+        by_content = _by_content(features, lonely, _most_liked(events, known_I), most)
         for item, each in zip(lonely.tolist(), by_content, strict=True):
             found[item] = each
     return found
@@ -40,39 +42,48 @@ def _by_events(events: Interactions, num_users: int, num_items: int, most: int) 
     An event counts for one over the number of its user's: who likes everything says of no two items that they are
     alike, and would otherwise decide, as pairs grow by the square of the events.
     """
-    indices = torch.from_numpy(np.stack([events.items_E, events.users_E]))
-    count_U = np.bincount(events.users_E, minlength=num_users)
-    worth_E = torch.from_numpy(1 / np.maximum(count_U[events.users_E], 1)).float()
-    likes_IU = sparse_matrix(indices, worth_E.sqrt(), (num_items, num_users)).coalesce()
-    count_I = torch.zeros(num_items).index_add(0, torch.from_numpy(events.items_E), worth_E)
-    shrink = SHRINK * float(worth_E.mean()) if len(worth_E) else SHRINK
-    found: list[tuple[int, ...]] = []
-    for start in range(0, num_items, ITEMS_AT_ONCE):
-        some_B = torch.arange(start, min(start + ITEMS_AT_ONCE, num_items))
-        some_BU = likes_IU.index_select(0, some_B).to_dense()
-        common_BI = torch.sparse.mm(likes_IU, some_BU.T).T
-        cosine_BI = common_BI / ((count_I[some_B, None] * count_I).sqrt() + shrink)
-        found += _nearest(cosine_BI, some_B, most)
-    return found
+    if not len(events):
+        return [()] * num_items
+    worth_U = 1 / np.maximum(np.bincount(events.users_E, minlength=num_users), 1)
+    worth_E = worth_U[events.users_E]
+    nearest = nearest_in_common(
+        events.users_E,
+        events.items_E,
+        worth_U,
+        num_items,
+        most=most,
+        shrink=SHRINK * float(worth_E.mean()),
+        lengths_I=np.sqrt(np.bincount(events.items_E, worth_E, minlength=num_items)),
+    )
+    ends_I = np.searchsorted(nearest.items_N, np.arange(num_items), side="right").tolist()
+    others = nearest.others_N.tolist()
+    return [tuple(others[start:end]) for start, end in pairwise([0, *ends_I])]
+
+
+def _most_liked(events: Interactions, known_I: Bools) -> Ints:
+    """The known items, of very many those with the most events."""
+    known = np.flatnonzero(known_I)
+    if len(known) <= MOST_AMONG:
+        return known
+    count_I = np.bincount(events.items_E, minlength=len(known_I))
+    most_liked: Ints = np.sort(known[np.argsort(-count_I[known], kind="stable")[:MOST_AMONG]])
+    return most_liked
 
 
 def _by_content(features: Mapping[str, Features], items: Ints, among: Ints, most: int) -> list[tuple[int, ...]]:
     """By the cosines of their modalities, added up; empty for an item without any."""
-    means = [normalize(torch.from_numpy(each.mean_IK()), dim=1) for each in features.values()]
-    content_IK = torch.cat(means, 1) if means else torch.zeros(max(items.max(), among.max()) + 1, 1)
+    looked_at = np.union1d(items, among)
+    means = [normalize(torch.from_numpy(each.where(looked_at).mean_IK()), dim=1) for each in features.values()]
+    content_IK = torch.cat(means, 1) if means else torch.zeros(len(looked_at), 1)
     among_A = torch.from_numpy(among)
+    among_AK = content_IK[torch.from_numpy(np.searchsorted(looked_at, among))]
+    rows = torch.from_numpy(np.searchsorted(looked_at, items))
     found: list[tuple[int, ...]] = []
     for start in range(0, len(items), ITEMS_AT_ONCE):
         some_B = torch.from_numpy(items[start : start + ITEMS_AT_ONCE])
-        cosine_BA = content_IK[some_B] @ content_IK[among_A].T
+        cosine_BA = content_IK[rows[start : start + ITEMS_AT_ONCE]] @ among_AK.T
         cosine_BA = cosine_BA.masked_fill(some_B[:, None] == among_A, 0.0)
         values_BN, columns_BN = cosine_BA.topk(min(most, len(among_A)), dim=1)
         for values_N, columns_N in zip(values_BN, columns_BN, strict=True):
             found.append(tuple(among_A[columns_N[values_N > 0]].tolist()))
     return found
-
-
-def _nearest(similarity_BI: Tensor, items_B: Tensor, most: int) -> list[tuple[int, ...]]:
-    similarity_BI[torch.arange(len(items_B)), items_B] = 0.0
-    values_BN, others_BN = similarity_BI.topk(min(most, similarity_BI.shape[1]), dim=1)
-    return [tuple(others_N[values_N > 0].tolist()) for values_N, others_N in zip(values_BN, others_BN, strict=True)]

@@ -35,6 +35,7 @@ from worker.train.references import add_references
 from worker.train.report import draw_curves, write_report
 from worker.train.settings import RecipeName, TrainSettings
 from worker.train.start import space_spec, starting_weights
+from worker.train.together import ALONE, Together
 from worker.train.trainer import EpochReport, Trainer
 from worker.train.validation import Figures, K
 from worker.train.verdict import verdict
@@ -101,19 +102,25 @@ def train(
     device: str,
     watcher: Watcher,
     like: Like | None = None,
+    together: Together = ALONE,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Train, and write the space. Goes on where an interrupted training of the same data and settings stopped.
 
-    `like`: an older space, whose shape and start it has, and whose coordinates it is brought to.
+    `like`: an older space, whose shape and start it has, and whose coordinates it is brought to. Of several processes
+    each writes a space, to a directory of its own; the checkpoints, which the first of them writes, are common to all.
 
     Raises `SpaceError` if the directory holds something else, `ConfigError` for data or settings that give no space.
     """
     require_free(out)
     folder = out / TRAINING_FOLDER
+    kept_in = checkpoints or folder
     started = time.monotonic()
     content = {name: each for name, each in dataset.features.items() if name != settings.behavior}
     if like is None:
-        block = chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
+        block = together.agreed(
+            chosen_block(content, split, settings.content_dim, settings.content_share, settings.content_whitening)
+        )
     else:
         settings, block = like.settings(settings), like.block
     identity = _identity(dataset, split, settings) + ("" if like is None else f" like {like.space.space_id}")
@@ -124,14 +131,15 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpaceError(f"{out} cannot be written: {error.strerror or error}") from None
-    recipe, probes = _chosen_recipe(dataset, split, learned, settings, block, device, folder, identity, watcher)
-    chosen = settings.of(recipe)
-    begun = begin(
-        dataset, split, learned, chosen, block, device, like, is_told=like is not None and not like.has_learned
+    recipe, probes = _chosen_recipe(
+        dataset, split, learned, settings, block, device, kept_in, identity, watcher, together
     )
+    chosen = settings.of(recipe)
+    is_told = like is not None and not like.has_learned
+    begun = begin(dataset, split, learned, chosen, block, device, like, together, is_told=is_told)
     watcher.begin(f"training, recipe {recipe}, content block {_block_text(block)}")
-    kept = folder if len(settings.recipes) == 1 else _probe_folder(folder, recipe)
-    progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience)
+    kept = kept_in if len(settings.recipes) == 1 else _probe_folder(kept_in, recipe)
+    progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, settings.epochs, settings.patience, together)
     best = progress.best_epoch
     assert best is not None
     assert progress.best is not None
@@ -152,7 +160,9 @@ def train(
             everything_to_learn_from(split),
             _Choices(chosen, block, best.epoch, finish, maps.kind, names, like),
         )
-        final, final_learned, final_report = _final(dataset, whole, choices, device, folder, identity, watcher)
+        final, final_learned, final_report = _final(
+            dataset, whole, choices, device, kept_in, identity, watcher, together
+        )
         notes = f"{notes}; fitted to everything, figures of the fit before"
         shipped = Fit(_written(out, final, dataset, whole, figures, notes), final_learned)
     else:
@@ -184,7 +194,8 @@ def train(
         },
     )
     draw_curves(folder, progress.epochs, best.epoch)
-    _remove_checkpoints(folder)
+    if together.is_first:
+        _remove_checkpoints(kept_in)
     return Trained(shipped, judged, told)
 
 
@@ -214,6 +225,7 @@ def begin(
     block: Block,
     device: str,
     like: Like | None = None,
+    together: Together = ALONE,
     *,
     is_told: bool = True,
 ) -> _Begun:
@@ -226,7 +238,7 @@ def begin(
     weights: Mapping[str, Tensor] = starting_weights(spec, learned.features, settings.seed, block)
     if like is not None:
         weights = like.start(spec, weights, learned.features, dataset.item_ids, content_alone=not is_told)
-    trainer = Trainer(spec, weights, learned.features, split, learned.neighbors, settings, device)
+    trainer = Trainer(spec, weights, learned.features, split, learned.neighbors, settings, device, together)
     if not trainer.num_questions:
         raise ConfigError(
             "--events: nothing to learn from: no user has two positive events with items that have vectors"
@@ -235,31 +247,36 @@ def begin(
 
 
 def _run(
-    trainer: Trainer, folder: Path, identity: str, watcher: Watcher, epochs: int, patience: int | None
-) -> Progress:
+    trainer: Trainer, folder: Path, identity: str, watcher: Watcher, epochs: int, patience: int | None,
+    together: Together,
+) -> Progress:  # fmt: skip
     """Epochs until there are so many, or, with a patience, until they get no better."""
     progress = load_checkpoint(folder, trainer, identity)
+    together.wait()
     while not (len(progress.epochs) >= epochs if patience is None else progress.is_over(epochs, patience)):
-        progress = _one_more(trainer, progress, watcher)
-        save_checkpoint(folder, trainer, progress, identity)
+        progress = _one_more(trainer, progress, watcher, together)
+        if together.is_first:
+            save_checkpoint(folder, trainer, progress, identity)
+        together.wait()
     return progress
 
 
 def _chosen_recipe(
     dataset: Dataset, split: Split, learned: Learned, settings: TrainSettings, block: Block, device: str, folder: Path,
-    identity: str, watcher: Watcher,
+    identity: str, watcher: Watcher, together: Together,
 ) -> tuple[RecipeName, dict[str, float]]:  # fmt: skip
     """The recipe that goes on, and what each that was tried was worth after its first epochs."""
     if len(settings.recipes) == 1:
         return settings.recipes[0], {}
     started, values = time.monotonic(), dict[RecipeName, float]()
     for recipe in settings.recipes:
-        if values and settings.seconds is not None and time.monotonic() - started > settings.seconds:
+        is_late = together.agreed(settings.seconds is not None and time.monotonic() - started > settings.seconds)
+        if values and is_late:
             break
         watcher.begin(f"the first {settings.probe_epochs} epochs of recipe {recipe}")
-        begun = begin(dataset, split, learned, settings.of(recipe), block, device)
+        begun = begin(dataset, split, learned, settings.of(recipe), block, device, together=together)
         kept, most = _probe_folder(folder, recipe), min(settings.probe_epochs, settings.epochs)
-        progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, most, None)
+        progress = _run(begun.trainer, kept, f"{identity} {recipe}", watcher, most, None, together)
         values[recipe] = max(each.selection_metric for each in progress.epochs[:most])
     best = first = next(iter(values))
     for recipe, value in values.items():
@@ -270,14 +287,15 @@ def _chosen_recipe(
 
 
 def _final(
-    dataset: Dataset, whole: Split, choices: _Choices, device: str, folder: Path, identity: str, watcher: Watcher
-) -> tuple[Finished, Learned, dict[str, Any]]:
+    dataset: Dataset, whole: Split, choices: _Choices, device: str, folder: Path, identity: str, watcher: Watcher,
+    together: Together,
+) -> tuple[Finished, Learned, dict[str, Any]]:  # fmt: skip
     """The same once more on everything there is: nothing of it can be asked any more."""
     started, settings, epochs = time.monotonic(), choices.settings, choices.epochs
     watcher.begin(f"the final fit, {epochs} epochs on everything")
     learned = learn_from_events(dataset, whole, settings)
-    begun = begin(dataset, whole, learned, settings, choices.block, device, choices.like)
-    _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None)
+    begun = begin(dataset, whole, learned, settings, choices.block, device, choices.like, together)
+    _run(begun.trainer, folder / FINAL_FOLDER, f"{identity} final {epochs}", watcher, epochs, None, together)
     done = finished(begun.spec, begun.trainer.weights(), choices.finish, begun.trainer.validation, device)
     everyone_I = np.ones(dataset.num_items, bool)
     done = _with_maps(done, refitted(choices.maps, begun.learned.features, choices.content, everyone_I, begun.spec.dim))
@@ -344,12 +362,12 @@ def _remove_checkpoints(folder: Path) -> None:
             each.rmdir()
 
 
-def _one_more(trainer: Trainer, progress: Progress, watcher: Watcher) -> Progress:
+def _one_more(trainer: Trainer, progress: Progress, watcher: Watcher, together: Together) -> Progress:
     number = len(progress.epochs) + 1
     started = time.monotonic()
     with watcher.epoch(number, trainer.num_steps) as stepped:
         report = trainer.epoch(number, stepped)
-    report = replace(report, seconds=time.monotonic() - started)
+    report = together.agreed(replace(report, seconds=time.monotonic() - started))
     following = progress.after(report, trainer.weights())
     watcher.tell(report, is_best=following.best_epoch is report)
     return following

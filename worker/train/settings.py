@@ -96,6 +96,9 @@ class TrainSettings(BaseModel):
 
     # --- learning
     epochs: int = Field(25, ge=1)
+    epoch_steps: int = Field(250, ge=1)
+    """Steps of an epoch at most: where there is more to ask, an epoch asks a part of it, drawn anew, and validation
+    does not wait for all of it."""
     patience: int = Field(5, ge=1)
     """Epochs without a better validation after which training ends."""
     batch: int | None = Field(None, ge=2)
@@ -128,6 +131,10 @@ class TrainSettings(BaseModel):
     """A catalogue of up to this many items is predicted as a whole; a larger one by a sample of it."""
     negatives: int = Field(4_096, ge=1)
     """Items in that sample, besides those that are the answer to another question of the batch."""
+    refreshed: int = Field(4_096, ge=0)
+    """Of a larger catalogue than that, histories are read from a table of the vectors of all items, of which this many
+    are made anew in a step, in turn, and all before an epoch. 0: those of all histories are made anew in every step,
+    and learned from there, too, which takes several times as long."""
 
     def of(self, recipe: RecipeName) -> TrainSettings:
         """These settings with what the recipe changes."""

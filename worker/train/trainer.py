@@ -33,7 +33,9 @@ from worker.train.asked import capped, learned_from, most_per_user, num_capped
 from worker.train.items import CatalogueItems, among_neighbors, dropped, index_of
 from worker.train.losses import LogitScale, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
+from worker.train.remembered import Vectors
 from worker.train.settings import TrainSettings
+from worker.train.together import ALONE, Together
 from worker.train.validation import Figures, Validation
 
 Weights = dict[str, Tensor]
@@ -112,9 +114,10 @@ class Trainer:
         neighbors: Neighbors | None,
         settings: TrainSettings,
         device: str = "cpu",
+        together: Together = ALONE,
     ) -> None:
         """`neighbors` of every item, for a space with graph fusion."""
-        self._spec, self._settings, self._device = spec, settings, device
+        self._spec, self._settings, self._device, self._together = spec, settings, device, together
         self._items = CatalogueItems(spec, features, len(split.warm_I), device)
         self.model = _trainable(spec, weights, settings.input_dropout).to(device)
         self.ema_model = copy.deepcopy(self.model).requires_grad_(False).eval()
@@ -137,14 +140,18 @@ class Trainer:
             rows_IG = neighbor_rows(neighbors, self._items.usable_I.cpu(), spec.graph.max_neighbors)
             self._neighbors_IG = rows_IG.to(device)
         self._samples = len(self._learnable) > settings.full_softmax_items
+        self._remembers = self._samples and settings.refreshed > 0
         usable_I = self._items.usable_I.cpu().numpy()
         self._questions = learned_from(split, usable_I, first_events=spec.prior is not None)
         self.most_per_user = most_per_user(self._questions.users_Q, settings.user_questions)
         self._count_I = torch.from_numpy(
             np.bincount(self._questions.relevant_P, minlength=len(split.warm_I)).astype(np.float32)
         ).to(device)
-        self.batch = settings.batch or min(MOST_AT_ONCE, max(LEAST_AT_ONCE, self.num_asked // STEPS))
+        self.num_to_ask = num_capped(self._questions.users_Q, self.most_per_user)
+        """Questions of a pass: of each user as many as there are, or as an epoch may ask of one."""
+        self.batch = settings.batch or min(MOST_AT_ONCE, max(LEAST_AT_ONCE, self.num_to_ask // STEPS))
         """Questions of a step."""
+        self._remembered: Vectors | None = None
         self.validation = Validation(spec, self._items, split, settings.behavior, self._neighbors_IG)
 
     @property
@@ -155,7 +162,7 @@ class Trainer:
     @property
     def num_asked(self) -> int:
         """Questions of an epoch."""
-        return num_capped(self._questions.users_Q, self.most_per_user)
+        return min(self.num_to_ask, self._settings.epoch_steps * self.batch)
 
     @property
     def num_steps(self) -> int:
@@ -163,8 +170,8 @@ class Trainer:
         return math.ceil(self.num_asked / self.batch)
 
     def epoch(self, number: int, stepped: Callable[[], object] = lambda: None) -> EpochReport:
-        """One pass over questions drawn anew, at most `most_per_user` of each user, then validation. `stepped` is
-        called after every step.
+        """One pass over questions drawn anew, at most `most_per_user` of each user and `epoch_steps` steps, then
+        validation. `stepped` is called after every step.
 
         Its random numbers depend on the seed and its number, from 1, so a training that goes on after an interruption
         draws what it would have drawn.
@@ -173,9 +180,11 @@ class Trainer:
         torch.manual_seed(seed)  # what leaves out elements inside the model takes the global generator
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self._questions), generator=generator).numpy()
-        order = capped(self._questions.users_Q, order, self.most_per_user)
+        order = capped(self._questions.users_Q, order, self.most_per_user)[: self.num_asked]
         losses = []
         self.model.train()
+        if self._remembers and self._remembered is None:
+            self._remembered = self.validation.vectors(self.ema_model)
         for start in range(0, len(order), self.batch):
             losses.append(self._step(order[start : start + self.batch], generator))
             stepped()
@@ -185,7 +194,11 @@ class Trainer:
                 f"--learning-rate {self._settings.learning_rate:g}: in epoch {number} the training left all bounds; "
                 "a tenth of it may do"
             )
-        figures = self.validation.figures(self.ema_model)
+        self._remembered = None
+        made = self.validation.vectors(self.ema_model) if self.validation.asks else None
+        figures = self.validation.figures(self.ema_model, made)
+        if self._remembers:  # where a training that was interrupted would begin, too
+            self._remembered = made
         return EpochReport(number, means, self.sharpness.next_item.item(), figures)
 
     def weights(self) -> Weights:
@@ -201,13 +214,16 @@ class Trainer:
         history_QN = torch.from_numpy(padded.items_QN).to(self._device)
         table_R, candidates_C, log_expected_C = self._table(history_QN, targets_Q, generator)
         table = self._embed(table_R, generator)
-        rows_QN = torch.where(history_QN >= 0, index_of(table_R, history_QN.clamp(min=0)), NO_ROW)
+        mine, share = self._together.part(len(asked))
+        history_QN, targets_Q = history_QN[mine], targets_Q[mine]
+        items_R, vectors_RD = self._histories_from(history_QN, table_R, table)
+        rows_QN = torch.where(history_QN >= 0, index_of(items_R, history_QN.clamp(min=0)), NO_ROW)
         users_QD, _ = self._user_model(
-            table.vectors_RD,
+            vectors_RD,
             Histories(
                 rows_QN,
-                torch.from_numpy(padded.times_ms_QN).to(self._device),
-                torch.from_numpy(padded.weights_QN).to(self._device),
+                torch.from_numpy(padded.times_ms_QN[mine]).to(self._device),
+                torch.from_numpy(padded.weights_QN[mine]).to(self._device),
             ),
         )
         candidate_rows_C = index_of(table_R, candidates_C)
@@ -216,16 +232,29 @@ class Trainer:
         # The prior is one more element, rather than one more pass over all the scores.
         users_QE = torch.cat([users_QD, (~asks_new_Q1).float()], 1) * self.sharpness.next_item
         items_CE = torch.cat([table.vectors_RD[candidate_rows_C], self._priors(candidates_C)[:, None]], 1)
-        out_QC |= self._seen(asked, candidates_C)
-        next_item = next_item_loss(users_QE @ items_CE.T, out_QC, target_Q, log_expected_C)
+        out_QC |= self._seen(asked.where(np.arange(len(asked))[mine]), candidates_C)
+        next_item = share * next_item_loss(users_QE @ items_CE.T, out_QC, target_Q, log_expected_C)
         total = next_item + self._settings.align_weight * table.agreement
         total = total + self._settings.consistency_weight * table.consistency
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
+        losses = next_item.item(), table.agreement.item(), table.consistency.item()
+        losses_everywhere = self._together.average(self._parameters(), losses)
         torch.nn.utils.clip_grad_norm_(self._parameters(), self._settings.clip)
         self.optimizer.step()
         self._average()
-        return Losses(next_item.item(), table.agreement.item(), table.consistency.item())
+        return Losses(*losses_everywhere)
+
+    def _histories_from(self, history_QN: Tensor, table_R: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+        """Items, rising, with the vectors that histories are made of: those of the table, or those remembered."""
+        if self._remembered is None:
+            return table_R, table.vectors_RD
+        self._remembered.refresh(self.ema_model, self._settings.refreshed)
+        items_R = torch.unique(history_QN[history_QN >= 0])
+        items_R = items_R[self._items.usable_I[items_R]]
+        if not len(items_R):  # first events alone
+            items_R = table_R[:1]
+        return items_R, self._remembered.vectors_ID[items_R]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -244,6 +273,8 @@ class Trainer:
         candidates_C = torch.unique(torch.cat([targets_Q, self._learnable[drawn]]))
         share_C = self._count_I[candidates_C] / self._count_I.sum()
         expected_C = len(targets_Q) * share_C + num / len(self._learnable)
+        if self._remembered is not None:
+            return candidates_C, candidates_C, expected_C.clamp(max=1).log()
         used = [candidates_C, history_QN[history_QN >= 0]]
         if self._neighbors_IG is not None:
             neighbors = self._neighbors_IG[torch.cat(used)]
@@ -261,7 +292,9 @@ class Trainer:
             agreement = agreement_loss(self._pairs(tokens, kept_BM, generator), self.sharpness.agreement)
         if self._settings.consistency_weight:
             consistency = self._consistency(vectors_RD, table_R, kept_RM)
-        if self._neighbors_IG is not None:
+        if self._remembered is not None and self._neighbors_IG is not None:
+            vectors_RD = self._remembered.among_neighbors(self.model, vectors_RD, table_R)
+        elif self._neighbors_IG is not None:
             vectors_RD = among_neighbors(self.model, vectors_RD, table_R, self._neighbors_IG)
         return Table(vectors_RD, self._are_new(kept_RM), agreement, consistency)
 
@@ -284,8 +317,10 @@ class Trainer:
 
     def _pairs(self, tokens: Tokens, kept_BM: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every two modalities, the vectors of each alone, of some items that have both."""
+        learned = slice(self._spec.learned_dim)  # the rest is zeros
         alone = {
-            part.modality: each for part, (each, _) in zip(tokens.slots, self.model.tokens_alone(tokens), strict=True)
+            part.modality: each[:, learned]
+            for part, (each, _) in zip(tokens.slots, self.model.tokens_alone(tokens), strict=True)
         }
         for one, other in combinations(sorted(alone), 2):
             both = (kept_BM[:, one] & kept_BM[:, other]).nonzero()[:, 0]

@@ -17,11 +17,11 @@ from worker.data import Split
 from worker.evaluate.questions import Questions, Score, ask, cold_questions, warm_questions
 from worker.evaluate.spaces import ItemVectors, vector_score
 from worker.train.asked import most_asked
-from worker.train.items import CatalogueItems, among_neighbors
+from worker.train.items import CatalogueItems
+from worker.train.remembered import Vectors
 
 K = 20
 """Length of the lists that validation looks at."""
-ITEMS_AT_ONCE = 4_096
 
 
 Means = tuple[float | None, float | None]
@@ -70,6 +70,11 @@ class Validation:
         return self._known
 
     @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask."""
+        return bool(len(self._known) or len(self._new))
+
+    @property
     def new(self) -> Questions:
         """Which withheld items a user liked, among withheld items."""
         return self._new
@@ -95,28 +100,31 @@ class Validation:
         return published.priors_I[published.priors_I != 0]
 
     @torch.no_grad()
-    def figures(self, model: AlignModel) -> Figures:
-        if not len(self._known) and not len(self._new):
+    def figures(self, model: AlignModel, made: Vectors | None = None) -> Figures:
+        """`made`: what `vectors` gives for the same model, where that is known already."""
+        if not self.asks:
             return Figures(*[None] * len(Figures._fields))
         assert isinstance(model.user, UserModel)
-        everything = vector_score(model.user, self._last, self._published(model, self._items.present_IM))
+        everything = vector_score(model.user, self._last, _as_published(made or self.vectors(model)))
         by_content: Means = (None, None)
         if self._asks_content:
             content = vector_score(model.user, self._last, self._published(model, self._content_IM))
             by_content = _means(self._known, content)
         return Figures(*_means(self._known, everything), *by_content, *_means(self._new, everything))
 
+    def vectors(self, model: AlignModel) -> Vectors:
+        """Of all items with all that they have."""
+        return self._vectors(model, self._items.present_IM)
+
+    def _vectors(self, model: AlignModel, present_IM: Tensor) -> Vectors:
+        return Vectors(model, self._items, present_IM, self._neighbors_IG, self._dim)
+
     def _published(self, model: AlignModel, present_IM: Tensor) -> ItemVectors:
-        usable_I = present_IM.any(1)
-        items = usable_I.nonzero()[:, 0]
-        vectors_ID = torch.zeros(len(usable_I), self._dim, device=present_IM.device)
-        priors_I = torch.zeros(len(usable_I), device=present_IM.device)
-        for some in torch.split(items, ITEMS_AT_ONCE):
-            outputs = model(*self._items.inputs(some, present_IM[some]))
-            vectors_ID[some], priors_I[some] = outputs.vectors_BD, outputs.priors_B
-        if self._neighbors_IG is not None:
-            vectors_ID[items] = among_neighbors(model, vectors_ID[items], items, self._neighbors_IG)
-        return ItemVectors(vectors_ID, usable_I, priors_I, alone={}, refused={})
+        return _as_published(self._vectors(model, present_IM))
+
+
+def _as_published(made: Vectors) -> ItemVectors:
+    return ItemVectors(made.vectors_ID, made.usable_I, made.priors_I, alone={}, refused={})
 
 
 def _some(questions: Questions) -> Questions:

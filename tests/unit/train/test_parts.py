@@ -145,6 +145,31 @@ def test_neighbors_are_liked_by_the_same_users_and_of_new_items_alike_in_content
     assert len(found[7]) == 2
 
 
+def test_neighbors_are_those_of_all_pairs_of_items() -> None:
+    random = np.random.default_rng(0)
+    users, items = np.unique(np.stack([random.integers(60, size=900), random.integers(40, size=900)]), axis=1)
+    events = interactions([(user, item, 0, 1.0) for user, item in zip(users.tolist(), items.tolist(), strict=True)])
+    worth_U = 1 / np.bincount(users, minlength=60)
+    likes_IU = np.zeros((40, 60))
+    likes_IU[items, users] = np.sqrt(worth_U[users])
+    own_I = (likes_IU**2).sum(1)
+    cosine_II = likes_IU @ likes_IU.T / (np.sqrt(np.outer(own_I, own_I)) + 10 * worth_U[users].mean())
+    np.fill_diagonal(cosine_II, 0)
+    found = neighbors_of(events, 60, {}, np.ones(40, bool), most=5)
+    for item, each in enumerate(found):
+        assert cosine_II[item, list(each)] == pytest.approx(np.sort(cosine_II[item])[::-1][:5], rel=1e-5)
+
+
+def test_content_looks_among_the_known_items_with_the_most_events_where_they_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.train.neighbors.MOST_AMONG", 3)
+    content = {"text": features([[1, 0]] * 3 + [[0, 1]] * 3 + [[1, 1], [0.1, 1]], [1] * 8)}
+    events = interactions([(user, item, item, 1.0) for item in range(6) for user in range(5 - item // 2)])
+    found = neighbors_of(events, 5, content, np.array([True] * 6 + [False, False]), most=8)
+    assert set(found[7]) == {0, 1, 2}
+
+
 def test_no_item_is_its_own_neighbor_nor_one_without_anything_in_common() -> None:
     content = {"text": features([[1, 0]] * 6, [1] * 6 + [0, 0])}
     found = neighbors_of(two_circles(), 8, content, np.ones(8, bool), most=8)

@@ -78,6 +78,7 @@ def test_every_fusion_learns_and_what_was_judged_is_what_is_served(tmp_path: Pat
         {"align_withheld": True},
         {"full_softmax_items": 1, "negatives": 8},
         {"full_softmax_items": 1, "negatives": 8, "graph": True},
+        {"full_softmax_items": 1, "negatives": 8, "refreshed": 0, "graph": True},
         {"fusion": "self_attention", "layers": 2},
         {"fusion": "cross_attention", "query": "image"},
     ],
@@ -172,15 +173,16 @@ class StopsAfter(Quiet):
             raise StoppedError
 
 
-def test_an_interrupted_training_goes_on_to_the_same_space(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"full_softmax_items": 1, "negatives": 8, "refreshed": 16}], ids=str)
+def test_an_interrupted_training_goes_on_to_the_same_space(tmp_path: Path, changes: dict[str, Any]) -> None:
     torch.manual_seed(1)
-    whole, _ = trained(tmp_path / "whole", epochs=4, patience=4)
+    whole, _ = trained(tmp_path / "whole", epochs=4, patience=4, **changes)
     with pytest.raises(StoppedError):
-        trained(tmp_path / "parts", watcher=StopsAfter(2), epochs=4, patience=4)
+        trained(tmp_path / "parts", watcher=StopsAfter(2), epochs=4, patience=4, **changes)
     assert not (tmp_path / "parts" / "space.json").exists()
     torch.manual_seed(2)
     rest = Quiet()
-    resumed, _ = trained(tmp_path / "parts", watcher=rest, epochs=4, patience=4)
+    resumed, _ = trained(tmp_path / "parts", watcher=rest, epochs=4, patience=4, **changes)
     assert [report.epoch for report in rest.epochs] == [3, 4]
     assert resumed.space_id == whole.space_id
     assert not (tmp_path / "parts" / "training" / CHECKPOINT_FILE).exists()

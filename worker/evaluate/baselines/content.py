@@ -93,7 +93,11 @@ def _treated(feature: Features, treatment: str) -> Floats:
         return means_IK
     centred_IK: Floats = means_IK - means_IK[there_I].mean(0)
     if treatment == "half-whitened":
-        variances_K, directions_KK = np.linalg.eigh(centred_IK[there_I].T @ centred_IK[there_I] / there_I.sum())
+        # By torch: numpy's threads cannot be told to be few, and wait for one another where a machine is busy.
+        centred_NK = torch.from_numpy(centred_IK[there_I])
+        variances_K, directions_KK = (
+            each.numpy() for each in torch.linalg.eigh((centred_NK.T @ centred_NK).double() / len(centred_NK))
+        )
         kept = np.argsort(variances_K)[::-1][: max(1, len(variances_K) // 2)]
         scale_K = np.maximum(variances_K[kept], 1e-6 * variances_K.max()) ** -0.25
         centred_IK = (centred_IK @ (directions_KK[:, kept] * scale_K)).astype(np.float32)
