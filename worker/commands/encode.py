@@ -57,7 +57,13 @@ def _encode(arguments: argparse.Namespace) -> int:
         dtype=settings.dtype,
     )
     try:
-        summary = encode_items(arguments.source, arguments.target, encoder, keep_content=arguments.keep_content)
+        summary = encode_items(
+            arguments.source,
+            arguments.target,
+            encoder,
+            keep_content=arguments.keep_content,
+            max_bytes=settings.encode.max_bytes,
+        )
     finally:
         encoder.close()
     if arguments.json:

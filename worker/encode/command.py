@@ -14,16 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from schemas import Content, NewItem, Reason
+from pydantic import ValidationError
+
+from schemas import DEFAULT_LIMITS, Content, NewItem, Reason
 from worker.data.files import read_items, unreadable, write_items
 from worker.data.progress import counted
 from worker.encode.content import ContentEncoder, Encoded, Report
 from worker.encode.encoder import UnavailableError
-from worker.encode.media.errors import ContentError
+from worker.encode.media.errors import ContentError, too_large
 from worker.errors import DataError, UnreachableError
 from worker.printable import printable
 
 BATCH_ITEMS = 256
+MAX_BYTES = 64 * 2**20
+"""Of a file, where nothing else is said."""
 BATCH_BYTES = 64 * 2**20
 SHOWN_REFUSALS = 20
 PATIENCE_S, MIN_WAIT_S = 300.0, 0.05
@@ -73,10 +77,25 @@ class Summary:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An item whose files cannot be its content."""
+
+    item_id: str
+    reason: Reason
+    detail: str
+
+
 def encode_items(
-    source: Path, target: Path, encoder: ContentEncoder, *, keep_content: bool = False, err: TextIO = sys.stderr
+    source: Path,
+    target: Path,
+    encoder: ContentEncoder,
+    *,
+    keep_content: bool = False,
+    max_bytes: int = MAX_BYTES,
+    err: TextIO = sys.stderr,
 ) -> Summary:
-    """Encode an item file, or a directory of media files, into an item file.
+    """Encode an item file, or a directory of media files of at most `max_bytes` each, into an item file.
 
     Refused items are left out; the first of them are told on `err`. Raises `DataError` for a source that is neither.
     """
@@ -84,11 +103,22 @@ def encode_items(
         encoders={name: route.encoder.name for name, route in encoder.routes.items()},
         dims={name: route.encoder.dim for name, route in encoder.routes.items()},
     )
-    items = counted(read_directory(source) if source.is_dir() else read_items(source), "items")
+    wanted = None if keep_content else {name for route in encoder.routes.values() for name in route.contents}
+    found = read_directory(source, wanted, max_bytes) if source.is_dir() else read_items(source)
+    items = counted(found, "items")
     started = time.monotonic()
-    write_items(target, _encoded(items, encoder, summary, keep_content, err))
+    write_items(target, _encoded(_read_items(items, summary, err), encoder, summary, keep_content, err))
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _read_items(items: Iterable[NewItem | Unread], summary: Summary, err: TextIO) -> Iterator[NewItem]:
+    for item in items:
+        if isinstance(item, Unread):
+            _tell(item.item_id, item.reason, item.detail, summary, err)
+            summary.items += 1
+        else:
+            yield item
 
 
 def _encoded(
@@ -102,7 +132,7 @@ def _encoded(
         for index, item in enumerate(batch):
             result = found.get(index)
             if isinstance(result, ContentError):
-                _tell(item, result.reason, result.detail, summary, err)
+                _tell(item.item_id, result.reason, result.detail, summary, err)
                 continue
             summary.encoded += result is not None
             summary.unchanged += result is None
@@ -144,9 +174,9 @@ def _batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:
         yield batch
 
 
-def _tell(item: NewItem, reason: Reason, detail: str, summary: Summary, err: TextIO) -> None:
+def _tell(item_id: str, reason: Reason, detail: str, summary: Summary, err: TextIO) -> None:
     if sum(summary.refused.values()) < SHOWN_REFUSALS:
-        print(printable(f"{item.item_id}: {reason.value}: {detail}"), file=err)
+        print(printable(f"{item_id}: {reason.value}: {detail}"), file=err)
     summary.refused[reason.value] += 1
 
 
@@ -156,8 +186,11 @@ def _count(report: Report, summary: Summary) -> None:
         summary.cut[modality] += figures.cut
 
 
-def read_directory(root: Path) -> Iterator[NewItem]:
-    """The media files below a directory as items, in the order of their names.
+def read_directory(
+    root: Path, wanted: Collection[str] | None = None, max_bytes: int = MAX_BYTES
+) -> Iterator[NewItem | Unread]:
+    """The media files below a directory as items, in the order of their names. Files of modalities that are not
+    `wanted` are not read.
 
     Files that differ in their suffix only are one item, whose id is their path without it: `sku-1.jpg` and
     `sku-1.txt` are image and text of `sku-1`. The revision is 0 and the time that of the youngest file.
@@ -173,29 +206,59 @@ def read_directory(root: Path) -> Iterator[NewItem]:
         modalities = [modality for modality, _ in named]
         if twice := {modality for modality in modalities if modalities.count(modality) > 1}:
             raise DataError(f"{root}: {item_id} has more than one file for {', '.join(sorted(twice))}")
-        yield NewItem(
-            item_id=item_id,
-            revision=0,
-            event_time_ms=max(path.stat().st_mtime_ns for path in paths) // 1_000_000,
-            content={modality: _read(path, modality) for modality, path in named},
+        yield _item(
+            item_id,
+            [(modality, path) for modality, path in named if wanted is None or modality in wanted],
+            paths,
+            max_bytes,
         )
 
 
-def media_content(path: Path) -> tuple[str, Content] | None:
+def _item(item_id: str, named: Sequence[tuple[str, Path]], paths: Sequence[Path], max_bytes: int) -> NewItem | Unread:
+    try:
+        youngest_ms = max(path.stat().st_mtime_ns for path in paths) // 1_000_000
+        return NewItem(
+            item_id=item_id,
+            revision=0,
+            event_time_ms=max(0, youngest_ms),
+            content={modality: _read(path, modality, max_bytes) for modality, path in named},
+        )
+    except ContentError as error:
+        return Unread(item_id, error.reason, error.detail)
+    except OSError as error:  # gone, or out of reach, since the directory was listed
+        return Unread(item_id, Reason.UNDECODABLE, f"cannot be read: {error.strerror or error}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return Unread(item_id, Reason.INVALID_FIELD, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+def media_content(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Content] | None:
     """The modality and content of a media file, told from its suffix; None if it is no media file.
 
     Raises `DataError` for one that cannot be read.
     """
     modality = MODALITY_OF.get(path.suffix.lower())
-    return None if modality is None else (modality, _read(path, modality))
-
-
-def _read(path: Path, modality: str) -> Content:
     try:
-        data = path.read_bytes()
+        return None if modality is None else (modality, _read(path, modality, max_bytes))
+    except ContentError as error:
+        raise DataError(f"{path}: {error.detail}") from None
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _read(path: Path, modality: str, max_bytes: int) -> Content:
+    """Raises `ContentError` for what is too large to be read, or no text."""
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise too_large(f"{path.name} has more bytes than the limit of {max_bytes} (encode.max_bytes)")
+    if modality != "text":
+        return Content(data=data)
     try:
-        return Content(text=data.decode("utf-8-sig")) if modality == "text" else Content(data=data)
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text in UTF-8") from error
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise ContentError(Reason.UNDECODABLE, f"{path.name} is no text in UTF-8: it holds the {byte}") from None
+    if len(text) > DEFAULT_LIMITS.text_chars:
+        raise too_large(f"{path.name} has {len(text)} characters, the limit is {DEFAULT_LIMITS.text_chars}")
+    return Content(text=text)

@@ -41,7 +41,7 @@ class Encoder:
     def file(self, path: Path, by: str | None, among: str | None = None) -> NDArray[np.float32]:
         """`[D]`: the same of an item of which this is all: a media file, or the one item in an item file."""
         name = f"--file {path}"
-        if named := media_content(path):
+        if named := media_content(path, self._settings.encode.max_bytes):
             modality, content = named
             return self._vector({}, {modality: content}, by, among, name)
         items = list(read_items(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_files_of_one_name_are_one_item(tmp_path: Path) -> None:
     (tmp_path / "shop" / "1.txt").write_text("a disc")
     (tmp_path / "2.WAV").write_bytes(media_files.wav())
     (tmp_path / "notes.pdf").write_bytes(b"%PDF")
-    items = {each.item_id: each.content for each in read_directory(tmp_path)}
+    items = {each.item_id: each.content for each in read_directory(tmp_path) if isinstance(each, NewItem)}
     assert items.keys() == {"2", "shop/1"}
     assert items["shop/1"].keys() == {"image", "text"}
     assert items["2"].keys() == {"audio"}
@@ -76,6 +77,42 @@ def test_a_directory_that_cannot_be_understood_is_refused(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match="1 has more than one file for image"):
         list(read_directory(tmp_path))
+
+
+def test_a_file_that_cannot_be_content_costs_its_item_alone(tmp_path: Path) -> None:
+    root = tmp_path / "media"
+    root.mkdir()
+    (root / "good.txt").write_text("a disc")
+    (root / "latin.txt").write_bytes("a d\xefsc".encode("latin-1"))
+    (root / "long.txt").write_text("a" * 300_000)
+    (root / "large.txt").write_text("a" * 300_001)
+    (root / ("d/" * 260)).mkdir(parents=True)
+    (root / ("d/" * 260) / "deep.txt").write_text("a disc")
+    (root / "film.mp4").write_bytes(bytes(400_000))  # no encoder takes it, so it is not read
+    with open(os.fsencode(root) + b"/\xe9.txt", "w") as file:
+        file.write("a disc")
+    encoder, err = content_encoder(EncodeSettings(encoders={"text": "builtin-text"})), io.StringIO()
+    try:
+        summary = encode_items(root, tmp_path / "out", encoder, max_bytes=300_000, err=err)
+    finally:
+        encoder.close()
+    assert {each.item_id for each in read_items(tmp_path / "out")} == {"good", "film"}
+    assert summary.items == 7
+    assert summary.refused == {"undecodable": 1, "too_large": 2, "invalid_field": 2}
+    told = err.getvalue()
+    assert "latin: undecodable: latin.txt is no text in UTF-8: it holds the byte 0xef" in told
+    assert "long: too_large: long.txt has 300000 characters, the limit is 262144" in told
+    assert "large: too_large: large.txt has more bytes than the limit of 300000 (encode.max_bytes)" in told
+    assert "deep: invalid_field: item_id: " in told
+    assert told.isascii()
+
+
+def test_a_file_of_before_1970_is_an_item_of_1970(tmp_path: Path) -> None:
+    (tmp_path / "old.txt").write_text("a disc")
+    os.utime(tmp_path / "old.txt", (-1_000_000, -1_000_000))
+    (found,) = read_directory(tmp_path)
+    assert isinstance(found, NewItem)
+    assert found.event_time_ms == 0
 
 
 def test_the_command_prints_what_became_of_the_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
