@@ -176,6 +176,12 @@ def add_space(commands: Any) -> None:
         action="store_true",
         help="of cutover: although vectors of the next space are ill, or too few of them have been judged",
     )
+    rollout.add_argument(
+        "--swap",
+        action="store_true",
+        help="of PATH: put it in the place of the present space, in the same topics, between two batches; for one "
+        "that differs in its weights alone and was measured to be comparable (`space relate`)",
+    )
     rollout.add_argument("--abandon", action="store_true", help="of finish: before a cutover, give the rollout up")
     rollout.add_argument("--json", action="store_true", help="where it stands, as JSON")
     add_settings(rollout)
@@ -328,6 +334,8 @@ def _space_rollout(arguments: argparse.Namespace) -> int:
     from worker.rollout import steps
 
     step: str = arguments.step
+    if arguments.swap and step in STEPS:
+        raise ConfigError("--swap is for the directory of a space")
     if arguments.accept_missing and step != "cutover":
         raise ConfigError("--accept-missing is for cutover")
     if arguments.accept_health and step != "cutover":
@@ -347,6 +355,8 @@ def _space_rollout(arguments: argparse.Namespace) -> int:
             steps.roll_back(client, settings)
         case "finish":
             steps.finish(client, settings, abandon=arguments.abandon)
+        case _ if arguments.swap:
+            steps.swap(client, settings, Path(step))
         case _:
             _, made = steps.begin(client, settings, Path(step))
             if made:
@@ -380,6 +390,10 @@ def _print_report(report: Report, *, as_json: bool) -> None:
     readers = plan.readers
     topics = [readers.outputs(role) for role in plan.roles]
     print_text(f"{plan.phase}: readers read space {readers.space_id} in {', '.join(topics)}")
+    if plan.is_swap and plan.swapped_from is not None:
+        print_text(f"it has come in the place of space {plan.swapped_from.space_id}")
+        if failure:
+            print_text(f"FAILED: {failure}; `space rollout rollback` takes it back")
     if plan.next is None:
         return
     other = plan.primary if readers is plan.next else plan.next

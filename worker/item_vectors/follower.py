@@ -58,6 +58,10 @@ class ItemVectorFollower:
         """Partitions that cannot be read on. The table lacks what lies behind, as though it had not been published yet:
         who is made of it waits."""
 
+    def count_too(self, space_ids: Collection[str]) -> None:
+        """Vectors of these spaces count like those of this one from now on. Any thread."""
+        self._space_ids = {*self._space_ids, *space_ids}
+
     def step(self) -> None:
         """Read on; returns after a moment when there is nothing."""
         try:

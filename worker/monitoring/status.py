@@ -171,6 +171,8 @@ class RolloutStatus(_Part):
     next: str | None
     """The id of the space that is moved to."""
     failure: str
+    swap_waits: str = ""
+    """What a swap to another space waits for here."""
     objections: list[str] = []
     """What keeps the cutover shut, until there has been one."""
     groups: dict[str, GroupStatus]

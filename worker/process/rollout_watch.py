@@ -19,6 +19,7 @@ from typing import Protocol
 from worker.errors import WorkerError
 from worker.kafka.port import ClientPort
 from worker.loop.pipeline import Pipeline
+from worker.process.hot_swap import HotSwap
 from worker.roles.next_space import NextSpace
 from worker.rollout.control import ControlFollower, write_failure, write_health
 from worker.rollout.health import LEAST_JUDGED, ProcessHealth, RoleHealth, health_of
@@ -61,14 +62,19 @@ class RolloutWatch:
         pipelines: Callable[[], Sequence[Pipeline]],
         load: Callable[[PlannedSpace], NextModel],
         on_rebase: Callable[[], None],
+        swap: HotSwap,
+        on_swapped: Callable[[PlannedSpace], None],
     ) -> None:
-        """`load` may take seconds. `on_rebase` is called once another space is to be the live one."""
+        """`load` may take seconds. `on_rebase` is called once another space is to be the live one, `on_swapped` when
+        one has come in its place."""
         self._client = client
         self._settings = settings
         self._live_space_id = live_space_id
         self._pipelines = pipelines
         self._load = load
         self._on_rebase = on_rebase
+        self._swap = swap
+        self._on_swapped = on_swapped
         self._follower = ControlFollower(client, settings)
         self._failures: queue.SimpleQueue[Failure] = queue.SimpleQueue()
         self._applied: tuple[int, str] | None = None
@@ -82,6 +88,8 @@ class RolloutWatch:
         self.standing = Standing()
         self.progress: Mapping[str, RoleProgress] = {}
         """Of the whole group, by role, while a rollout is under way."""
+        self.swap_waits = ""
+        """What a swap waits for here."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
 
@@ -120,8 +128,13 @@ class RolloutWatch:
 
     def _carry_out(self, standing: Standing) -> None:
         plan = standing.plan
+        self.swap_waits = ""
         if plan is not None and plan.primary.space_id != self._live_space_id:
-            if plan.phase is Phase.STABLE:
+            before = plan.swapped_from
+            if plan.is_swap and before is not None and before.space_id == self._live_space_id:
+                if not standing.failure:
+                    self._bring_in(plan)
+            elif plan.phase is Phase.STABLE:
                 log.info("space %s becomes the live one", plan.primary.space_id, extra={"action": "rebase"})
                 self._on_rebase()
             else:
@@ -133,6 +146,22 @@ class RolloutWatch:
         elif self._applied != (plan.begun, wanted.space_id):
             self._drop()
             self._install(plan, wanted)
+
+    def _bring_in(self, plan: Plan) -> None:
+        """The space that is to come in the place of the live one."""
+        try:
+            self._swap.expect([plan.primary.space_id])
+            self.swap_waits = self._swap.step(plan.primary)
+        except Exception as error:  # whatever it is, the live space goes on
+            detail = error.one_line() if isinstance(error, WorkerError) else repr(error)
+            log.error("space %s is not swapped in: %s", plan.primary.space_id, detail, extra={"action": "swap_failed"})
+            self._refuse(plan, f"a worker cannot swap to {plan.primary.path}: {detail}")
+            return
+        if self.swap_waits:
+            self._is_undone = True
+            return
+        self._live_space_id = plan.primary.space_id
+        self._on_swapped(plan.primary)
 
     def _install(self, plan: Plan, wanted: PlannedSpace) -> None:
         self._applied = plan.begun, wanted.space_id

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -42,6 +42,7 @@ from worker.monitoring.metrics import ByRole, EncodeMetrics, Metrics, ProcessMet
 from worker.monitoring.status import ProcessState, Status
 from worker.monitoring.watchdog import RED_BEFORE_EXIT_S, Vitals, Watchdog
 from worker.process.device_watch import DeviceWatch
+from worker.process.hot_swap import HotSwap
 from worker.process.member_name import with_member_name
 from worker.process.rollout_watch import Hooks, RolloutWatch
 from worker.process.status_board import StatusBoard
@@ -55,7 +56,7 @@ from worker.roles.role import Role
 from worker.roles.user_pool import UserPool
 from worker.roles.users import UserFormat, UsersRole
 from worker.roles.watched import WatchedItems, WatchedUsers
-from worker.rollout.compatible import obstacles
+from worker.rollout.compatible import obstacles, swap_obstacles
 from worker.rollout.control import settings_of, standing_if_allowed
 from worker.rollout.plan import Plan, PlannedSpace, Standing
 from worker.settings import GraphSettings, PublishSettings, Settings, UserSettings
@@ -64,7 +65,7 @@ from worker.stages.fuse import NO_VECTOR, Result, Vector
 from worker.state import Stores
 from worker.state.items import ItemState
 from worker.topics import RoleName, RoleTopics, check_topics, role_names, topics_of, topics_of_roles
-from worker.vector_health import References, VectorWatch, read_references
+from worker.vector_health import CHECKS, References, VectorWatch, read_references
 
 log = logging.getLogger(__name__)
 
@@ -159,11 +160,13 @@ def make_role(
         if space.spec.graph is not None:
             base = ItemTable(space.spec.dim, settings.graph.table_dtype, device)
             graph = NeighborFusion(space, base, sizes, device)
-            dependents = make_dependents(settings, client, space, base, settings.graph, is_base=True)
+            dependents = make_dependents(
+                settings, client, space, base, settings.graph, is_base=True, beside=model.beside
+            )
         embedder = ModelEmbedder(model.runtime, dtype, graph)
         use = None if model.codebooks is None else CodeUse(model.codebooks)
         return ItemsRole(
-            item_format(settings.publish, topics, space, model.codebooks),
+            item_format(settings.publish, topics, space, model.codebooks, model.beside),
             Contract(space.spec),
             embedder if use is None else CodedItems(embedder, use, dtype),
             keep_features=settings.state.features,
@@ -187,7 +190,7 @@ def make_role(
             table,
             user.event_weights,
         ),
-        make_dependents(settings, client, space, table, settings.users, is_base=False),
+        make_dependents(settings, client, space, table, settings.users, is_base=False, beside=model.beside),
         user.event_weights,
         user.last,
         settings.limits.max_future_s,
@@ -197,7 +200,13 @@ def make_role(
 
 
 def item_format(
-    settings: PublishSettings, topics: RoleTopics, space: Space, books: Codebooks | None, *, is_next: bool = False
+    settings: PublishSettings,
+    topics: RoleTopics,
+    space: Space,
+    books: Codebooks | None,
+    beside: frozenset[str] = frozenset(),
+    *,
+    is_next: bool = False,
 ) -> ItemFormat:
     return ItemFormat(
         topics,
@@ -208,7 +217,7 @@ def item_format(
         form_of(settings),
         is_next,
         None if books is None else books.code_space_id,
-        frozenset(() if is_next else space.manifest.compatible_with),
+        beside,
     )
 
 
@@ -234,13 +243,12 @@ def make_dependents(
     *,
     is_base: bool,
     topic: str | None = None,
+    beside: Collection[str] = (),
 ) -> Dependents:
-    """`topic`: of the item vectors, where it is not the live one."""
-    # The topic of a next space has vectors of that alone.
-    others = space.manifest.compatible_with if topic is None else ()
+    """`topic`: of the item vectors, where it is not the live one. `beside`: spaces whose vectors count, too."""
     topic, spec = topic or settings.topics.item_vectors, space.spec
     catalogue = ItemVectorFollower(
-        client, topic, space.space_id, spec.dim, table, is_base=is_base, compatible_ids=others
+        client, topic, space.space_id, spec.dim, table, is_base=is_base, compatible_ids=beside
     )
     return Dependents(catalogue, Waiting(follow.max_waiting), follows_changes=follow.follow_changes)
 
@@ -330,24 +338,26 @@ class Service:
             loading = loader.submit(_load_model, self.settings) if needs_model(self.settings) else None
             self.client.connect()
             standing = standing_if_allowed(self.client, self._configured) if loading is not None else Standing()
-            self.settings = as_planned(self._configured, standing.plan)
+            plan = standing.live
+            self.settings = as_planned(self._configured, plan)
             for metrics in self.metrics.values():  # from here on the loop of each role says
                 metrics.silence.set_since([metrics.topic], None)
             for finding in check_topics(self.client, self.settings):
                 log.warning(
                     "%s", finding.told(self.settings.kafka.bootstrap_servers), extra={"action": "topic_warning"}
                 )
-            model = None if loading is None else _planned_model(loading, self.settings, standing.plan)
+            model = None if loading is None else _planned_model(loading, self.settings, plan)
         while True:
             self._rebase.clear()
             self._run_with(model, standing, stop)
             if not self._rebase.is_set() or stop.is_set() or self.until_caught_up:
                 break
             standing = standing_if_allowed(self.client, self._configured)
-            self.settings = as_planned(self._configured, standing.plan)
+            plan = standing.live
+            self.settings = as_planned(self._configured, plan)
             self._count_anew()
             model = _load_model(self.settings)
-            _require_planned(model, standing.plan)
+            _require_planned(model, plan)
             self.health.begin_again()
         self._board.set_state(ProcessState.STOPPED)
 
@@ -370,6 +380,7 @@ class Service:
         """The loops, with one live space."""
         settings = self.settings
         if model is not None:
+            model = model._replace(beside=_beside(model.space, standing.plan))
             self._describe_model(model)
         pipelines = [self._pipeline(topics, model) for topics in topics_of_roles(settings)]
         watch = None if model is None else self._watch_rollout(model, pipelines)
@@ -415,13 +426,30 @@ class Service:
 
     def _watch_rollout(self, model: Model, pipelines: Sequence[Pipeline]) -> RolloutWatch:
         """With the settings that were given: groups, and the topics' names that others are made of."""
+        live = [model]
+
+        loaded: list[LoadedSwap] = []
+
+        def load_swap(planned: PlannedSpace) -> LoadedSwap:
+            loaded[:] = [LoadedSwap(self.settings, live[0], planned)]
+            return loaded[0]
+
+        def swapped(planned: PlannedSpace) -> None:
+            before, live[0] = live[0], loaded.pop().model
+            self.settings = settings_of(self.settings, planned)
+            self._describe_model(live[0])
+            for metrics in self.metrics.values():
+                metrics.forget_vector_health(before.space.space_id, CHECKS)
+
         return RolloutWatch(
             self.client,
             self._configured,
             model.space.space_id,
             lambda: pipelines,
-            lambda planned: load_next(self.settings, self.client, model.space, planned),
+            lambda planned: load_next(self.settings, self.client, live[0].space, planned),
             self._rebase.set,
+            HotSwap([each for each in pipelines if not each.role.topics.is_relay], load_swap),
+            swapped,
         )
 
     def _pipeline(self, topics: RoleTopics, model: Model | None) -> Pipeline:
@@ -535,6 +563,8 @@ class Model(NamedTuple):
     """What its vectors are compared with; None where the space has none."""
     codebooks: Codebooks | None = None
     """None: vectors are published without codes."""
+    beside: frozenset[str] = frozenset()
+    """Other spaces whose vectors may stand in its topics, too."""
 
 
 def _load_model(settings: Settings) -> Model:
@@ -550,6 +580,12 @@ def _load_model(settings: Settings) -> Model:
     codebooks = read_codebooks(settings.space.path, space.space_id) if "items" in settings.roles else None
     references = _load_references(settings.space.path, space) if "items" in settings.roles else None
     return Model(space, runtime, runtime.warm_up(), encoder, references, codebooks)
+
+
+def _beside(space: Space, plan: Plan | None) -> frozenset[str]:
+    """Spaces whose vectors may stand in its topics."""
+    swapped = () if plan is None or plan.swapped_from is None else (plan.primary.space_id, plan.swapped_from.space_id)
+    return frozenset((*space.manifest.compatible_with, *swapped)) - {space.space_id}
 
 
 def as_planned(settings: Settings, plan: Plan | None) -> Settings:
@@ -596,6 +632,58 @@ def load_next(settings: Settings, client: ClientPort, live: Space, planned: Plan
     runtime = _runtime(settings, space)
     runtime.warm_up()
     return LoadedNext(settings, client, space, runtime, planned)
+
+
+class LoadedSwap:
+    """Implements `hot_swap.Candidate`: a space that comes in the place of the live one."""
+
+    def __init__(self, settings: Settings, live: Model, planned: PlannedSpace) -> None:
+        """Raises `SpaceError` for one that cannot."""
+        space = Space.load(planned.path)
+        if space.space_id != planned.space_id:
+            raise SpaceError(f"{planned.path} holds space {space.space_id}, not {planned.space_id}")
+        if found := swap_obstacles(live.space, space):
+            raise SpaceError("; ".join(found))
+        runtime = _runtime(settings, space)
+        has_items = "items" in settings.roles
+        self.model = Model(
+            space,
+            runtime,
+            runtime.warm_up(),
+            live.encoder,
+            _load_references(planned.path, space) if has_items else None,
+            read_codebooks(planned.path, space.space_id) if has_items else None,
+            frozenset((*space.manifest.compatible_with, *live.beside, live.space.space_id)) - {space.space_id},
+        )
+        self.dim, self.dtype = space.spec.dim, settings.publish.vector_dtype
+        self.references = self.model.references
+        measured = space.manifest.compatible_with.get(live.space.space_id)
+        measured = measured or live.space.manifest.compatible_with.get(space.space_id, {})
+        self.expected_cosine = measured.get("cosine", 0.0)
+        self._settings = settings
+        self._embedder = ModelEmbedder(runtime, self.dtype)
+
+    def vectors(self, features: Sequence[Mapping[str, AnyFeature]]) -> list[Result]:
+        return self._embedder.of(features)
+
+    def take_over(self, pipeline: Pipeline) -> None:
+        role, model, settings = pipeline.role, self.model, self._settings
+        space, topics = model.space, role.topics
+        if isinstance(role, ItemsRole):
+            use = None if model.codebooks is None else CodeUse(model.codebooks)
+            made = item_format(settings.publish, topics, space, model.codebooks, model.beside)
+            output = replace(made, earlier=role.output)
+            embedder = self._embedder if use is None else CodedItems(self._embedder, use, self.dtype)
+            pipeline.compute.serve(role.use(output, embedder, VectorWatch(model.references, self.dim), use), output)
+        elif isinstance(role, UsersRole):
+            user, table, watch = space.spec.user, role.dependents.catalogue.table, VectorWatch(None, self.dim)
+            assert user is not None  # as in the live space, which has users
+            users = build_user_model(space.spec, space.weights, model.runtime.device)
+            sizes = rising_sizes(settings.batch.max_records, settings.batch.padded_sizes)
+            pool = UserPool(users, table, user.event_weights, user.last, sizes, self.dtype, model.runtime.device)
+            written = UserFormat(topics, space.space_id, self.dtype, self.dim, form_of(settings.publish))
+            watched = WatchedUsers(pool, watch, self.dtype, table, user.event_weights)
+            pipeline.compute.serve(role.use(written, watched, watch), written)
 
 
 class LoadedNext:

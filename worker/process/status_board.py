@@ -282,6 +282,7 @@ def rollout_status(watch: RolloutWatch) -> RolloutStatus | None:
         readers=plan.readers.space_id,
         next=None if plan.next is None else plan.next.space_id,
         failure=watch.standing.failure,
+        swap_waits=watch.swap_waits,
         objections=objections(progress, watch.health, watch.standing.failure) if is_moving else [],
         groups={
             role: GroupStatus(

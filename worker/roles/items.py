@@ -73,6 +73,8 @@ class ItemFormat:
     """The codebooks of their codes; None: they have none."""
     compatible_ids: frozenset[str] = frozenset()
     """Other spaces whose vectors may stand in the topic, too."""
+    earlier: ItemFormat | None = None
+    """Of the space in whose place this one has come: of vectors that are remembered, and were to be published again."""
 
     @property
     def stamp(self) -> bytes:
@@ -90,7 +92,9 @@ class ItemFormat:
 
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
         if vector is None and isinstance(entry, Item) and entry.has_vector and not self.is_next:
-            vector = _made_before(entry)
+            vector, stamp = _made_before(entry)
+            if self.earlier is not None and stamp != self.stamp:
+                return self.earlier.output(entry, vector, now_ms, receipt)
         match entry:
             case Item(is_overtaken=False) | Recompute() | Backfilled() if vector is not None:
                 made_of: Any = entry if isinstance(entry, Item) else entry.state
@@ -148,10 +152,11 @@ def _attributes(entry: Item | Recompute | Backfilled) -> Mapping[str, AttributeV
     return state.values if isinstance(state, ItemState) and state.attributes else None
 
 
-def _made_before(entry: Item) -> Vector:
+def _made_before(entry: Item) -> tuple[Vector, bytes]:
+    """The vector, and the stamp of the format that wrote it."""
     assert isinstance(entry.state, ItemState)
     assert entry.state.made is not None  # or it would have to be computed
-    return Vector(*entry.state.made.fields)
+    return Vector(*entry.state.made.fields), entry.state.made.stamp
 
 
 def _place(entry: Item | Delete | Recompute | Backfilled) -> int:
@@ -184,10 +189,11 @@ class ItemsRole:
         their neighbours, in a space with graph fusion, which needs `keep_features`. `watch` looks at all vectors, and
         `code_use` at their codes."""
         self.topics = output.topics
-        self.output = output
-        self.watch = watch
-        self._code_use = code_use
-        self.embedder = MadeBefore(embedder if watch is None else WatchedItems(embedder, watch, output.dtype))
+        self._num_read = 0
+        self._uninformative = Uninformative()
+        self.tried: WatchedItems | None = None
+        """What knows the last items, and their vectors."""
+        self.use(output, embedder, watch, code_use)
         self._contract = contract
         self._keep_features = keep_features
         self.encoding = encoding
@@ -198,10 +204,6 @@ class ItemsRole:
             *(() if encoding is None else encoding.stages),
             *(() if dependents is None else (dependents.stage,)),
         ]
-        self._uninformative = Uninformative()
-        self._num_read = 0
-        if watch is not None:
-            watch.count_inputs(lambda: (self._num_read, dict(self._uninformative.totals)))
         self._decoder = ItemDecoder(
             contract,
             partial=keep_features,
@@ -210,6 +212,18 @@ class ItemsRole:
             max_future_s=max_future_s,
             foreign=foreign,
         )
+
+    def use(
+        self, output: ItemFormat, embedder: Embedder, watch: VectorWatch | None, code_use: CodeUse | None
+    ) -> Embedder:
+        """From now on this model and this way to write; returns it as it is to be served. At the start, or, by any
+        thread, in the place of one of equal contract."""
+        if watch is not None:
+            watch.count_inputs(lambda: (self._num_read, dict(self._uninformative.totals)))
+        self.tried = None if watch is None else WatchedItems(embedder, watch, output.dtype)
+        self.embedder = MadeBefore(self.tried or embedder)
+        self.output, self.watch, self._code_use = output, watch, code_use
+        return self.embedder
 
     def decode(self, records: Sequence[Record]) -> DecodedRecords:
         decoded = self._decoder.decode(records)

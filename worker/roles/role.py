@@ -13,8 +13,7 @@ from worker.partitions.tenure import Tenure
 from worker.records import Decoded, Entry, Notice, Record, State
 from worker.stages.decode import DecodedRecords
 from worker.stages.encode import EncodeStage
-from worker.stages.fuse import Embedder
-from worker.stages.publish import OutputFormat
+from worker.stages.fuse import Embedder, OutputFormat
 from worker.stages.stage import Stage, Watched
 from worker.state.overlay import StateOverlay
 from worker.topics import RoleTopics

@@ -101,10 +101,8 @@ class UsersRole:
     ) -> None:
         """`last`: events kept per user. `max_future_s` and `foreign` as in `EventDecoder`. `watch`: what looks at the
         vectors of `embedder`."""
-        self.watch = watch
         self.topics = output.topics
-        self.output = output
-        self.embedder = embedder
+        self.use(output, embedder, watch)
         self.dependents = dependents
         self.stages: Sequence[Stage] = (dependents.stage,)
         self._last = last
@@ -112,6 +110,12 @@ class UsersRole:
         """By the items of the next space."""
         self._decoder = EventDecoder(event_types, max_future_s=max_future_s, foreign=foreign)
         self._unused = UnusedTypes(event_types)
+
+    def use(self, output: UserFormat, embedder: Embedder, watch: VectorWatch | None) -> Embedder:
+        """From now on this model and this way to write, at the start, or, by any thread, in the place of one of equal
+        contract; returns it as it is to be served."""
+        self.output, self.embedder, self.watch = output, embedder, watch
+        return embedder
 
     def decode(self, records: Sequence[Any]) -> DecodedRecords:
         decoded = self._decoder.decode(records)

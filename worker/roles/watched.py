@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal
@@ -23,6 +23,8 @@ from worker.vector_health import VectorWatch
 ONE_IN = 16
 """Items and users of which what came before is kept, by their ids: always the same ones."""
 MOST_KEPT = 2_048
+MOST_RECENT = 1_024
+"""Items that another model is tried on before it takes over."""
 _DIGEST_BYTES = 16
 
 
@@ -59,10 +61,18 @@ class WatchedItems(_Watched):
         super().__init__(embedder, watch, dtype)
         self._known: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         """By item the digest of its features, and its vector before graph fusion; the newest last."""
+        self._recent: deque[tuple[Mapping[str, AnyFeature], Vector]] = deque(maxlen=MOST_RECENT)
+
+    def recent(self) -> list[tuple[Mapping[str, AnyFeature], Vector]]:
+        """The last items that had a vector, by their features. Any thread."""
+        return list(self._recent)
 
     def _compare(self, entries: Sequence[Change], results: Sequence[Result]) -> None:
         for entry, result in zip(entries, results, strict=True):
-            if hash(entry.id) % ONE_IN or type(result) is not Vector:
+            if type(result) is not Vector:
+                continue
+            self._recent.append((features_of(entry), result))
+            if hash(entry.id) % ONE_IN:
                 continue
             digest, vector = _digest(features_of(entry)), result.base or result.data
             known = self._known.get(entry.id)

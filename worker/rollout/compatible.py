@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from worker.align.space import Space
 from worker.align.spec import ModalitySpec, SpaceSpec
 
 ELSE = "a second deployment builds it from the logs (deploy/README.md, Change the space)"
@@ -20,6 +21,29 @@ def obstacles(live: SpaceSpec, following: SpaceSpec, roles: Collection[str], *, 
     if "users" in roles:
         found += _of_users(live, following)
     return found
+
+
+def swap_obstacles(live: Space, following: Space) -> list[str]:
+    """Why one space cannot come in the place of another between two batches, into the same topics; empty where it
+    may: all but its weights is the same, and it was measured that vectors of the two can stand beside each other."""
+    one, other = live.spec, following.spec
+    found = [
+        f"{name}: it has {_short(getattr(other, name))}, the present one {_short(getattr(one, name))}"
+        for name in ("dim", "modalities", "prior", "user")
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if one.graph is not None or other.graph is not None:
+        found.append("it is not done for spaces that fuse items with their neighbours (graph)")
+    related = live.space_id in following.manifest.compatible_with, following.space_id in live.manifest.compatible_with
+    if not any(related):
+        found.append("it was not measured that their vectors can be compared (`align-worker space relate`)")
+    return found
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each.encoder or 'of any encoder'} ({each.dim})" for name, each in value.items())
+    return str(value)
 
 
 def _of_modalities(live: SpaceSpec, following: SpaceSpec) -> Iterator[str]:

@@ -61,14 +61,21 @@ class Plan:
     begun: int
     """The revision with which this rollout began."""
     at_ms: int
+    swapped_from: PlannedSpace | None = None
+    """The space in whose place the primary one has come, in the same topics."""
 
     @property
     def readers(self) -> PlannedSpace:
         """Whose vectors are to be read."""
         return self.next if self.phase is Phase.SWITCHED and self.next is not None else self.primary
 
+    @property
+    def is_swap(self) -> bool:
+        """Whether the last step has put another space into the topics of the one before."""
+        return self.swapped_from is not None and self.revision == self.begun and self.next is None
+
     def encode(self) -> bytes:
-        document = {
+        document: dict[str, Any] = {
             "version": VERSION,
             "phase": self.phase.value,
             "readers": _document(self.readers),
@@ -79,6 +86,8 @@ class Plan:
             "begun": self.begun,
             "at_ms": self.at_ms,
         }
+        if self.swapped_from is not None:
+            document["swapped_from"] = _document(self.swapped_from)
         return json.dumps(document).encode()
 
     @classmethod
@@ -90,7 +99,7 @@ class Plan:
                 raise RolloutError(
                     f"the control record has version {document['version']}, this program reads {VERSION}: upgrade it"
                 )
-            found = document["next"]
+            found, before = document["next"], document.get("swapped_from")
             return cls(
                 Phase(document["phase"]),
                 _space(document["primary"]),
@@ -99,6 +108,7 @@ class Plan:
                 int(document["revision"]),
                 int(document["begun"]),
                 int(document["at_ms"]),
+                None if before is None else _space(before),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise RolloutError(f"the control record cannot be read: {error!r}") from error
@@ -124,7 +134,7 @@ class Failure:
             raise RolloutError(f"the control record cannot be read: {error!r}") from error
 
     def concerns(self, plan: Plan | None) -> bool:
-        return plan is not None and plan.next is not None and plan.begun == self.begun
+        return plan is not None and (plan.next is not None or plan.is_swap) and plan.begun == self.begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,14 @@ class Standing:
 
     plan: Plan | None = None
     failure: str = ""
+
+    @property
+    def live(self) -> Plan | None:
+        """What a process publishes that begins now: after a swap that a worker has refused, the space before it."""
+        plan = self.plan
+        if plan is None or not plan.is_swap or not self.failure or plan.swapped_from is None:
+            return plan
+        return replace(plan, primary=plan.swapped_from, swapped_from=plan.primary)
 
     @property
     def published_beside(self) -> PlannedSpace | None:
@@ -167,7 +185,20 @@ def begun(plan: Plan, following: PlannedSpace, roles: Sequence[str], at_ms: int)
     if following.space_id == plan.primary.space_id:
         raise RolloutError(f"space {following.space_id} is the one that is published now")
     revision = plan.revision + 1
-    return Plan(Phase.MOVING, plan.primary, following, tuple(roles), revision, revision, at_ms)
+    return Plan(Phase.MOVING, plan.primary, following, tuple(roles), revision, revision, at_ms, plan.swapped_from)
+
+
+def swapped(plan: Plan, following: PlannedSpace, at_ms: int) -> Plan:
+    """Another space of equal contract comes in the place of the one that is published, in the same topics."""
+    if plan.next is not None:
+        raise RolloutError(
+            f"a rollout to space {plan.next.space_id} is under way: end it with `space rollout finish`, or with "
+            "`finish --abandon`"
+        )
+    if following.space_id == plan.primary.space_id:
+        raise RolloutError(f"space {following.space_id} is the one that is published now")
+    revision = plan.revision + 1
+    return replace(plan, primary=following, swapped_from=plan.primary, revision=revision, begun=revision, at_ms=at_ms)
 
 
 def cut_over(plan: Plan, objections: Sequence[str], at_ms: int) -> Plan:
@@ -181,7 +212,10 @@ def cut_over(plan: Plan, objections: Sequence[str], at_ms: int) -> Plan:
 
 
 def rolled_back(plan: Plan, at_ms: int) -> Plan:
-    """Readers read the primary space again; the next one goes on being published."""
+    """Readers read the primary space again; the next one goes on being published. After a swap: the space before it
+    comes back."""
+    if plan.is_swap and plan.swapped_from is not None:
+        return swapped(plan, plan.swapped_from, at_ms)
     if plan.phase is not Phase.SWITCHED:
         raise RolloutError(
             f"space {plan.primary.space_id} is read: there is nothing to take back"
@@ -197,7 +231,7 @@ def finished(plan: Plan, at_ms: int, *, abandon: bool = False) -> Plan:
             raise RolloutError(
                 f"space {plan.next.space_id} is read: take it back first (`space rollout rollback`), then abandon it"
             )
-        return replace(_stepped(plan, Phase.STABLE, at_ms), primary=plan.next, next=None)
+        return replace(_stepped(plan, Phase.STABLE, at_ms), primary=plan.next, next=None, swapped_from=None)
     _require_next(plan)
     if not abandon:
         raise RolloutError(

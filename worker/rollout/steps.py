@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from schemas import ItemVector, SchemaError, decode_vector
@@ -13,7 +13,7 @@ from worker.errors import ConfigError, RolloutError, TopicError
 from worker.kafka.port import ClientPort, TopicDescription
 from worker.records import TopicPartition
 from worker.rollout import plan as plans
-from worker.rollout.compatible import ELSE, obstacles
+from worker.rollout.compatible import ELSE, obstacles, swap_obstacles
 from worker.rollout.control import CONFIGURATION, SETTING, forget_health, read_board, read_standing, write_plan
 from worker.rollout.health import RoleHealth, health_of
 from worker.rollout.plan import Phase, Plan, PlannedSpace, Standing, topic_of
@@ -66,10 +66,33 @@ def begin(client: ClientPort, settings: Settings, path: Path) -> tuple[Plan, Seq
          planned.item_vectors, planned.user_vectors]
     )  # fmt: skip
     _require_roles(described, present.primary, roles, names.events)
-    _require_published(client, described, present.primary)
+    _require_published(client, described, present, live)
     made = _make_topics(client, described, present.primary, planned, roles, names.rollouts)
     write_plan(client, settings, plan)
     return plan, made
+
+
+def swap(client: ClientPort, settings: Settings, path: Path) -> Plan:
+    """Have the workers put another space of equal contract in the place of the present one."""
+    roles = [role for role in ROLES if role in settings.roles]
+    standing = read_standing(client, settings)
+    present = standing.plan or plans.stable(_present(settings), roles, _now_ms())
+    live, path = Space.load(present.primary.path), path.absolute()
+    following = Space.load(path)
+    planned = replace(present.primary, space_id=following.space_id, path=str(path))
+    plan = plans.swapped(present, planned, _now_ms())
+    if found := swap_obstacles(live, following):
+        raise RolloutError(
+            f"{path} cannot come in the place of {present.primary.path}: {'; '.join(found)}; `space rollout {path}` "
+            "moves to it by topics of its own"
+        )
+    control = settings.topics.rollouts
+    described = client.describe_topics([control, present.primary.item_vectors, present.primary.user_vectors])
+    _require_published(client, described, present, live)
+    if control not in described:
+        _create(client, control, CONFIGURATION, 1, described[present.primary.item_vectors].replication)
+    write_plan(client, settings, plan)
+    return plan
 
 
 def report(client: ClientPort, settings: Settings) -> Report:
@@ -132,8 +155,12 @@ def _require_roles(
         )
 
 
-def _require_published(client: ClientPort, described: Mapping[str, TopicDescription], primary: PlannedSpace) -> None:
-    """What is taken for the space that is published now has to be that."""
+def _require_published(
+    client: ClientPort, described: Mapping[str, TopicDescription], present: Plan, live: Space
+) -> None:
+    """What is taken for the space that is published now has to be that, or one that may stand beside it."""
+    primary, before = present.primary, present.swapped_from
+    allowed = {live.space_id, *live.manifest.compatible_with, *(() if before is None else (before.space_id,))}
     topic = described.get(primary.item_vectors)
     if topic is None:
         raise TopicError(f"topics.item_vectors: topic {primary.item_vectors!r} does not exist")
@@ -148,7 +175,7 @@ def _require_published(client: ClientPort, described: Mapping[str, TopicDescript
                         found = decode_vector(ItemVector, record.value or b"", check_values=False).space_id
                     except SchemaError:
                         continue
-                    if found != primary.space_id:
+                    if found not in allowed:
                         raise RolloutError(
                             f"topic {primary.item_vectors!r} holds vectors of space {found}, and {primary.path} is "
                             f"space {primary.space_id}: name what the workers publish now in space.path"

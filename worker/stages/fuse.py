@@ -82,6 +82,28 @@ class NextFormat(Protocol):
     def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None: ...
 
 
+class OutputFormat(Protocol):
+    """How a role writes what it has made."""
+
+    @property
+    def dead_letter_topic(self) -> str: ...
+    @property
+    def space_id(self) -> str | None: ...
+
+    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
+        """The record for readers; None where there is nothing to tell them."""
+        ...
+
+    def change(self, entry: Change, vector: Vector | None, receipt: Receipt) -> Outbound | None:
+        """The changelog record of what is to be remembered; None where that is nothing new."""
+        ...
+
+    @property
+    def state_topic(self) -> str:
+        """The changelog."""
+        ...
+
+
 class Beside(NamedTuple):
     """What became of a slice in the next space."""
 
@@ -100,6 +122,8 @@ class FusedSlice(NamedTuple):
     """In order. None where there is no vector to publish: deletes, overtaken inputs, nothing to make one of."""
     beside: Beside | None = None
     """The same in the next space, where it is published in that."""
+    output: OutputFormat | None = None
+    """How it is written; None: as its role writes."""
 
 
 class Fused(NamedTuple):
@@ -111,8 +135,11 @@ class Fused(NamedTuple):
     """Entries of which no vector could be made."""
 
 
-def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None]) -> Fused:
-    """Compute the vectors of a batch. Entries that cannot be computed become rejections of their slice.
+def fuse(
+    batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], None], output: OutputFormat | None = None
+) -> Fused:
+    """Compute the vectors of a batch. Entries that cannot be computed become rejections of their slice. `output`: how
+    vectors of this embedder are written, where not as the role writes.
 
     An older input that such an entry had displaced takes its place, as if the batch had been computed one by one.
     Raises `SystemicError` when the fault is not in the entries.
@@ -131,7 +158,7 @@ def fuse(batch: MicroBatch, embedder: Embedder, on_out_of_memory: Callable[[], N
             else:
                 failed.append((read, _reject(read, entry, result)))
         work = [(read, displaced) for read, displaced in failed if displaced is not None and displaced.needs_vector]
-    frozen = [_frozen(each, found) for each, found in vectors.items()]
+    frozen = [_frozen(each, found)._replace(output=output) for each, found in vectors.items()]
     return Fused(_with_next(frozen, on_out_of_memory), sum(map(len, vectors.values())), num_without)
 
 

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from schemas import DeadLetter, Reason, SchemaError, encode
 from worker import __version__
@@ -22,7 +22,7 @@ from worker.partitions.backfill import STAGES
 from worker.partitions.batch_slice import BatchSlice, Receipt, Receipts, Written
 from worker.partitions.lease import MembershipLease
 from worker.records import Change, Headers, OversizedRecord, Rejection, as_read
-from worker.stages.fuse import Fused, FusedSlice, Vector
+from worker.stages.fuse import Fused, FusedSlice, OutputFormat
 from worker.stages.trace import carried_headers
 from worker.state.input_log import KEY as LOG_KEY
 from worker.state.input_log import InputLog
@@ -43,28 +43,6 @@ class OpenProducers(NamedTuple):
     def close(self, timeout_s: float) -> None:
         for producer in dict.fromkeys((self.outputs, self.dead_letters)):
             producer.close(timeout_s)
-
-
-class OutputFormat(Protocol):
-    """How a role writes what it has made."""
-
-    @property
-    def dead_letter_topic(self) -> str: ...
-    @property
-    def space_id(self) -> str | None: ...
-
-    def output(self, entry: Change, vector: Vector | None, now_ms: int, receipt: Receipt) -> Outbound | None:
-        """The record for readers; None where there is nothing to tell them."""
-        ...
-
-    def change(self, entry: Change, vector: Vector | None, receipt: Receipt) -> Outbound | None:
-        """The changelog record of what is to be remembered; None where that is nothing new."""
-        ...
-
-    @property
-    def state_topic(self) -> str:
-        """The changelog."""
-        ...
 
 
 def log_record(output: OutputFormat, partition: int, log: InputLog, receipt: Receipt) -> Outbound:
@@ -222,7 +200,8 @@ class Publisher:
         changes: dict[str, bytes | None] = {}
         without_output: set[str] = set()
         refused: list[tuple[Change, str]] = []
-        change_of, output_of, fits = self._output.change, self._output.output, self._fits
+        written_as = fused.output or self._output
+        change_of, output_of, fits = written_as.change, written_as.output, self._fits
         for entry, vector in fused.results:
             change = change_of(entry, vector, receipts.state)
             output = output_of(entry, vector, now_ms, receipts.vectors)
@@ -240,7 +219,7 @@ class Publisher:
         ids_refused = frozenset(entry.id for entry, _ in refused)
         read.written.note(changes, without_output, rejections, ids_refused, num_restored)
         made += self._in_next(fused, ids_refused, now_ms, receipts.next)
-        letters = self._letters([*read.rejections, *rejections], now_ms, receipts)
+        letters = self._letters(written_as, [*read.rejections, *rejections], now_ms, receipts)
         return None if letters is None else made + letters
 
     def _in_next(self, fused: FusedSlice, refused: frozenset[str], now_ms: int, receipt: Receipt) -> list[Outbound]:
@@ -263,10 +242,12 @@ class Publisher:
             fused.read.backfill.doubt()
         return made
 
-    def _letters(self, rejections: Sequence[Rejection], now_ms: int, receipts: Receipts) -> list[Outbound] | None:
+    def _letters(
+        self, output: OutputFormat, rejections: Sequence[Rejection], now_ms: int, receipts: Receipts
+    ) -> list[Outbound] | None:
         """None if one of them does not fit its topic: then the slice has failed."""
         max_bytes = self._max_bytes.get(self._output.dead_letter_topic)
-        letters = [dead_letter(self._output, each, now_ms, receipts.dead_letters, max_bytes) for each in rejections]
+        letters = [dead_letter(output, each, now_ms, receipts.dead_letters, max_bytes) for each in rejections]
         too_large = next(itertools.filterfalse(self._fits, letters), None)
         if too_large is None:
             return letters

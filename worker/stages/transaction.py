@@ -18,8 +18,8 @@ from worker.kafka.port import Membership, Outbound, TransactionalProducerPort
 from worker.partitions.batch_slice import BatchSlice
 from worker.partitions.tenure import Tenure, after
 from worker.settings import TransactionSettings
-from worker.stages.fuse import Fused
-from worker.stages.publish import OpenProducers, OutputFormat, Publisher, Unacknowledged
+from worker.stages.fuse import Fused, OutputFormat
+from worker.stages.publish import OpenProducers, Publisher, Unacknowledged
 
 STEP_S = 0.1
 MEMBERSHIP_STEP_S = 0.005

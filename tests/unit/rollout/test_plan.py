@@ -1,5 +1,7 @@
 """Where a rollout stands, step by step, and what each step refuses."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.fakes import FakeRecord
@@ -20,10 +22,12 @@ from worker.rollout.plan import (
     finished,
     rolled_back,
     stable,
+    swapped,
 )
 from worker.rollout.progress import objections, progress_of
 
 A, B, C = (PlannedSpace(name * 16, f"/space/{name}", f"items-{name}", f"users-{name}") for name in "abc")
+B_IN_PLACE = replace(A, space_id=B.space_id, path=B.path)
 ROLES = ("items", "users")
 WELL = {"items": RoleHealth(LEAST_JUDGED, {})}
 START = stable(A, ROLES, 0)
@@ -65,7 +69,45 @@ def test_a_step_that_leads_nowhere_is_refused_by_name(step: object, words: str) 
         step()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("plan", [START, MOVING, SWITCHED, finished(SWITCHED, 9)])
+SWAPPED = swapped(START, B_IN_PLACE, 1)
+
+
+def test_a_swap_puts_another_space_into_the_same_topics_and_a_rollback_takes_it_back() -> None:
+    assert (SWAPPED.readers, SWAPPED.phase, SWAPPED.swapped_from) == (B_IN_PLACE, Phase.STABLE, A)
+    back = rolled_back(SWAPPED, 2)
+    assert (back.readers, back.swapped_from, back.is_swap) == (A, B_IN_PLACE, True)
+    moving = begun(SWAPPED, C, ROLES, 3)
+    assert (moving.is_swap, moving.swapped_from) == (False, A), "what may stand in its topics is not forgotten"
+    assert finished(moving, 4, abandon=True).swapped_from == A
+    assert finished(cut_over(moving, [], 4), 5).swapped_from is None
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (lambda: swapped(MOVING, C, 3), "a rollout to space b+ is under way"),
+        (lambda: swapped(SWAPPED, B_IN_PLACE, 3), "is the one that is published now"),
+        (lambda: rolled_back(finished(begun(SWAPPED, C, ROLES, 3), 4, abandon=True), 5), "nothing to take back"),
+    ],
+)
+def test_a_swap_that_leads_nowhere_is_refused_by_name(step: object, words: str) -> None:
+    with pytest.raises(RolloutError, match=words):
+        step()  # type: ignore[operator]
+
+
+def test_a_swap_that_a_worker_has_refused_is_one_until_it_is_taken_back() -> None:
+    board = Board("mine")
+    failure = Failure(SWAPPED.begun, "it lies elsewhere").encode()
+    found = board.take([record(b"mine", SWAPPED.encode()), record(b"mine/failed", failure)])
+    assert (found.failure, found.published_beside) == ("it lies elsewhere", None)
+    assert found.live is not None
+    assert (found.live.primary, found.live.swapped_from) == (A, B_IN_PLACE), (
+        "who begins now publishes what was there before"
+    )
+    assert board.take([record(b"mine", rolled_back(SWAPPED, 2).encode())]).failure == ""
+
+
+@pytest.mark.parametrize("plan", [START, MOVING, SWITCHED, finished(SWITCHED, 9), SWAPPED])
 def test_a_record_says_all_there_is_to_know(plan: Plan) -> None:
     assert Plan.decode(plan.encode()) == plan
 

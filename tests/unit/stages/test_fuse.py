@@ -76,7 +76,7 @@ def test_an_entry_that_its_neighbour_in_the_batch_has_spoilt_is_computed_again_a
 def test_rejections_say_what_happened() -> None:
     batch = batch_of(1.0, POISON, 2.0)
     fused = fuse(batch, FakeEmbedder(POISON), no_call)
-    ((read, results, _),) = fused.slices
+    ((read, results, *_),) = fused.slices
     assert list(read.newest) == ["i0", "i2"]
     assert [entry for entry, vector in results if vector is not None] == list(read.newest.values())
     (rejection,) = read.rejections
