@@ -371,6 +371,16 @@ class KafkaSettings(_Group):
         return (self.session_timeout_ms + self.max_poll_interval_ms) / 1000
 
 
+def topic_name(name: str) -> str:
+    """The name, if it can be one of a topic. Raises `ValueError`: a broker would be asked in vain, or for ever."""
+    if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise ValueError(
+            f"{shortened(name, 60)!r} cannot be the name of a topic: up to {MAX_NAME_CHARS} letters a-z, A-Z, digits, "
+            "dots, underscores and hyphens"
+        )
+    return name
+
+
 class TopicSettings(_Group):
     items: str = "items"
     events: str = "events"
@@ -391,11 +401,10 @@ class TopicSettings(_Group):
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"topics.*: {', '.join(sorted(repeated))} is used for more than one topic")
         for setting, name in self.model_dump().items():
-            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name) or name in (".", ".."):
-                raise ValueError(
-                    f"topics.{setting}: {shortened(name, 60)!r} cannot be the name of a topic: up to 249 letters a-z, "
-                    "A-Z, digits, dots, underscores and hyphens"
-                )
+            try:
+                topic_name(name)
+            except ValueError as error:
+                raise ValueError(f"topics.{setting}: {error}") from None
         return self
 
 
@@ -449,7 +458,7 @@ class InputSettings(_Group):
 
 
 class RelayTopic(InputTopic):
-    topic: str | None = None
+    topic: Annotated[str | None, AfterValidator(lambda name: None if name is None else topic_name(name))] = None
     """Topic of other people that is read, mapped, and written anew: its records need no key, or have another one."""
 
 

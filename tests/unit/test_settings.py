@@ -121,6 +121,11 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ALIGN_HTTP__ALLOWED_HOSTS": "a.example:9464"}, "http.allowed_hosts (ALIGN_HTTP__ALLOWED_HOSTS)"),
         ({"ALIGN_BATCH__PADDED_SIZES": "0,512"}, "batch.padded_sizes"),
         ({"ALIGN_BATCH__PADDED_SIZES": "1000000000"}, "batch.padded_sizes"),
+        (
+            {"ALIGN_RELAY__ITEMS__TOPIC": "a b"},
+            "relay.items.topic (ALIGN_RELAY__ITEMS__TOPIC): 'a b' cannot be the name",
+        ),
+        ({"ALIGN_RELAY__EVENTS__TOPIC": "t" * 250}, "relay.events.topic"),
         ({"ALIGN_ENCODE__DIMS": "text=0"}, "encode.dims"),
         ({"ALIGN_THREADS": "100000"}, "threads"),
         ({"ALIGN_LIMITS__MAX_FUTURE_S": "inf"}, "limits.max_future_s (ALIGN_LIMITS__MAX_FUTURE_S)"),

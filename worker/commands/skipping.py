@@ -19,7 +19,7 @@ from worker.records import TopicPartition
 from worker.settings import Settings
 
 STAGE = "read"
-_PLACE = re.compile(r"(?P<topic>[^/@]+)/(?P<partition>\d{1,9})@(?P<offset>\d{1,18})")
+_PLACE = re.compile(r"(?P<topic>[a-zA-Z0-9._-]{1,249})/(?P<partition>\d{1,9})@(?P<offset>\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from schemas import Content, Feature, judge
 from worker.align import AlignRuntime, Contract, Refusal, Space
@@ -36,7 +37,11 @@ class Encoder:
         To be looked for `among` vectors of one modality, it is the vector of its own modality alone: training pulls
         those together, and not the vector of a whole item to them.
         """
-        return self._vector({}, {"text": Content(text=text)}, by, among, "--text", is_question=True)
+        try:
+            content = Content(text=text)
+        except ValidationError as error:
+            raise ConfigError(f"--text: {error.errors()[0]['msg']}") from None
+        return self._vector({}, {"text": content}, by, among, "--text", is_question=True)
 
     def file(self, path: Path, by: str | None, among: str | None = None) -> NDArray[np.float32]:
         """`[D]`: the same of an item of which this is all: a media file, or the one item in an item file."""

@@ -252,6 +252,7 @@ def test_words_are_looked_for_among_vectors_of_one_modality_by_their_own(
         ("--space.path", ["--text", "x"], 2, "space.path is not set"),
         ("--encode.encoders", ["--text", "x"], 2, "--text: encode.encoders is not set"),
         ("", ["--text", "x", "--by", "mood"], 2, "--by mood: --text has no mood"),
+        ("", ["--text", "caf\udce9"], 2, "--text: "),
         ("", ["--file", "x.jpg"], 10, "x.jpg: there is no such file"),
         ("", ["--file", "raw.msgpack"], 10, "raw.msgpack: holds 3 items; a query is one"),
     ],

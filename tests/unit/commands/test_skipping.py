@@ -47,7 +47,20 @@ def client(log: Log) -> FakeClient:
 
 def test_a_place_is_as_the_log_names_it() -> None:
     assert parsed_place("a.b-c_d/12@3400") == (("a.b-c_d", 12), 3_400)
-    for wrong in ("items", "items/1", "items@3", "items/x@3", "items/1@-3", "items/1@", "/1@2", "items/1@2 ", "1/2"):
+    for wrong in (
+        "items",
+        "items/1",
+        "items@3",
+        "items/x@3",
+        "items/1@-3",
+        "items/1@",
+        "/1@2",
+        "items/1@2 ",
+        "1/2",
+        "a b/1@2",
+        "\udce9/1@2",
+        "t" * 250 + "/1@2",
+    ):
         with pytest.raises(ConfigError, match="TOPIC/PARTITION@OFFSET"):
             parsed_place(wrong)
 

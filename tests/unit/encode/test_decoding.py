@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from fractions import Fraction
@@ -535,3 +536,19 @@ def test_a_play_list_is_not_followed() -> None:
     for trick in (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile '/etc/passwd'\n"):
         assert refusal(trick).reason is Reason.UNDECODABLE
         assert refusal(trick, SAMPLES).reason is Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (media_files.picture()[:20], PIXELS),
+        (b"\xff\xd8\xff\xe0" + bytes(40), PIXELS),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", PIXELS),
+        (b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100), SAMPLES),
+    ],
+)
+def test_what_is_told_of_a_broken_file_is_for_people_and_the_same_each_time(data: bytes, form: Form) -> None:
+    """A dead letter has it: no place in memory, no number of a library's own, no name of a file that is none."""
+    with pytest.raises(ContentError, match="cannot be read") as raised:
+        decode(data, [form], LIMITS)
+    assert not re.search(r"0x[0-9a-f]{6}|Errno|<none>", raised.value.detail)

@@ -52,7 +52,8 @@ def opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[InputContain
     except (ContentError, MemoryError):
         raise
     except (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, LookupError, RuntimeError) as error:
-        raise undecodable(f"the {name} file cannot be read: {error}") from error
+        said = error.strerror if isinstance(error, av.error.FFmpegError) and error.strerror else error
+        raise undecodable(f"the {name} file cannot be read: {said}") from error
 
 
 def declared_seconds(container: InputContainer) -> float:

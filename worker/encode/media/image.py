@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from worker.encode.media.errors import too_large, undecodable
 from worker.encode.media.forms import ImageForm, Images, MediaLimits
@@ -84,7 +84,9 @@ def decode_image(data: bytes, name: str, form: ImageForm, limits: MediaLimits) -
         except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, AttributeError,
                 AssertionError, RuntimeError, struct.error, zlib.error) as error:  # fmt: skip
             # Pillow's parsers raise whatever a broken file trips them over.
-            raise undecodable(f"{name} image cannot be read: {error}") from error
+            unknown = isinstance(error, UnidentifiedImageError)  # it names a place in memory
+            said = "what it begins with is broken, or cut short" if unknown else error
+            raise undecodable(f"{name} image cannot be read: {said}") from error
     return Images(pixels[None], (0.0,))
 
 
