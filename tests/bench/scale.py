@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--graph", action="store_true", help="with graph fusion, and the search for neighbours")
     parser.add_argument("--no-validation", action="store_true")
+    parser.add_argument("--given-block", action="store_true", help="take a content block instead of choosing it")
     parser.add_argument("--profile", action="store_true", help="print where the time of the steps goes")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -141,7 +142,8 @@ def main() -> None:
         shape = Shape(
             arguments.one, arguments.modalities, arguments.dim, arguments.events_per_item, arguments.events_per_user
         )
-        settings = TrainSettings.model_validate({"event_weights": {"like": 1.0}, "graph": arguments.graph})
+        block = {"content_share": 0.5, "content_whitening": 0.5} if arguments.given_block else {}
+        settings = TrainSettings.model_validate({"event_weights": {"like": 1.0}, "graph": arguments.graph, **block})
         print(json.dumps(measured(shape, settings, arguments.steps, arguments.profile, not arguments.no_validation)))
         return
     print(host_line(), flush=True)

@@ -7,10 +7,13 @@ only where two messages of an item claim the same revision.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,6 +32,8 @@ from worker.state.items import NONE, ItemState, merged
 MAX_FUTURE_MS = 3_600_000
 """How far ahead of the clock an event may be, as for a worker."""
 CHUNK_ITEMS = 256
+MAPPED_FROM = 1 << 28
+"""Bytes of the vectors of a modality that lie in a file from here on."""
 MAX_WEIGHT = 1e6  # of an event; sums of weights stay exact enough in float32
 
 
@@ -169,10 +174,20 @@ def _modality(name: str, item_ids: Sequence[str], catalogue: Sequence[ItemState]
             )
     counts_I = np.array([item.parts[name].feature.num_vectors if name in item.parts else 0 for item in catalogue])
     starts: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_I)])
-    vectors_NK: Floats = np.empty((int(starts[-1]), first.dims), np.float32)
+    vectors_NK = _room_for(int(starts[-1]), first.dims)
     for start, (_, feature) in zip(starts[:-1][counts_I > 0], found, strict=True):
         vectors_NK[start : start + feature.num_vectors] = feature.to_numpy()
     return Features(first.encoder, vectors_NK, starts)
+
+
+def _room_for(rows: int, dims: int) -> Floats:
+    """An array to fill: a large one in a file without a name, which the kernel keeps in memory as long as there is any,
+    and that is gone with the process. In memory where the temporary directory has no room for it."""
+    if rows * dims * 4 >= MAPPED_FROM and hasattr(os, "posix_fallocate"):
+        with suppress(OSError), tempfile.TemporaryFile(prefix="align-vectors-") as file:
+            os.posix_fallocate(file.fileno(), 0, rows * dims * 4)  # a full disk would otherwise end the process later
+            return np.asarray(np.memmap(file, np.float32, "r+", shape=(rows, dims)))
+    return np.empty((rows, dims), np.float32)
 
 
 def _kind(feature: AnyFeature) -> str:

@@ -27,6 +27,17 @@ def most_asked(num_candidates: int) -> int:
     return max(LEAST_ASKED, MOST_SCORES // max(1, num_candidates))
 
 
+LONGEST_PASS, SHORT_EPOCH = 500, 100
+"""Steps. An epoch is a pass over all questions that may be asked in it, unless that is longer than the first; then it
+has as many as the second."""
+
+
+def steps_of_epoch(steps_of_pass: int, given: int | None) -> int:
+    if given is not None:
+        return min(steps_of_pass, given)
+    return steps_of_pass if steps_of_pass <= LONGEST_PASS else SHORT_EPOCH
+
+
 def learned_from(split: Split, usable_I: Bools, first_events: bool) -> Questions:
     """The questions about training events whose items have a vector. With `first_events` those without a history, too:
     what a user begins with says what is popular, and nothing else."""

@@ -96,9 +96,9 @@ class TrainSettings(BaseModel):
 
     # --- learning
     epochs: int = Field(25, ge=1)
-    epoch_steps: int = Field(250, ge=1)
+    epoch_steps: int | None = Field(None, ge=1)
     """Steps of an epoch at most: where there is more to ask, an epoch asks a part of it, drawn anew, and validation
-    does not wait for all of it."""
+    does not wait for all of it. By itself all is asked in up to 500 steps; where these are too few, 100 are made."""
     patience: int = Field(5, ge=1)
     """Epochs without a better validation after which training ends."""
     batch: int | None = Field(None, ge=2)

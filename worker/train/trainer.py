@@ -29,7 +29,7 @@ from worker.data.dataset import Features, Ints
 from worker.errors import ConfigError
 from worker.evaluate.questions import Questions
 from worker.evaluate.spaces import neighbor_rows
-from worker.train.asked import capped, learned_from, most_per_user, num_capped
+from worker.train.asked import capped, learned_from, most_per_user, num_capped, steps_of_epoch
 from worker.train.items import CatalogueItems, among_neighbors, dropped, index_of
 from worker.train.losses import LogitScale, agreement_loss, asked_as_new, consistency_loss, next_item_loss
 from worker.train.neighbors import Neighbors
@@ -162,12 +162,12 @@ class Trainer:
     @property
     def num_asked(self) -> int:
         """Questions of an epoch."""
-        return min(self.num_to_ask, self._settings.epoch_steps * self.batch)
+        return min(self.num_to_ask, self.num_steps * self.batch)
 
     @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
-        return math.ceil(self.num_asked / self.batch)
+        return steps_of_epoch(math.ceil(self.num_to_ask / self.batch), self._settings.epoch_steps)
 
     def epoch(self, number: int, stepped: Callable[[], object] = lambda: None) -> EpochReport:
         """One pass over questions drawn anew, at most `most_per_user` of each user and `epoch_steps` steps, then
@@ -254,7 +254,10 @@ class Trainer:
         items_R = items_R[self._items.usable_I[items_R]]
         if not len(items_R):  # first events alone
             items_R = table_R[:1]
-        return items_R, self._remembered.vectors_ID[items_R]
+        places_R = index_of(table_R, items_R)
+        vectors_RD = self._remembered.vectors_ID[items_R]
+        made = places_R >= 0  # candidates, made in this step: they learn from histories, too
+        return items_R, vectors_RD.index_put((made.nonzero()[:, 0],), table.vectors_RD[places_R[made]])
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -288,3 +288,20 @@ def test_features_that_say_nothing_are_left_out_and_counted() -> None:
 def test_a_feature_too_large_to_compute_with_names_its_item() -> None:
     with pytest.raises(DataError, match=r"item 'a': features\.text\.data: holds values beyond"):
         assemble([item("a", text=[3e38, 1])], [], {"like": 1.0})
+
+
+def test_vectors_of_a_large_catalogue_lie_in_a_file_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [item(f"i{number}", text=[[float(number), 1.0]]) for number in range(5)]
+    in_memory = assemble(messages, [], WEIGHTS).dataset
+    monkeypatch.setattr("worker.data.load.MAPPED_FROM", 1)
+    mapped = assemble(messages, [], WEIGHTS).dataset
+    assert isinstance(mapped.features["text"].vectors_NK.base, np.memmap)
+    assert mapped.fingerprint == in_memory.fingerprint
+
+    def no_room(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", no_room)
+    without = assemble(messages, [], WEIGHTS).dataset
+    assert not isinstance(without.features["text"].vectors_NK.base, np.memmap)
+    assert without.fingerprint == in_memory.fingerprint

@@ -15,9 +15,11 @@ import torch
 
 from tests.unit.train.worlds import DATA, SPLIT, Quiet, settings, trained
 from worker.__main__ import main
+from worker.align.users import UserModel
 from worker.align.weights import build_model
 from worker.data.files import write_events, write_items
 from worker.synthetic import Audience, Catalogue
+from worker.train.asked import steps_of_epoch
 from worker.train.content import Block
 from worker.train.items import CatalogueItems
 from worker.train.outlook import EpochOutlook, duration, most_epochs
@@ -72,6 +74,21 @@ def test_no_step_makes_vectors_of_histories_where_they_are_remembered(monkeypatc
     assert largest() <= 16 + 8 < largest(refreshed=0)
 
 
+def test_what_is_learned_of_candidates_is_learned_from_histories_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their vectors of this step, which can be learned from, stand in the histories instead of those remembered."""
+    learned_from: list[bool] = []
+    forward = UserModel.forward
+
+    def watched(self: UserModel, table_RD: torch.Tensor, histories: Any) -> Any:
+        if self.training:
+            learned_from.append(table_RD.requires_grad)
+        return forward(self, table_RD, histories)
+
+    monkeypatch.setattr(UserModel, "forward", watched)
+    trainer(**LARGE, batch=16, epoch_steps=2).epoch(1)
+    assert learned_from == [True, True]
+
+
 def test_histories_of_nothing_but_first_events_are_no_error() -> None:
     line = SPLIT.events
     first_E = np.zeros(len(line), bool)
@@ -90,6 +107,11 @@ def test_an_epoch_has_no_more_steps_than_it_may_and_asks_others_the_next_time(tm
     assert watcher.num_steps == 6
     report = json.loads((tmp_path / "space" / "training" / "report.json").read_text())
     assert report["data"]["questions_of_an_epoch"] == 24 < report["data"]["questions"]
+
+
+def test_an_epoch_is_a_pass_unless_a_pass_is_long() -> None:
+    assert [steps_of_epoch(steps, None) for steps in (1, 35, 500, 501, 9_000)] == [1, 35, 500, 100, 100]
+    assert [steps_of_epoch(35, given) for given in (3, 35, 90)] == [3, 35, 35]
 
 
 # ---------------------------------------------------------------------- what is said
