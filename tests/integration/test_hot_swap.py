@@ -53,7 +53,7 @@ def test_a_space_takes_over_between_two_batches_and_nothing_is_lost_twice_or_mix
         assert steps.swap(swap.client, swap.settings, close).primary.item_vectors == stream.vectors
         revision = 2
         while worker.status.space["space_id"] != swap.space.space_id:
-            stream.feed_items(catalogue[revision % 50 :: 50], revision=revision)
+            stream.feed_items(catalogue[revision % 4 :: 4], revision=revision)
             worker.require_alive()
             revision += 1
         stream.feed_items(catalogue[:20], revision=10_000)
@@ -78,12 +78,15 @@ def test_a_space_takes_over_between_two_batches_and_nothing_is_lost_twice_or_mix
         stream.wait_committed(worker)
         assert worker.status.space["space_id"] == swap.space.space_id
         steps.roll_back(swap.client, swap.settings)
-        stream.feed_items(catalogue, revision=10_002)  # to be tried on
-        worker.until(lambda: worker.status.space["space_id"] == stream.space.space_id)
-        stream.feed_items(catalogue[:5], revision=10_003)
+        revision = 10_002
+        while worker.status.space["space_id"] != stream.space.space_id:
+            stream.feed_items(catalogue[revision % 4 :: 4], revision=revision)
+            worker.require_alive()
+            revision += 1
+        stream.feed_items(catalogue[:5], revision=20_000)
         stream.wait_committed(worker)
     published = vectors(stream)
-    assert {each.space_id for each in published if each.revision == 10_003} == {stream.space.space_id}
+    assert {each.space_id for each in published if each.revision == 20_000} == {stream.space.space_id}
     require_each_of_its_space(stream, swap.space, published)
 
 
@@ -101,12 +104,14 @@ def test_a_space_that_is_not_what_it_was_measured_to_be_is_refused_and_the_live_
             steps.swap(swap.client, swap.settings, tmp_path / "far")
         record_compatible(tmp_path / "far", stream.space.space_id, {"cosine": 0.95})
         steps.swap(swap.client, swap.settings, tmp_path / "far")
+        worker.until(lambda: "0 of the 64 items" in worker.status.rollout.swap_waits)
+        stream.feed_items(names(NUM_ITEMS), revision=2)
         swap.until(lambda: "have a cosine of" in swap.report().standing.failure, worker)
-        stream.feed_items(names(5), revision=2)
+        stream.feed_items(names(5), revision=3)
         stream.wait_committed(worker)
         assert worker.status.space["space_id"] == stream.space.space_id
     with WorkerThread(stream.settings()) as worker:
-        stream.feed_items(names(5), revision=3)
+        stream.feed_items(names(5), revision=4)
         stream.wait_committed(worker)
     assert {each.space_id for each in vectors(stream)} == {stream.space.space_id}
     steps.roll_back(swap.client, swap.settings)

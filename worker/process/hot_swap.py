@@ -1,5 +1,5 @@
-"""Another space in the place of the live one, between two batches: loaded and warm beside it, tried on items that have
-just been published, then served. Nothing drains, and nothing is published again.
+"""Another space in the place of the live one, between two batches: loaded and warm beside it, tried on the next items
+that are published, then served. Nothing drains, and nothing is published again.
 """
 
 from __future__ import annotations
@@ -75,13 +75,22 @@ class HotSwap:
         if recent is not None:
             if len(recent) < LEAST_TRIED:
                 return f"{len(recent)} of the {LEAST_TRIED} items that it is tried on have come"
-            if found := tried(candidate, recent):
+            found = tried(candidate, recent)
+            self.give_up()
+            if found:
                 raise RolloutError(f"tried on {len(recent)} items: {'; '.join(found)}")
         for pipeline in self._pipelines:
             candidate.take_over(pipeline)
-        self._loaded = None
+        self.give_up()
         log.info("space %s is served in the place of the one before", planned.space_id, extra={"action": "swapped"})
         return ""
+
+    def give_up(self) -> None:
+        """No space is to come, or none any more."""
+        self._loaded = None
+        for pipeline in self._pipelines:
+            if isinstance(pipeline.role, ItemsRole) and pipeline.role.tried is not None:
+                pipeline.role.tried.forget_recent()
 
     def _recent(self) -> Recent | None:
         """The last items here; None where none are published here."""

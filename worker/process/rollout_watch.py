@@ -128,6 +128,8 @@ class RolloutWatch:
 
     def _carry_out(self, standing: Standing) -> None:
         plan = standing.plan
+        if self.swap_waits and (plan is None or not plan.is_swap or standing.failure):
+            self._swap.give_up()
         self.swap_waits = ""
         if plan is not None and plan.primary.space_id != self._live_space_id:
             before = plan.swapped_from

@@ -23,8 +23,8 @@ from worker.vector_health import VectorWatch
 ONE_IN = 16
 """Items and users of which what came before is kept, by their ids: always the same ones."""
 MOST_KEPT = 2_048
-MOST_RECENT = 1_024
-"""Items that another model is tried on before it takes over."""
+MOST_RECENT = 512
+"""Items that are kept to try another model on, where one is to take over."""
 _DIGEST_BYTES = 16
 
 
@@ -61,18 +61,25 @@ class WatchedItems(_Watched):
         super().__init__(embedder, watch, dtype)
         self._known: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         """By item the digest of its features, and its vector before graph fusion; the newest last."""
-        self._recent: deque[tuple[Mapping[str, AnyFeature], Vector]] = deque(maxlen=MOST_RECENT)
+        self._recent: deque[tuple[Mapping[str, AnyFeature], Vector]] | None = None
 
     def recent(self) -> list[tuple[Mapping[str, AnyFeature], Vector]]:
-        """The last items that had a vector, by their features. Any thread."""
+        """The last items that had a vector, by their features, of those that have come since this was asked first. Any
+        thread."""
+        if self._recent is None:
+            self._recent = deque(maxlen=MOST_RECENT)
         return list(self._recent)
 
+    def forget_recent(self) -> None:
+        """Keep them no longer. Any thread."""
+        self._recent = None
+
     def _compare(self, entries: Sequence[Change], results: Sequence[Result]) -> None:
+        if (recent := self._recent) is not None:
+            pairs = zip(entries, results, strict=True)
+            recent.extend((features_of(entry), result) for entry, result in pairs if type(result) is Vector)
         for entry, result in zip(entries, results, strict=True):
-            if type(result) is not Vector:
-                continue
-            self._recent.append((features_of(entry), result))
-            if hash(entry.id) % ONE_IN:
+            if hash(entry.id) % ONE_IN or type(result) is not Vector:
                 continue
             digest, vector = _digest(features_of(entry)), result.base or result.data
             known = self._known.get(entry.id)
