@@ -9,6 +9,7 @@ which needs a `sink.prefix` of its own.
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from worker.encode.clock import Aside, Clock, LateError
 from worker.errors import ConfigError, StoreError
 from worker.json_text import read_json
 from worker.settings import SinkSettings
@@ -27,14 +29,26 @@ _META = "align_sink"
 _SIMILARITY = {"cosine": "cosine", "ip": "dot_product", "l2": "l2_norm"}
 _SPACE_TYPE = {"cosine": "cosinesimil", "ip": "innerproduct", "l2": "l2"}
 _RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+MAX_ANSWER_BYTES = 64 * 2**20
+_MOST_ASIDE = 8
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Where a redirect leads, the key would be sent, too."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class Elasticsearch:
     """Implements `Store`."""
 
     def __init__(self, settings: SinkSettings, kind: str) -> None:
-        if settings.url is None or urlsplit(settings.url).scheme not in ("http", "https"):
+        if not _is_address(settings.url):
             raise ConfigError("sink.url is not set to an http or https URL: name the server, as http://host:9200")
+        assert settings.url is not None
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._aside = Aside(_MOST_ASIDE)
         self._settings = settings
         self._kind = kind
         self._url = settings.url.rstrip("/")
@@ -47,7 +61,9 @@ class Elasticsearch:
 
     def connect(self) -> None:
         self.close()
-        self._ask("GET", "/")
+        _, answer = self._ask("GET", "/")
+        if not _within(answer, "version").get("number"):
+            raise StoreError(f"what answers at sink.url is no {self._kind}: {_reason(answer)}")
 
     def prepare(self, collection: Collection) -> None:
         if collection in self._prepared:
@@ -57,7 +73,7 @@ class Elasticsearch:
         if status == 400 and "resource_already_exists_exception" not in json.dumps(answer):
             raise ConfigError(f"index {name} cannot be made: {_reason(answer)}")
         _, mappings = self._ask("GET", f"/{name}/_mapping")
-        meta = mappings.get(name, {}).get("mappings", {}).get("_meta", {}).get(_META)
+        meta = _within(mappings, name, "mappings", "_meta").get(_META)
         if meta != _meta(collection):
             raise ConfigError(
                 f"index {name} is not of this sink, or of another space or number of dimensions ({meta}): remove it, "
@@ -97,12 +113,8 @@ class Elasticsearch:
 
     def collections(self, entity: Entity) -> Sequence[Collection]:
         status, found = self._ask("GET", f"/{self._settings.prefix}{NAMES[entity]}_*/_mapping", also=(404,))
-        metas = (
-            [] if status == 404 else [each.get("mappings", {}).get("_meta", {}).get(_META) for each in found.values()]
-        )
-        return [
-            Collection(entity, meta["space_id"], meta["dim"]) for meta in metas if meta and meta["entity"] == entity
-        ]
+        metas = [] if status == 404 else [_within(each, "mappings", "_meta", _META) for each in found.values()]
+        return [Collection(entity, meta["space_id"], meta["dim"]) for meta in metas if meta.get("entity") == entity]
 
     def write(self, collection: Collection, rows: Sequence[Row]) -> Outcome:
         lines = []
@@ -113,7 +125,12 @@ class Elasticsearch:
         status, answer = self._ask("POST", f"/{self._name(collection)}/_bulk", body, also=(400, 413))
         if status in (400, 413):
             raise RowsRefusedError(_reason(answer) if status == 400 else "the batch is too large for the server")
-        results = [each["index"] for each in answer["items"]]
+        try:
+            results = [{"status": int(each["index"]["status"]), **each["index"]} for each in answer["items"]]
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(f"{self._kind}: what it says of a batch cannot be read: {_reason(answer)}") from None
+        if len(results) != len(rows):
+            raise StoreError(f"{self._kind}: it says something of {len(results)} of {len(rows)} documents")
         wrong = [each for each in results if each["status"] not in (200, 201, 409)]
         if any(each["status"] in _RETRY_STATUS for each in wrong):
             raise StoreError(f"{self._kind}: {_reason(wrong[0])}")
@@ -126,25 +143,45 @@ class Elasticsearch:
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None, also: Sequence[int] = ()
     ) -> tuple[int, dict[str, Any]]:
-        """Status and answer. Raises `StoreError` for every status that is neither good nor among `also`."""
+        """Status and answer. Raises `StoreError` for every status that is neither good nor among `also`, and for an
+        answer that is not whole within `sink.timeout_s`, or too large."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         headers = (
             self._headers if not isinstance(body, bytes) else {**self._headers, "Content-Type": "application/x-ndjson"}
         )
         url = self._url + quote(path, safe="/*,_")
         request = urllib.request.Request(url, data, headers, method=method)
+        clock = Clock(self._settings.timeout_s)
         try:
-            with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as response:
-                return response.status, _json(response.read())
+            status, answer = self._aside.call(lambda: self._answer(request, clock), clock)
+        except LateError as error:
+            raise StoreError(f"{self._kind}: an answer {error} (sink.timeout_s)") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = " ".join(str(error).split())[:500]
+            raise StoreError(f"{self._kind} cannot be reached: {said or type(error).__name__}") from error
+        if status < 300 or status in also:
+            return status, answer
+        if status in (401, 403):
+            raise ConfigError(f"sink.password: {self._kind} refuses us: {_reason(answer)}")
+        led = ": a redirect is not followed; give the address that it leads to in sink.url" if status < 400 else ""
+        raise StoreError(f"{self._kind}: HTTP {status}: {_reason(answer)}{led}")
+
+    def _answer(self, request: urllib.request.Request, clock: Clock) -> tuple[int, dict[str, Any]]:
+        """By one clock from the first byte to the last: a time-out of a socket begins anew with each."""
+        try:
+            response = self._opener.open(request, timeout=clock.left_s())
         except urllib.error.HTTPError as error:
-            answer = _json(error.read())
-            if error.code in also:
-                return error.code, answer
-            if error.code in (401, 403):
-                raise ConfigError(f"sink.password: {self._kind} refuses us: {_reason(answer)}") from error
-            raise StoreError(f"{self._kind}: HTTP {error.code}: {_reason(answer)}") from error
-        except OSError as error:
-            raise StoreError(f"{self._kind} cannot be reached: {error}") from error
+            response = error
+        with response:
+            body = bytearray()
+            while part := response.read1(2**16):
+                clock.left_s()
+                body += part
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ValueError(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+            if left := getattr(response, "length", None):
+                raise http.client.IncompleteRead(bytes(body), left)
+            return response.status, _json(bytes(body))
 
     def tick(self, *, is_caught_up: bool) -> bool:
         return True
@@ -177,6 +214,21 @@ def _document(collection: Collection, row: Row) -> dict[str, Any]:
     if collection.entity == "users":
         return {**document, "num_events": row.num_events}
     return {**document, "modalities": list(row.modalities), "prior": row.prior}
+
+
+def _is_address(url: str | None) -> bool:
+    try:
+        parts = urlsplit(url or "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is none
+        return False
+
+
+def _within(answer: Any, *names: str) -> Mapping[str, Any]:
+    """The map that lies there; an empty one where there is none: it may be anybody who answers."""
+    for name in names:
+        answer = answer.get(name) if isinstance(answer, Mapping) else None
+    return answer if isinstance(answer, Mapping) else {}
 
 
 def _json(data: bytes) -> dict[str, Any]:
