@@ -113,12 +113,13 @@ def in_process(items: int, arguments: Sequence[str]) -> dict[str, Any]:
 
 def line(found: dict[str, Any], first: dict[str, Any]) -> str:
     before_s = found["behavior_s"] + found["block_s"] + found["begin_s"]
-    growth = found["us_per_question"] / first["us_per_question"]
+    growth, cpu_growth = (found[name] / first[name] for name in ("us_per_question", "cpu_us_per_question"))
+    asked = f"validation {found['validation_s']:.0f} s; " if "validation_s" in found else ""
     return (
         f"{found['items']:>9,} items {found['events']:>10,} events {found['questions']:>9,} questions of a pass: "
-        f"{found['us_per_question']:6.0f} us per question ({found['cpu_us_per_question']:.0f} of CPU), x{growth:.2f}; "
-        f"a pass {found['pass_s'] / 60:.1f} min, before it {before_s:.0f} s, "
-        f"validation {found.get('validation_s', float('nan')):.0f} s; peak {found['peak_mb']:,.0f} MB"
+        f"{found['us_per_question']:6.0f} us per question, x{growth:.2f}, of CPU {found['cpu_us_per_question']:.0f}, "
+        f"x{cpu_growth:.2f}; a pass {found['pass_s'] / 60:.1f} min, before it {before_s:.0f} s; {asked}"
+        f"peak {found['peak_mb']:,.0f} MB"
     )
 
 

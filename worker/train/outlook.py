@@ -12,6 +12,8 @@ LOOKED_AT = 10
 WARM_UP = 2
 EVERY_S = 60.0
 """Between two lines about one epoch."""
+WORTH_TELLING_S = 60.0
+"""Of all epochs."""
 
 
 def most_epochs(settings: TrainSettings) -> int:
@@ -41,11 +43,13 @@ class EpochOutlook:
             self._warm_s = now_s
 
     def estimate(self, now_s: float, epochs_left: int) -> str | None:
-        """What `epochs_left` epochs, this one included, will take, said once."""
+        """What `epochs_left` epochs, this one included, will take: said once, where it is worth it."""
         if self._done != min(WARM_UP + LOOKED_AT, self._num_steps):
             return None
         step_s = self._step_s(now_s)
         epoch_s = step_s * self._num_steps
+        if epoch_s * epochs_left < WORTH_TELLING_S:
+            return None
         return (
             f"a step takes {step_s:.3g} s, an epoch {duration(epoch_s)} and its validation, and {epochs_left} epochs, "
             f"the most there can be, {duration(epoch_s * epochs_left)}; memory so far: {peak_gb():.1f} GB"

@@ -135,9 +135,12 @@ def test_an_epoch_of_few_steps_is_estimated_from_these(num_steps: int) -> None:
     outlook, said = EpochOutlook(num_steps, 0.0), []
     for step in range(1, num_steps + 1):
         outlook.step(step * 2.0)
-        said.append(outlook.estimate(step * 2.0, epochs_left=1))
+        said.append(outlook.estimate(step * 2.0, epochs_left=30))
     assert [each is not None for each in said] == [False] * (num_steps - 1) + [True]
     assert str(said[-1]).startswith("a step takes 2 s")
+    short = EpochOutlook(1, 0.0)
+    short.step(2.0)
+    assert short.estimate(2.0, epochs_left=29) is None
 
 
 def test_on_a_pipe_a_line_a_minute_says_what_is_left() -> None:
