@@ -174,7 +174,7 @@ class RolloutStatus(_Part):
     swap_waits: str = ""
     """What a swap to another space waits for here."""
     objections: list[str] = []
-    """What keeps the cutover shut, until there has been one."""
+    """What keeps the cutover shut, until there has been one; what has failed, after one or a swap."""
     groups: dict[str, GroupStatus]
     """By role."""
 

@@ -74,7 +74,7 @@ class HotSwap:
         recent = self._recent()
         if recent is not None:
             if len(recent) < LEAST_TRIED:
-                return f"{len(recent)} of the {LEAST_TRIED} items that it is tried on have come"
+                return f"the swap waits: {len(recent)} of the {LEAST_TRIED} items that it is tried on have come"
             found = tried(candidate, recent)
             self.give_up()
             if found:

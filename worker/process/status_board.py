@@ -276,14 +276,17 @@ def rollout_status(watch: RolloutWatch) -> RolloutStatus | None:
     plan, progress = watch.standing.plan, watch.progress
     if plan is None:
         return None
-    is_moving = plan.phase is Phase.MOVING
+    failure = watch.standing.failure
+    against = (
+        objections(progress, watch.health, failure) if plan.phase is Phase.MOVING else [failure] if failure else []
+    )
     return RolloutStatus(
         phase=plan.phase.value,
         readers=plan.readers.space_id,
         next=None if plan.next is None else plan.next.space_id,
-        failure=watch.standing.failure,
+        failure=failure,
         swap_waits=watch.swap_waits,
-        objections=objections(progress, watch.health, watch.standing.failure) if is_moving else [],
+        objections=against,
         groups={
             role: GroupStatus(
                 partitions=each.num_partitions, complete=each.num_complete, left=each.num_left, missing=each.num_missing
