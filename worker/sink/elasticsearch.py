@@ -15,12 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from worker.encode.clock import Aside, Clock, LateError
 from worker.errors import ConfigError, StoreError
 from worker.json_text import read_json
 from worker.settings import SinkSettings
+from worker.sink.address import is_web_address
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NAMES, Collection, Entity, Row
 
@@ -44,7 +45,7 @@ class Elasticsearch:
     """Implements `Store`."""
 
     def __init__(self, settings: SinkSettings, kind: str) -> None:
-        if not _is_address(settings.url):
+        if not is_web_address(settings.url):
             raise ConfigError("sink.url is not set to an http or https URL: name the server, as http://host:9200")
         assert settings.url is not None
         self._opener = urllib.request.build_opener(_NoRedirects)
@@ -214,14 +215,6 @@ def _document(collection: Collection, row: Row) -> dict[str, Any]:
     if collection.entity == "users":
         return {**document, "num_events": row.num_events}
     return {**document, "modalities": list(row.modalities), "prior": row.prior}
-
-
-def _is_address(url: str | None) -> bool:
-    try:
-        parts = urlsplit(url or "")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is none
-        return False
 
 
 def _within(answer: Any, *names: str) -> Mapping[str, Any]:

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
+from worker.encode.clock import Aside, Clock
 from worker.errors import ConfigError, StoreError
 from worker.recommend.conditions import Condition
 from worker.recommend.index import Neighbor
 from worker.recommend.published import PublishedUser
 from worker.settings import SinkSettings
+from worker.sink.address import is_web_address
 from worker.sink.port import Outcome, RowsRefusedError
 from worker.sink.row import NO_SOURCE, Collection, Entity, Row
 
@@ -37,24 +39,29 @@ class Qdrant:
     """Implements `Store`. `client` is for tests: the library's own engine in memory."""
 
     def __init__(self, settings: SinkSettings, client: QdrantClient | None = None) -> None:
-        if settings.url is None and client is None:
-            raise ConfigError("sink.url is not set: name the server, as http://host:6333")
+        if client is None and not is_web_address(settings.url):
+            raise ConfigError("sink.url is not set to an http or https URL: name the server, as http://host:6333")
         self._settings = settings
         self._given = client
         self._client: QdrantClient | None = None
         self._prepared: set[Collection] = set()
+        self._aside = Aside(2)
 
     def connect(self) -> None:
         self.close()
         password, timeout_s = self._settings.password, max(1, round(self._settings.timeout_s))
-        with _translated():
-            self._client = self._given or QdrantClient(
-                url=self._settings.url,
-                api_key=None if password is None else password.get_secret_value(),
-                timeout=timeout_s,
-                check_compatibility=False,
-            )
-            self._client.get_collections()
+        try:
+            with _translated():
+                self._client = self._given or QdrantClient(
+                    url=self._settings.url,
+                    api_key=None if password is None else password.get_secret_value(),
+                    timeout=timeout_s,
+                    check_compatibility=False,
+                )
+                # The client's own time-out begins anew with each byte.
+                self._aside.call(self._client.get_collections, Clock(timeout_s))
+        except RowsRefusedError as error:
+            raise StoreError(f"what answers at sink.url is no Qdrant: {error}") from error
 
     def prepare(self, collection: Collection) -> None:
         if collection in self._prepared:

@@ -1,4 +1,4 @@
-"""What a sink says of a server that is no Elasticsearch, or a broken one. Bytes over loopback, no engine."""
+"""What a sink says of a server that is no Elasticsearch, no Qdrant, or a broken one. Bytes over loopback, no engine."""
 
 from __future__ import annotations
 
@@ -128,7 +128,34 @@ def test_a_key_does_not_follow_a_redirect(server: Server) -> None:
     elsewhere.close()
 
 
+def qdrant(url: str, **changes: Any) -> Any:
+    pytest.importorskip("qdrant_client")
+    from worker.sink.qdrant import Qdrant
+
+    return Qdrant(SinkSettings(url=url, **{"timeout_s": 5.0, **changes}))
+
+
+def test_a_server_that_is_no_qdrant_is_told_on_one_line(server: Server) -> None:
+    server.answer = says(body(b"<html>"))
+    with pytest.raises(StoreError, match=r"what answers at sink\.url is no Qdrant"):
+        qdrant(server.url).connect()
+
+
+def test_an_answer_that_drips_is_given_up_where_a_library_asks(server: Server) -> None:
+    def drip(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(OK + b"Content-Length: 1000\r\n\r\n")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.02)
+
+    server.answer = drip
+    with pytest.raises(StoreError, match="takes longer than 1 s"):
+        qdrant(server.url, timeout_s=1.0).connect()
+
+
 @pytest.mark.parametrize("url", ["http://[::1", "http://", "http://host:99999", "http://host:port", "ftp://host", "x"])
 def test_an_address_that_is_none_names_the_setting(url: str) -> None:
     with pytest.raises(ConfigError, match=r"sink\.url"):
         Elasticsearch(SinkSettings(url=url), "elasticsearch")
+    with pytest.raises(ConfigError, match=r"sink\.url"):
+        qdrant(url)
