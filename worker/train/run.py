@@ -167,6 +167,8 @@ def train(
         shipped = Fit(_written(out, final, dataset, whole, figures, notes), final_learned)
     else:
         judged = shipped = Fit(_written(out, done, dataset, split, figures, notes), begun.learned)
+    if not together.is_first:  # the first writes what is kept beside the space
+        return Trained(shipped, judged, told)
     add_references(out, dataset, shipped.learned.features, shipped.learned.neighbors, made_of_events=settings.behavior)
     write_report(
         folder,
@@ -194,8 +196,7 @@ def train(
         },
     )
     draw_curves(folder, progress.epochs, best.epoch)
-    if together.is_first:
-        _remove_checkpoints(kept_in)
+    _remove_checkpoints(kept_in)
     return Trained(shipped, judged, told)
 
 
