@@ -14,6 +14,7 @@ from schemas import Feature, NewItem, encode
 from worker.errors import CallTimeoutError, ClientError, NotMemberError, ReplacedError, UnreadableError, WorkerError
 from worker.kafka.port import (
     Commit,
+    CommitOutcome,
     Contact,
     Lease,
     Membership,
@@ -416,11 +417,15 @@ class FakeConsumer:
     def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Commit]:
         return {tp: self._cluster.commits[tp] for tp in partitions if tp in self._cluster.commits}
 
-    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
+    def commit(self, commits: Mapping[TopicPartition, Commit], on_outcome: CommitOutcome) -> None:
         if self.evicted:
-            raise NotMemberError("evicted")
+            on_outcome(NotMemberError("evicted"))
+            return
         self.commit_calls.append(dict(commits))
         self._cluster.commits.update(commits)
+        on_outcome(None)
+
+    def await_commits(self) -> None: ...
 
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {tp: len(self._cluster.log[tp]) - self._positions[tp] for tp in partitions if tp in self._positions}

@@ -7,7 +7,7 @@ time, and raise only `worker.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from worker.errors import UnreadableError, WorkerError
@@ -27,6 +27,10 @@ class Commit(NamedTuple):
     offset: int
     """The next offset to consume."""
     metadata: str = ""
+
+
+CommitOutcome = Callable[[WorkerError | None], None]
+"""Takes what became of a commit: None where the group has taken it. Must not raise."""
 
 
 class Membership(NamedTuple):
@@ -159,9 +163,15 @@ class ConsumerPort(Protocol):
         """The group's commits; partitions without one are missing."""
         ...
 
-    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
-        """Raises `NotMemberError` when the group no longer counts this member, `FencedError` when another process
-        has its identity."""
+    def commit(self, commits: Mapping[TopicPartition, Commit], on_outcome: CommitOutcome) -> None:
+        """Send a commit. What becomes of it is told once, before this returns, by a later poll or by `await_commits`:
+        `NotMemberError` when the group no longer counts this member, `FencedError` when another process has its
+        identity, `CallTimeoutError` when it has taken too long and may still be taken."""
+        ...
+
+    def await_commits(self) -> None:
+        """Wait until what became of all commits has been told, for a bounded time. Nothing is handed over meanwhile,
+        and nothing lost."""
         ...
 
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:

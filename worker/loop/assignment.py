@@ -125,12 +125,6 @@ class Assignment:
         """Committable positions, committed or not."""
         return {tenure.partition: tenure.commit for tenure in self.tenures()}
 
-    def committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
-        for partition, commit in commits.items():
-            assigned = self._assigned.get(partition)
-            if assigned is not None and assigned.tenure is not None:
-                assigned.tenure.committed(commit)
-
     def held_by(self, membership: Membership) -> None:
         """The partitions are held by this place in the group, as of the last poll."""
         for tenure in self.tenures():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from worker.errors import ClientError, NotMemberError
+from worker.errors import ClientError, NotMemberError, WorkerError
 from worker.kafka.port import ConsumerPort
 from worker.loop.assignment import Assignment
 from worker.monitoring.metrics import Metrics
@@ -38,10 +38,22 @@ class Commits:
         self._interval_s = interval_s
         self._metrics = metrics
         self._next_at = 0.0
+        self._is_under_way = False
+        """A commit has been sent, and its outcome is not known: another one waits for that."""
+        self._is_draining = False
+        self._final: WorkerError | None = None
+        """An outcome that ends the process."""
         self._num_transactions = 0
 
+    def drain(self) -> None:
+        """Wait for each outcome from now on: there are no more polls that would tell it."""
+        self._is_draining = True
+
     def commit_due(self) -> None:
-        """Commit when the interval is over, or the lease soon is."""
+        """Commit when the interval is over, or the lease soon is. Raises what nobody recovers from: another process in
+        our place, no access."""
+        if self._final is not None:
+            raise self._final
         now = time.monotonic()
         has_open_slices = any(each.has_open_slices() for each in self._assignment.tenures())
         if self._transactions is not None:
@@ -60,25 +72,47 @@ class Commits:
 
     def commit(self, *, prove_membership: bool = False) -> None:
         """Commit what is finished. With nothing new to commit, the old offsets prove membership just as well."""
+        if self._is_under_way:
+            if not self._is_draining:
+                return
+            self._await()
         # Transactions have committed what is settled: there are no such commits then.
         commits = self._assignment.commits() or (self._assignment.positions() if prove_membership else {})
         if not commits:
             return
+        tenures = [each for each in self._assignment.tenures() if each.partition in commits]
         sent_at, started = boottime(), time.monotonic()
+
+        def ended(error: WorkerError | None) -> None:
+            self._is_under_way = False
+            if isinstance(error, NotMemberError):  # the next poll says what became of the partitions
+                self._metrics.commits.labels("not_member").inc()
+                log.info("%s", error.one_line(), extra={"action": "commit_refused"})
+            elif isinstance(error, ClientError):  # the next commit covers these offsets, too
+                self._metrics.commits.labels("error").inc()
+                log.warning("%s", error.one_line(), extra={"action": "commit_failed"})
+            elif error is not None:
+                self._final = error
+            else:
+                if any(each.is_live for each in tenures):  # or else all of it may have been lost meanwhile
+                    self._lease.renew(sent_at)
+                for tenure in tenures:
+                    tenure.committed(commits[tenure.partition])
+                self._succeeded(1)
+                self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
+
+        self._is_under_way = True
+        self._consumer.commit(commits, ended)
+        if self._is_draining and self._is_under_way:
+            self._await()
+        if self._final is not None:
+            raise self._final
+
+    def _await(self) -> None:
         try:
-            self._consumer.commit(commits)
-        except NotMemberError as error:  # the next poll says what became of the partitions
-            self._metrics.commits.labels("not_member").inc()
-            log.info("%s", error.one_line(), extra={"action": "commit_refused"})
-            return
-        except ClientError as error:  # the next commit covers these offsets, too
-            self._metrics.commits.labels("error").inc()
+            self._consumer.await_commits()
+        except ClientError as error:
             log.warning("%s", error.one_line(), extra={"action": "commit_failed"})
-            return
-        self._lease.renew(sent_at)
-        self._assignment.committed(commits)
-        self._succeeded(1)
-        self._metrics.stage_duration.labels("commit").observe(time.monotonic() - started)
 
     def _count(self, transactions: TransactionalPublisher) -> None:
         if (num_new := transactions.num_committed - self._num_transactions) > 0:

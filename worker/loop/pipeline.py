@@ -388,6 +388,7 @@ class Pipeline:
         self._health.draining()
         deadline = time.monotonic() + self._settings.shutdown.drain_timeout_s
         self._queue.drain()
+        self._commits.drain()
         while self.assignment.in_flight and time.monotonic() < deadline and not self.assignment.failures():
             self._require_stages()
             self._source.beat()

@@ -74,6 +74,10 @@ class SinkLoop:
         self._holds: dict[TopicPartition, Hold] = {}
         self._is_paused = False
         self._committed_at = self._looked_at = 0.0
+        self._is_committing = False
+        """The outcome of a commit is still to come."""
+        self._final: WorkerError | None = None
+        """An outcome of a commit that ends the process."""
         self._silence = SilenceWatch()
         self.polled_at = time.monotonic()
         self.is_caught_up = False
@@ -139,6 +143,7 @@ class SinkLoop:
             self._count_left()
 
     def _step(self) -> None:
+        self._require_place()
         self._pause_or_resume()
         try:
             polled = self._consumer.poll(POLL_TIMEOUT_MS, max_records=MAX_POLL_RECORDS)
@@ -256,27 +261,38 @@ class SinkLoop:
         }
 
     def _commit(self) -> None:
+        """Commit what is written, unless a commit is under way: the next one covers it."""
+        if self._is_committing:
+            return
         commits = self._commits(list(self._holds.values()))
         self._committed_at = time.monotonic()
         if not commits:
             return
-        try:
-            self._consumer.commit(commits)
-            result = "ok"
-        except NotMemberError as error:
+        holds = [self._holds[partition] for partition in commits]
+        self._is_committing = True
+        self._consumer.commit(commits, lambda error: self._committed(holds, commits, error))
+
+    def _committed(
+        self, holds: Sequence[Hold], commits: Mapping[TopicPartition, Commit], error: WorkerError | None
+    ) -> None:
+        self._is_committing = False
+        result = "ok"
+        if isinstance(error, NotMemberError):
             result = "not_member"
             log.info("%s", error.one_line(), extra={"action": "commit_failed"})
-        except ClientError as error:
+        elif isinstance(error, ClientError):
             result = "error"
             log.warning("%s", error.one_line(), extra={"action": "commit_failed"})
+        elif error is not None:
+            self._final = error
+            return
         for metrics in self._metrics.values():
             metrics.commits.labels(result).inc()
             if result == "ok":
                 metrics.last_commit.set_to_current_time()
         if result == "ok":
-            for partition, commit in commits.items():
-                if partition in self._holds:
-                    self._holds[partition].committed = commit.offset
+            for hold in holds:
+                hold.committed = commits[hold.partition].offset
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -336,7 +352,14 @@ class SinkLoop:
                 self._pending.num_records, extra={"action": "drain_timeout"},
             )  # fmt: skip
         self._settle()
+        self._consumer.await_commits()
         self._commit()
+        self._consumer.await_commits()
+        self._require_place()
+
+    def _require_place(self) -> None:
+        if self._final is not None:
+            raise self._final
 
     def _count_left(self) -> None:
         """Count as abandoned what has been taken and not been written: whoever comes next reads it again."""

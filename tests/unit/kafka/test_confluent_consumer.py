@@ -9,11 +9,13 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaTopicPartition
 
-from worker.errors import ClientError, FencedError
+from worker.errors import CallTimeoutError, ClientError, FencedError, NotMemberError, WorkerError
 from worker.kafka.confluent_kafka import records
 from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
+from worker.kafka.confluent_kafka.membership import written
+from worker.kafka.confluent_kafka.sent_commits import SentCommits
 from worker.kafka.confluent_kafka.statistics import Answers
-from worker.kafka.port import Commit
+from worker.kafka.port import Commit, Membership
 from worker.records import TopicPartition
 from worker.settings import KafkaSettings
 
@@ -67,10 +69,33 @@ class Library:
         self.sought: list[tuple[int, int]] = []
         self.revoke: Any = None
         self.assign_new: Any = None
+        self.lose: Any = None
+        self.place: bytes | None = written(Membership("group", 1, "member", None))
+        self.commits: list[list[KafkaTopicPartition]] = []
+        self.on_commit: Any = None
+        self.is_asked: Callable[[], None] = lambda: None
 
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         self.assign_new = lambda *numbers: on_assign(self, [KafkaTopicPartition(TOPIC, n) for n in numbers])
         self.revoke = lambda *numbers: on_revoke(self, [KafkaTopicPartition(TOPIC, n) for n in numbers])
+        self.lose = lambda *numbers: on_lost(self, [KafkaTopicPartition(TOPIC, n) for n in numbers])
+
+    def consumer_group_metadata(self) -> bytes | None:
+        self.is_asked()
+        return self.place
+
+    def commit(self, offsets: list[KafkaTopicPartition], asynchronous: bool) -> None:
+        assert asynchronous, "it would keep every other call waiting, for ever if it waits for a rebalance"
+        self.commits.append(offsets)
+
+    def answer(self, number: int, error: int | None = None) -> Step:
+        """A call that hears what became of a commit, and brings nothing else."""
+
+        def step(_: Library) -> list[Message]:
+            self.on_commit(None if error is None else KafkaError(error), self.commits[number])
+            return []
+
+        return step
 
     def consume(self, count: int, timeout: float) -> list[Message]:
         step = self.steps.pop(0) if self.steps else []
@@ -94,6 +119,8 @@ class Library:
 
     def pause(self, partitions: Any) -> None: ...
 
+    def resume(self, partitions: Any) -> None: ...
+
 
 class Listener:
     def assigned(self, partitions: Collection[TopicPartition]) -> None: ...
@@ -116,8 +143,10 @@ def consumer(library: Library, monkeypatch: pytest.MonkeyPatch) -> ConfluentCons
         monkeypatch.setattr(f"worker.kafka.confluent_kafka.{module}.Message", Message)
     settings = KafkaSettings(client="confluent-kafka", assignor="cooperative-sticky")
     nobody: Any = None
-    second = type("Second", (), {"reread": lambda *_: ()})()
-    made = ConfluentConsumer(lambda: library, Answers(), nobody, second, settings, "group")
+    second = type("Second", (), {"reread": lambda *_: (), "leave_group": lambda *_: None})()
+    sent = SentCommits()
+    library.on_commit = sent.hear
+    made = ConfluentConsumer(lambda: library, Answers(), sent, nobody, second, settings, "group")
     made.subscribe([TOPIC], Listener())
     library.assign_new(0, 1)
     assert made.poll(0, 10) == {}
@@ -245,3 +274,107 @@ def test_a_name_that_does_not_become_free_is_another_process(
     library.steps = [[Nameless(STILL_USED)]]
     with pytest.raises(FencedError, match=r"kafka\.group_instance_id"):
         consumer.poll(0, 10)
+
+
+# ---------------------------------------------------------------------- commits
+
+
+@pytest.fixture
+def outcomes() -> list[WorkerError | None]:
+    return []
+
+
+def test_polls_go_on_while_a_commit_is_not_answered(
+    library: Library, consumer: ConfluentConsumer, outcomes: list[WorkerError | None]
+) -> None:
+    """A commit may wait for a rebalance, and a rebalance for the next poll."""
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+    library.steps = [[Message(0, 5)]]
+    assert offsets(consumer.poll(0, 1)) == {0: [5]}
+    assert outcomes == []
+    library.steps = [library.answer(0)]
+    assert consumer.poll(0, 1) == {}
+    assert outcomes == [None]
+    consumer.poll(0, 1)
+    assert outcomes == [None], "told once"
+
+
+def test_a_commit_that_is_refused(
+    library: Library, consumer: ConfluentConsumer, outcomes: list[WorkerError | None]
+) -> None:
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+    library.steps = [library.answer(0, KafkaError.ILLEGAL_GENERATION)]
+    consumer.poll(0, 1)
+    assert [type(each) for each in outcomes] == [NotMemberError]
+
+
+def test_a_commit_proves_nothing_once_the_place_is_lost(
+    library: Library, consumer: ConfluentConsumer, outcomes: list[WorkerError | None]
+) -> None:
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+
+    def lost_and_answered(_: Library) -> list[Message]:
+        library.lose(0, 1)
+        library.place = None
+        library.on_commit(None, library.commits[0])  # an empty group takes it from anyone
+        return []
+
+    library.steps = [lost_and_answered]
+    consumer.poll(0, 1)
+    assert [type(each) for each in outcomes] == [NotMemberError]
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+    assert [type(each) for each in outcomes] == [NotMemberError] * 2
+    assert len(library.commits) == 1, "not even sent"
+
+
+def test_the_same_offsets_sent_twice_are_answered_one_after_the_other(
+    library: Library, consumer: ConfluentConsumer
+) -> None:
+    """Or else the proof of an old commit would count for a new one."""
+    told: list[str] = []
+    consumer.commit({P0: Commit(5)}, lambda _: told.append("first"))
+    consumer.commit({P0: Commit(5)}, lambda _: told.append("second"))
+    library.steps = [library.answer(0)]
+    consumer.poll(0, 1)
+    assert told == ["first"]
+    library.steps = [library.answer(1)]
+    consumer.poll(0, 1)
+    assert told == ["first", "second"]
+
+
+def test_a_commit_that_is_never_answered_is_given_up_in_time(
+    library: Library, outcomes: list[WorkerError | None]
+) -> None:
+    sent = SentCommits()
+    sent.add({P0: Commit(5)}, 10.0, lambda: True, outcomes.append)
+    sent.hand_on(9.9)
+    assert outcomes == []
+    sent.hand_on(10.0)
+    assert [type(each) for each in outcomes] == [CallTimeoutError]
+    assert not len(sent)
+    sent.hear(None, [KafkaTopicPartition(TOPIC, 0, 5)])  # comes late
+    sent.hand_on(11.0)
+    assert len(outcomes) == 1
+
+
+def test_waiting_for_a_commit_loses_no_record(
+    library: Library, consumer: ConfluentConsumer, outcomes: list[WorkerError | None]
+) -> None:
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+    library.steps = [[Message(0, 5)], library.answer(0)]
+    consumer.await_commits()
+    assert outcomes == [None]
+    assert (0, OFFSET_BEGINNING) in library.sought, "what came meanwhile is read again"
+
+
+def test_other_threads_do_not_wait_for_a_call_of_the_library(library: Library, consumer: ConfluentConsumer) -> None:
+    """The library lets one thread in at a time, for as long as its call takes."""
+
+    def fail() -> None:
+        raise AssertionError("this may wait for ever")
+
+    consumer.poll(0, 1)
+    library.is_asked = fail
+    assert consumer.is_stable()
+    assert consumer.membership() == Membership("group", 1, "member", None)
+    consumer.leave(0.0)

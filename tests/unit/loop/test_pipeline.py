@@ -256,10 +256,10 @@ def test_nothing_is_committed_before_its_receipt() -> None:
     harness = Harness(cluster)
     commit = harness.consumer.commit
 
-    def checked(commits: Any) -> None:
+    def checked(commits: Any, on_outcome: Any) -> None:
         published = {name for name, _ in vectors(cluster)}
         assert {f"p0-{n}" for n in range(commits[P0].offset)} <= published
-        commit(commits)
+        commit(commits, on_outcome)
 
     harness.consumer.commit = checked
     with harness:

@@ -29,12 +29,13 @@ from worker.kafka.confluent_kafka.admin import (
     require_session,
 )
 from worker.kafka.confluent_kafka.connection import connection_config, open_client, wait_for_broker
-from worker.kafka.confluent_kafka.consumer import ConfluentConsumer, commit_told
+from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
 from worker.kafka.confluent_kafka.group_commits import ConfluentGroupCommits
 from worker.kafka.confluent_kafka.log import ConfluentLog
 from worker.kafka.confluent_kafka.producer import ConfluentProducer, ConfluentTransactionalProducer
 from worker.kafka.confluent_kafka.reader import ConfluentReader
 from worker.kafka.confluent_kafka.second import Second
+from worker.kafka.confluent_kafka.sent_commits import SentCommits
 from worker.kafka.confluent_kafka.statistics import INTERVAL_MS, Answers
 from worker.kafka.confluent_kafka.translation import translated
 from worker.kafka.port import Commit, Lease, TopicDescription
@@ -92,14 +93,14 @@ class ConfluentClient:
             add_topics(self._admin(), topics, num_partitions, replication)
 
     def consumer(self, group_id: str) -> ConfluentConsumer:
-        settings, answers = self._settings, Answers()
+        settings, answers, sent = self._settings, Answers(), SentCommits()
         config = {
             "group.id": group_id,
             "max.poll.interval.ms": max(settings.max_poll_interval_ms, settings.session_timeout_ms),  # it wants so
             "statistics.interval.ms": INTERVAL_MS,
             "stats_cb": answers.look,
             "error_cb": answers.told,
-            "on_commit": commit_told,
+            "on_commit": sent.hear,
             # An offset that the log does not have is an event: what has been dropped unseen is counted.
             "auto.offset.reset": "error",
         }
@@ -119,7 +120,7 @@ class ConfluentClient:
                 "heartbeat.interval.ms": settings.heartbeat_interval_ms,
             }
         return ConfluentConsumer(
-            lambda: self._open_consumer(**config), answers, self._skips, self._second, settings, group_id
+            lambda: self._open_consumer(**config), answers, sent, self._skips, self._second, settings, group_id
         )
 
     def producer(self, lease: Lease | None = None) -> ConfluentProducer:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaTopicPartition
@@ -30,9 +30,10 @@ from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
 from worker.kafka.confluent_kafka.membership import parsed
 from worker.kafka.confluent_kafka.records import unpacked
 from worker.kafka.confluent_kafka.second import Second
+from worker.kafka.confluent_kafka.sent_commits import SentCommits
 from worker.kafka.confluent_kafka.statistics import Answers
 from worker.kafka.confluent_kafka.translation import codes, kafka_error, translate, translated
-from worker.kafka.port import Commit, Contact, Membership, PartitionListener
+from worker.kafka.port import Commit, CommitOutcome, Contact, Membership, PartitionListener
 from worker.kafka.skips import Skips
 from worker.records import Record, TopicPartition
 from worker.settings import KafkaSettings
@@ -49,18 +50,25 @@ _ACCESS = codes(
 )
 CLOSE_MARGIN_S = 0.5
 FENCED_MARGIN_S = 10.0
+COMMIT_STEP_S = 0.02
+"""How long a poll sleeps at a time while the outcome of a commit is awaited: hearing of it does not wake it."""
 NAME_RETRY_S = 0.5
 NAME_FREE_S = 90.0
 """Twice the session that brokers give by themselves."""
 
 
 class ConfluentConsumer:
-    """Rebalances are told of on the thread that polls, or that closes."""
+    """Rebalances are told of on the thread that polls, or that closes.
+
+    Every call of the library's consumer keeps other threads' calls waiting until it returns. So whatever another thread
+    asks of us (`is_stable`, `leave`) is answered from what the last poll has left here.
+    """
 
     def __init__(
         self,
         open_consumer: Callable[[], Consumer],
         answers: Answers,
+        sent: SentCommits,
         skips: Skips,
         second: Second,
         settings: KafkaSettings,
@@ -69,11 +77,11 @@ class ConfluentConsumer:
         self._open = open_consumer
         self._consumer = open_consumer()
         self._answers = answers
+        self._sent = sent
         self._skips = skips
         self._second = second
         self._settings = settings
         self._group_id = group_id
-        self._caller = Caller("kafka-calls")
         self._listener: PartitionListener | None = None
         self._topics: Sequence[str] = ()
         self._name_taken_since: float | None = None
@@ -94,7 +102,10 @@ class ConfluentConsumer:
         self._failed: WorkerError | None = None
         """To be raised by the next poll: this one has records."""
         self._counts: dict[str, int] = {}
-        self._last_membership: Membership | None = None
+        self._place: Membership | None = None
+        """The place in the group, as of the last poll."""
+        self._last_place: Membership | None = None
+        """The last one that we had."""
 
     # ------------------------------------------------------------------ group
 
@@ -161,20 +172,17 @@ class ConfluentConsumer:
 
     def is_stable(self) -> bool:
         # With the new protocol nobody tells a member that it has no partitions.
-        return self._membership() is not None if self._settings.group_protocol == "consumer" else self._is_joined
+        return self._place is not None if self._settings.group_protocol == "consumer" else self._is_joined
 
     def membership(self) -> Membership | None:
-        if not self._is_joined and self._settings.group_protocol != "consumer":
-            return None
-        found = self._membership()
-        if found is not None:
-            self._last_membership = found
-        return found
+        is_held = self._is_joined or self._settings.group_protocol == "consumer"
+        return self._place if is_held else None
 
-    def _membership(self) -> Membership | None:
+    def _look_at_place(self) -> None:
+        place = None
         with contextlib.suppress(KafkaException, RuntimeError):
-            return parsed(self._consumer.consumer_group_metadata())
-        return None
+            place = parsed(self._consumer.consumer_group_metadata())
+        self._place, self._last_place = place, place or self._last_place
 
     # ------------------------------------------------------------------ polls
 
@@ -184,9 +192,17 @@ class ConfluentConsumer:
             raise failed
         if self._is_to_open:
             self._open_again()
+        try:
+            return self._poll(timeout_ms, max_records)
+        finally:
+            self._look_at_place()
+            self._sent.hand_on(time.monotonic())
+
+    def _poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Record]]:
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
-            messages = self._fetched(max(0.0, deadline - time.monotonic()), max_records)
+            remaining_s = max(0.0, deadline - time.monotonic())
+            messages = self._fetched(min(remaining_s, COMMIT_STEP_S) if len(self._sent) else remaining_s, max_records)
             told: Sequence[Message] = ()
             if any(map(Message.error, messages)):
                 told = [message for message in messages if message.error() is not None]
@@ -201,10 +217,7 @@ class ConfluentConsumer:
                 else:  # it has gone, or been paused, since this was fetched
                     del polled[partition]
             for message in told:  # behind the records: what begins anew begins behind them
-                try:
-                    self._take_note(message)
-                except WorkerError as error:  # the records are to be handed over first
-                    self._failed = self._failed or error
+                self._take_note_of(message)
             if polled or self._new or self._failed is not None or self._unreadable or time.monotonic() >= deadline:
                 break
         self._new.clear()
@@ -238,8 +251,14 @@ class ConfluentConsumer:
                 self._go_to(partition, self._positions[partition])
         return kept
 
+    def _take_note_of(self, message: Message) -> None:
+        """Note a message that is no record; an error is raised by the next poll, because records go first."""
+        try:
+            self._take_note(message)
+        except WorkerError as error:
+            self._failed = self._failed or error
+
     def _take_note(self, message: Message) -> None:
-        """Note a message that is no record."""
         error = message.error()
         if message.topic() is None or message.partition() is None or message.partition() < 0:
             self._note(error, f"polling as a member of {self._group_id}")
@@ -335,6 +354,7 @@ class ConfluentConsumer:
         consumer, self._consumer = self._consumer, self._open()
         threading.Thread(target=consumer.close, name="kafka-close", daemon=True).start()
         self._is_to_open = self._is_joined = False
+        self._sent.give_up("this member has had to join anew")
         if held and listener is not None:
             listener.lost(held)
         self._let_go(held)
@@ -438,26 +458,40 @@ class ConfluentConsumer:
                     commits[_ours(found)] = Commit(found.offset, found.metadata or "")
         return commits
 
-    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
+    def commit(self, commits: Mapping[TopicPartition, Commit], on_outcome: CommitOutcome) -> None:
         """With no place in the group an empty group would take it from anyone, and that would prove nothing: so the
         place is looked at before and after."""
+        self._look_at_place()
         before = self.membership()
         if before is None:
-            raise NotMemberError("committing: this member has no place in the group at present")
-        self._commit(commits, CALL_TIMEOUT_S)
-        if (now := self._membership()) is None or now.member_id != before.member_id or not self.is_stable():
-            raise NotMemberError("committing: this member has lost its place in the group meanwhile")
+            on_outcome(NotMemberError("committing: this member has no place in the group at present"))
+            return
 
-    def _commit(self, commits: Mapping[TopicPartition, Commit], timeout_s: float) -> None:
-        offsets = _offsets(commits)
+        def is_ours() -> bool:
+            now = self.membership()
+            return now is not None and now.member_id == before.member_id and self.is_stable()
 
-        def commit() -> Iterable[KafkaTopicPartition]:
-            return self._consumer.commit(offsets=offsets, asynchronous=False) or ()
+        try:
+            with translated("committing"):
+                self._consumer.commit(offsets=_offsets(commits), asynchronous=True)
+        except WorkerError as error:
+            on_outcome(error)
+        else:
+            self._sent.add(commits, time.monotonic() + CALL_TIMEOUT_S, is_ours, on_outcome)
 
-        with translated("committing"):
-            for each in self._caller.call("committing", commit, timeout_s):
-                if each.error is not None:
-                    raise KafkaException(each.error)
+    def await_commits(self) -> None:
+        """An outcome comes behind the records that have been fetched, which a pause throws away."""
+        read = [each for each in self._positions if each not in self._paused]
+        with translated("waiting for commits"):
+            self._consumer.pause([_named(each) for each in read])
+            while len(self._sent):
+                for message in self._consumer.consume(1, COMMIT_STEP_S):
+                    if message.error() is not None:
+                        self._take_note_of(message)
+                self._look_at_place()
+                self._sent.hand_on(time.monotonic())
+        # Those that have come meanwhile have had records, too.
+        self.resume([each for each in self._positions if each not in self._paused])
 
     # ------------------------------------------------------------------ brokers
 
@@ -472,31 +506,27 @@ class ConfluentConsumer:
         return self._counts.get(topic) if known is None else max(known, self._counts.get(topic, 0))
 
     def close(self, timeout_s: float) -> None:
-        member = self._last_membership if self._membership() is None else self._membership()
+        self._look_at_place()
+        member = self._last_place
         with translated("closing the consumer"):
             closer = Caller("kafka-close")
             try:
                 closer.call("closing the consumer", self._consumer.close, timeout_s + CLOSE_MARGIN_S)
             finally:
                 closer.close()
-                self._caller.close()
+        self._sent.give_up("the consumer is closed")
+        self._sent.hand_on(time.monotonic())
         if self._settings.leaves_group and member is not None and member.instance_id is not None:
             self._second.leave_group(member, timeout_s)  # the library leaves a named member in
 
     def leave(self, timeout_s: float) -> None:
-        member = self._membership() or self._last_membership
+        member = self._last_place
         if self._settings.leaves_group and member is not None:
             self._second.leave_group(member, timeout_s)
 
 
 def _offsets(commits: Mapping[TopicPartition, Commit]) -> list[KafkaTopicPartition]:
     return [_placed(partition, commit.offset, commit.metadata) for partition, commit in commits.items()]
-
-
-def commit_told(error: KafkaError | None, _: Sequence[KafkaTopicPartition]) -> None:
-    """The library's `on_commit`, of commits that nobody waits for."""
-    if error is not None:
-        log.info("a commit at a revocation failed: %s", error.str(), extra={"action": "revoke_commit_failed"})
 
 
 def _ours(partition: KafkaTopicPartition) -> TopicPartition:

@@ -18,14 +18,14 @@ from kafka.errors import (
 from kafka.structs import MemberState
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from worker.errors import ConfigError, UnreadableError
+from worker.errors import ConfigError, UnreadableError, WorkerError
 from worker.kafka.kafka_python.connection import CALL_TIMEOUT_MS
 from worker.kafka.kafka_python.contact import Answers
 from worker.kafka.kafka_python.membership import leave_group
 from worker.kafka.kafka_python.structs import kafka_commits, kafka_partition
 from worker.kafka.kafka_python.translation import translated
 from worker.kafka.kafka_python.unpacking import Unpacking
-from worker.kafka.port import Commit, Contact, Membership, PartitionListener
+from worker.kafka.port import Commit, CommitOutcome, Contact, Membership, PartitionListener
 from worker.kafka.skips import Skips
 from worker.records import Record, TopicPartition
 from worker.settings import KafkaSettings
@@ -184,9 +184,17 @@ class KafkaPythonConsumer:
                     commits[partition] = Commit(found.offset, found.metadata or "")
         return commits
 
-    def commit(self, commits: Mapping[TopicPartition, Commit]) -> None:
-        with translated("committing"):
-            self._consumer.commit(kafka_commits(commits), timeout_ms=CALL_TIMEOUT_MS)
+    def commit(self, commits: Mapping[TopicPartition, Commit], on_outcome: CommitOutcome) -> None:
+        outcome: WorkerError | None = None
+        try:
+            with translated("committing"):
+                self._consumer.commit(kafka_commits(commits), timeout_ms=CALL_TIMEOUT_MS)
+        except WorkerError as error:
+            outcome = error
+        on_outcome(outcome)
+
+    def await_commits(self) -> None:
+        """None is ever under way between two calls."""
 
     def lag(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         lags = {}
