@@ -12,6 +12,7 @@ from confluent_kafka import TopicPartition as KafkaTopicPartition
 from worker.errors import CallTimeoutError, ClientError, FencedError, NotMemberError, WorkerError
 from worker.kafka.confluent_kafka import records
 from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
+from worker.kafka.confluent_kafka.lost_contact import LostContact
 from worker.kafka.confluent_kafka.membership import written
 from worker.kafka.confluent_kafka.sent_commits import SentCommits
 from worker.kafka.confluent_kafka.statistics import Answers
@@ -73,6 +74,7 @@ class Library:
         self.place: bytes | None = written(Membership("group", 1, "member", None))
         self.commits: list[list[KafkaTopicPartition]] = []
         self.on_commit: Any = None
+        self.answers_others = False
         self.is_asked: Callable[[], None] = lambda: None
 
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
@@ -137,6 +139,11 @@ def library() -> Library:
 
 
 @pytest.fixture
+def outcomes() -> list[WorkerError | None]:
+    return []
+
+
+@pytest.fixture
 def consumer(library: Library, monkeypatch: pytest.MonkeyPatch) -> ConfluentConsumer:
     """Has both partitions, from where the log begins."""
     for module in ("records", "consumer"):
@@ -146,7 +153,8 @@ def consumer(library: Library, monkeypatch: pytest.MonkeyPatch) -> ConfluentCons
     second = type("Second", (), {"reread": lambda *_: (), "leave_group": lambda *_: None})()
     sent = SentCommits()
     library.on_commit = sent.hear
-    made = ConfluentConsumer(lambda: library, Answers(), sent, nobody, second, settings, "group")
+    contact = LostContact(lambda: library.answers_others)
+    made = ConfluentConsumer(lambda: library, Answers(), sent, contact, nobody, second, settings, "group")
     made.subscribe([TOPIC], Listener())
     library.assign_new(0, 1)
     assert made.poll(0, 10) == {}
@@ -276,12 +284,48 @@ def test_a_name_that_does_not_become_free_is_another_process(
         consumer.poll(0, 10)
 
 
+# ---------------------------------------------------------------------- contact
+
+
+def test_a_client_is_lost_when_another_one_is_answered_and_it_is_not() -> None:
+    answers = {"others": False}
+    contact = LostContact(lambda: answers["others"])
+    assert not contact.is_lost(heard_at=0.0, now=9.0)
+    assert not contact.is_lost(heard_at=0.0, now=11.0), "the brokers are away"
+    answers["others"] = True
+    assert not contact.is_lost(heard_at=0.0, now=12.0), "not asked at every poll"
+    assert not contact.is_lost(heard_at=0.0, now=16.0), "it may be about to connect again"
+    assert contact.is_lost(heard_at=0.0, now=21.0)
+    assert not contact.is_lost(heard_at=21.0, now=33.0), "the new one is heard of"
+
+
+def test_a_client_that_connects_again_by_itself_is_kept() -> None:
+    contact = LostContact(lambda: True)
+    assert not contact.is_lost(heard_at=0.0, now=11.0)
+    assert not contact.is_lost(heard_at=12.0, now=16.0)
+    assert not contact.is_lost(heard_at=12.0, now=23.0), "what was found before counts no more"
+
+
+def test_a_lost_client_is_replaced_and_reads_on(
+    library: Library, consumer: ConfluentConsumer, outcomes: list[WorkerError | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Library()
+    monkeypatch.setattr(consumer, "_open", lambda: other)
+    monkeypatch.setattr("worker.kafka.confluent_kafka.lost_contact.SILENT_S", -1.0)
+    monkeypatch.setattr("worker.kafka.confluent_kafka.lost_contact.PROBE_EVERY_S", 0.0)
+    consumer.commit({P0: Commit(5)}, outcomes.append)
+    library.answers_others = True
+    consumer.poll(0, 10)
+    consumer.poll(0, 10)
+    library.answers_others = False
+    assert [type(each) for each in outcomes] == [NotMemberError]
+    other.assign_new(0)
+    consumer.poll(0, 10)
+    other.steps = [[Message(0, 5)]]
+    assert offsets(consumer.poll(0, 10)) == {0: [5]}
+
+
 # ---------------------------------------------------------------------- commits
-
-
-@pytest.fixture
-def outcomes() -> list[WorkerError | None]:
-    return []
 
 
 def test_polls_go_on_while_a_commit_is_not_answered(

@@ -28,10 +28,11 @@ from worker.kafka.confluent_kafka.admin import (
     num_brokers,
     require_session,
 )
-from worker.kafka.confluent_kafka.connection import connection_config, open_client, wait_for_broker
+from worker.kafka.confluent_kafka.connection import connection_config, is_answered, open_client, wait_for_broker
 from worker.kafka.confluent_kafka.consumer import ConfluentConsumer
 from worker.kafka.confluent_kafka.group_commits import ConfluentGroupCommits
 from worker.kafka.confluent_kafka.log import ConfluentLog
+from worker.kafka.confluent_kafka.lost_contact import LostContact
 from worker.kafka.confluent_kafka.producer import ConfluentProducer, ConfluentTransactionalProducer
 from worker.kafka.confluent_kafka.reader import ConfluentReader
 from worker.kafka.confluent_kafka.second import Second
@@ -120,7 +121,14 @@ class ConfluentClient:
                 "heartbeat.interval.ms": settings.heartbeat_interval_ms,
             }
         return ConfluentConsumer(
-            lambda: self._open_consumer(**config), answers, sent, self._skips, self._second, settings, group_id
+            lambda: self._open_consumer(**config),
+            answers,
+            sent,
+            LostContact(lambda: is_answered(self._common)),
+            self._skips,
+            self._second,
+            settings,
+            group_id,
         )
 
     def producer(self, lease: Lease | None = None) -> ConfluentProducer:

@@ -174,6 +174,15 @@ def wait_for_broker(settings: KafkaSettings, config: Properties) -> None:
     raise waiting.error(why)
 
 
+def is_answered(config: Properties) -> bool:
+    """Whether a broker answers a new client, within some seconds. Never raises."""
+    errors: list[KafkaError] = []
+    try:
+        return _is_answered({**config, "error_cb": errors.append}, ATTEMPT_S)
+    except WorkerError:
+        return False
+
+
 def _is_answered(config: Properties, timeout_s: float) -> bool:
     """Whether a broker lets us in and tells us of its cluster in time."""
     client = open_client(AdminClient, config)

@@ -27,6 +27,7 @@ from worker.errors import (
 )
 from worker.kafka.confluent_kafka.calls import Caller
 from worker.kafka.confluent_kafka.connection import CALL_TIMEOUT_S
+from worker.kafka.confluent_kafka.lost_contact import LostContact
 from worker.kafka.confluent_kafka.membership import parsed
 from worker.kafka.confluent_kafka.records import unpacked
 from worker.kafka.confluent_kafka.second import Second
@@ -69,6 +70,7 @@ class ConfluentConsumer:
         open_consumer: Callable[[], Consumer],
         answers: Answers,
         sent: SentCommits,
+        contact: LostContact,
         skips: Skips,
         second: Second,
         settings: KafkaSettings,
@@ -78,6 +80,7 @@ class ConfluentConsumer:
         self._consumer = open_consumer()
         self._answers = answers
         self._sent = sent
+        self._lost_contact = contact
         self._skips = skips
         self._second = second
         self._settings = settings
@@ -116,9 +119,12 @@ class ConfluentConsumer:
                 found = self._consumer.list_topics(topic, timeout=CALL_TIMEOUT_S).topics.get(topic)
                 if found is not None and found.error is None:
                     self._counts[topic] = len(found.partitions)
-            self._consumer.subscribe(
-                list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-            )
+            self._join()
+
+    def _join(self) -> None:
+        self._consumer.subscribe(
+            list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
 
     def _assigned(self, consumer: Consumer, partitions: Sequence[KafkaTopicPartition]) -> None:
         """Begin where the group has committed, or else where the log begins."""
@@ -191,7 +197,9 @@ class ConfluentConsumer:
             self._failed = None
             raise failed
         if self._is_to_open:
-            self._open_again()
+            self._open_again("the group has shut us out as a member of before")
+        elif self._lost_contact.is_lost(self._answers.heard_at, time.monotonic()):
+            self._open_again("brokers answer others and not us")
         try:
             return self._poll(timeout_ms, max_records)
         finally:
@@ -346,8 +354,8 @@ class ConfluentConsumer:
         else:
             self._failed = StalledError(f"the Kafka client cannot go on: {reason}")
 
-    def _open_again(self) -> None:
-        log.warning("the group has shut us out as a member of before: joining anew", extra={"action": "join_anew"})
+    def _open_again(self, why: str) -> None:
+        log.warning("%s: joining anew", why, extra={"action": "join_anew"})
         if self._name_taken_since is not None:
             time.sleep(NAME_RETRY_S)
         held, listener = list(self._positions), self._listener
@@ -359,7 +367,8 @@ class ConfluentConsumer:
             listener.lost(held)
         self._let_go(held)
         if listener is not None:
-            self.subscribe(self._topics, listener)
+            with translated("subscribing"):
+                self._join()
 
     def _explained(self, error: KafkaError) -> str:
         """Explain a refusal of the group that asking again cannot change: name the setting."""
