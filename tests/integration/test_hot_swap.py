@@ -104,7 +104,7 @@ def test_a_space_that_is_not_what_it_was_measured_to_be_is_refused_and_the_live_
             steps.swap(swap.client, swap.settings, tmp_path / "far")
         record_compatible(tmp_path / "far", stream.space.space_id, {"cosine": 0.95})
         steps.swap(swap.client, swap.settings, tmp_path / "far")
-        worker.until(lambda: "0 of the 64 items" in worker.status.rollout.swap_waits)
+        worker.until(lambda: (seen := worker.status.rollout) is not None and "0 of the 64 items" in seen.swap_waits)
         stream.feed_items(names(NUM_ITEMS), revision=2)
         swap.until(lambda: "have a cosine of" in swap.report().standing.failure, worker)
         stream.feed_items(names(5), revision=3)

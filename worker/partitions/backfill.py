@@ -93,6 +93,8 @@ class Backfill:
         """Published by it so far, in this tenure."""
         self._todo: dict[str, int] = {}
         self._again: dict[str, bool] = {}
+        self._owed: set[str] = set()
+        """Those among them that a later input brings into the next space as well."""
         self._in_flight: set[str] = set()
         self._mending: set[str] = set()
         """Those among them that are out of their order."""
@@ -113,7 +115,9 @@ class Backfill:
 
     def again(self, keys: Iterable[str]) -> None:
         """Publish these once more, or for the first time."""
-        self._again.update(dict.fromkeys(keys, False))
+        for key in keys:
+            self._again[key] = False
+            self._owed.discard(key)
 
     def take(self, most: int, is_settled: Callable[[str], bool]) -> list[Due]:
         """The next ones. Of those that are not settled an input is on its way, which brings them into both spaces."""
@@ -123,13 +127,15 @@ class Backfill:
                 break
             if key not in self._in_flight and is_settled(key):
                 taken.append(Due(key, NOWHERE, self._again.pop(key)))
+                self._owed.discard(key)
                 self._mending.add(key)
+                self._in_flight.add(key)  # it may stand in the order, too
         while self._todo and len(taken) < most:
             key = next(iter(self._todo))
             place = self._todo.pop(key)
             if is_settled(key) and key not in self._in_flight:
                 taken.append(Due(key, place))
-        self._in_flight.update(each.key for each in taken)
+                self._in_flight.add(key)
         self._overtaken.difference_update(each.key for each in taken)
         return taken
 
@@ -153,7 +159,9 @@ class Backfill:
         rejected = [each for each in (*done.rejections, *done.written.rejections) if each.stage in STAGES]
         if done.backfill is not self or not done.written.is_in_next:
             self.is_doubted = True
-            self.again(key for key, entry in done.newest.items() if not entry.is_overtaken)
+            owed = [key for key, entry in done.newest.items() if not entry.is_overtaken and key not in self._again]
+            self.again(owed)
+            self._owed.update(owed)
         else:
             self.space.output_written()
             missing = done.written.missing_in_next
@@ -163,6 +171,9 @@ class Backfill:
                 if not self.is_planned:
                     self._seen.add(key)
                 self._todo.pop(key, None)
+                if key in self._owed or self._again.get(key):  # owed, or gone when this was planned
+                    del self._again[key]
+                    self._owed.discard(key)
                 if key in self._in_flight:
                     self.leave(key)
                     self.num_done += 1
