@@ -1,6 +1,6 @@
 """`python -m tests`: everything a change must pass, as CI runs it. Arguments go to pytest.
 
-Tests run in three processes for two cores (`-n 4` for four, `-n 0` for none but this one), each with brokers of its
+Tests run in four processes for two cores (`-n 3` for three, `-n 0` for none but this one), each with brokers of its
 own: they wait for brokers and workers about as long as they compute. Types are checked meanwhile.
 """
 
@@ -26,7 +26,7 @@ def with_processes(arguments: list[str]) -> list[str]:
 
 def num_processes(cores: int) -> int:
     """As many as keep these cores busy."""
-    return cores + (cores + 1) // 2
+    return 2 * cores
 
 
 def num_cores() -> int:
