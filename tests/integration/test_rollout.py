@@ -220,3 +220,4 @@ def test_a_sink_reads_every_space_that_is_published_each_into_its_own_place(
             thread.join(30)
     assert not failed, failed
     assert "later" not in shelf.ids[stream.space.space_id]
+    assert not [each.name for each in threading.enumerate() if each.name == "rollout"], "it follows no longer"

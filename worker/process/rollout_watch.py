@@ -104,12 +104,20 @@ class RolloutWatch:
 
     def close(self) -> None:
         self._stop.set()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._follower.close()
+        else:
             self._thread.join(5.0)
         self._drop()
-        self._follower.close()
 
     def _run(self) -> None:
+        """The follower is closed here: a client that is closed while another thread polls it may live on."""
+        try:
+            self._follow()
+        finally:
+            self._follower.close()
+
+    def _follow(self) -> None:
         while not self._stop.is_set():
             try:
                 standing = self._follower.step()

@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from prometheus_client import CollectorRegistry
 
@@ -116,16 +116,14 @@ class SinkService:
         with closing(self._store):
             if not self._connect(stop):
                 return
-            follower = threading.Thread(target=self._follow, name="rollout", daemon=True)
-            if self._followed is not None:
-                follower.start()
-            while True:
-                self._is_other.clear()
-                self._run_loop(find_inputs(self.client, self.settings, self._standing), stop, on_running)
-                if not self._is_other.is_set() or stop.is_set() or self.is_caught_up:
-                    return
-                log.info("other topics are published: reading these", extra={"action": "rollout"})
-                self.health.begin_again()
+            with self._following():
+                while True:
+                    self._is_other.clear()
+                    self._run_loop(find_inputs(self.client, self.settings, self._standing), stop, on_running)
+                    if not self._is_other.is_set() or stop.is_set() or self.is_caught_up:
+                        return
+                    log.info("other topics are published: reading these", extra={"action": "rollout"})
+                    self.health.begin_again()
 
     def _run_loop(self, inputs: Sequence[Input], stop: StopEvent, on_running: Callable[[], None]) -> None:
         settings = self.settings
@@ -160,20 +158,36 @@ class SinkService:
         finally:
             watchdog.stop()
 
-    def _follow(self) -> None:
-        """See when another set of topics is published."""
-        assert self._followed is not None
-        follower = ControlFollower(self.client, self._followed)
-        while True:
-            try:
-                standing = follower.step()
-            except WorkerError as error:
-                log.warning("%s", error.one_line(), extra={"action": "rollout_failed"})
-                time.sleep(LONGEST_PAUSE_S)
-                continue
-            if follower.is_read and _published(standing) != _published(self._standing):
-                self._standing = standing
-                self._is_other.set()
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        """See meanwhile when another set of topics is published."""
+        if self._followed is None:
+            yield
+            return
+        ends = threading.Event()
+        thread = threading.Thread(target=self._follow, args=(self._followed, ends), name="rollout", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ends.set()
+            thread.join(LONGEST_PAUSE_S)
+
+    def _follow(self, followed: Settings, ends: threading.Event) -> None:
+        with closing(ControlFollower(self.client, followed)) as follower:
+            while not ends.is_set():
+                self._follow_on(follower, ends)
+
+    def _follow_on(self, follower: ControlFollower, ends: threading.Event) -> None:
+        try:
+            standing = follower.step()
+        except WorkerError as error:
+            log.warning("%s", error.one_line(), extra={"action": "rollout_failed"})
+            ends.wait(LONGEST_PAUSE_S)
+            return
+        if follower.is_read and _published(standing) != _published(self._standing):
+            self._standing = standing
+            self._is_other.set()
 
     def _drain(self) -> None:
         self._state = ProcessState.DRAINING
